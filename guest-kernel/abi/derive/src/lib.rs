@@ -1,0 +1,1 @@
+//! Derives the description of a kernel structure.

@@ -1,0 +1,2 @@
+//! The wire formats that the kernel and the VMM share.
+#![no_std]

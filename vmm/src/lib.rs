@@ -1,0 +1,1 @@
+//! Bell Jar: a VMM that shows, snapshots and copies guest processes from outside.
