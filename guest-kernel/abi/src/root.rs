@@ -1,0 +1,276 @@
+//! The root page: where an observer of raw RAM begins.
+//!
+//! One page of the kernel image. Its offset from the image's start stands in the `res2` word of the
+//! arm64 Image header, so the VMM finds it with no symbols. The kernel fills it while it boots; every
+//! field is an atomic, because the VMM may look at any moment, and 0 means "not yet".
+//!
+//! Addresses are kernel virtual addresses unless the name says `phys`.
+
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// First eight bytes of the page.
+pub const MAGIC: [u8; 8] = *b"BELLJAR1";
+/// Version of the page. A reader refuses another one by name.
+pub const VERSION: u32 = 1;
+/// Bytes and alignment of the page.
+pub const SIZE: usize = 4096;
+/// Bytes of the panic message buffer.
+pub const PANIC_MESSAGE_SIZE: usize = 1024;
+
+/// How far the kernel has come. Later values include the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum BootState {
+    /// Nothing in the page but the constants is valid.
+    Early = 0,
+    /// Page tables, frame table and log can be read.
+    Memory = 1,
+    /// The task list and run queues exist.
+    Tasks = 2,
+    /// Init runs at EL0.
+    Init = 3,
+}
+
+/// Whether the kernel still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ExitState {
+    /// It runs (or has not started).
+    Running = 0,
+    /// It powered off in order; `exit_status` holds init's wait status.
+    Exited = 1,
+    /// It died; `panic_message` says of what.
+    Panicked = 2,
+}
+
+impl ExitState {
+    /// The state with that number.
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        Some(match value {
+            0 => Self::Running,
+            1 => Self::Exited,
+            2 => Self::Panicked,
+            _ => return None,
+        })
+    }
+}
+
+/// The page itself.
+#[repr(C, align(4096))]
+pub struct RootPage {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: u32,
+    /// Bytes of this structure that mean something.
+    pub size: u32,
+    /// Build id of the kernel, zero-padded. The kernel ELF of the same build carries it as its GNU note.
+    pub build_id: [AtomicU8; 32],
+    /// Bytes of `build_id` in use.
+    pub build_id_len: AtomicU32,
+    /// [`BootState`].
+    pub boot_state: AtomicU32,
+
+    /// Where the image is mapped.
+    pub image_virt: AtomicU64,
+    /// Where the image lies.
+    pub image_phys: AtomicU64,
+    /// Bytes of the image in memory, .bss included.
+    pub image_size: AtomicU64,
+    /// Linear map: virtual = physical + this (wrapping).
+    pub linear_offset: AtomicU64,
+    /// First physical address of RAM.
+    pub ram_phys: AtomicU64,
+    /// Bytes of RAM.
+    pub ram_size: AtomicU64,
+    /// Physical address of the kernel's level-0 table (TTBR1_EL1).
+    pub kernel_pgd_phys: AtomicU64,
+    /// Virtual address bits of each half (64 - TxSZ).
+    pub va_bits: AtomicU32,
+    /// log2 of the page size.
+    pub page_shift: AtomicU32,
+
+    /// Address of the task list's head, a `Link`; its elements are `Task` through `tasks`.
+    pub task_list: AtomicU64,
+    /// Address of the sequence count of the task list.
+    pub task_list_seq: AtomicU64,
+    /// Address of init's namespace-less ancestor, the boot CPU's idle task.
+    pub init_task: AtomicU64,
+    /// Address of the PID hash: an array of list heads.
+    pub pid_hash: AtomicU64,
+    /// Heads in the PID hash.
+    pub pid_hash_len: AtomicU64,
+
+    /// Address of CPU 0's `RunQueue`.
+    pub run_queues: AtomicU64,
+    /// Bytes from one CPU's `RunQueue` to the next.
+    pub run_queue_stride: AtomicU64,
+    /// CPUs that are up.
+    pub cpus: AtomicU64,
+
+    /// Address of the frame table, an array of `Page`.
+    pub frame_table: AtomicU64,
+    /// Records in the frame table.
+    pub frame_count: AtomicU64,
+    /// Frame number of the first record.
+    pub frame_base_pfn: AtomicU64,
+
+    /// Address of the log ring, a [`LogRing`].
+    pub log_ring: AtomicU64,
+    /// Bytes of text that the ring holds.
+    pub log_size: AtomicU64,
+
+    /// Reserved: address of the list of namespaces.
+    pub namespaces: AtomicU64,
+    /// Reserved: address of the trace rings.
+    pub trace_rings: AtomicU64,
+
+    /// Address of the layout note: an array of pointers to `TypeDesc`.
+    pub layout: AtomicU64,
+    /// Bytes of that array.
+    pub layout_size: AtomicU64,
+    /// [`crate::layout::VERSION`].
+    pub layout_version: AtomicU32,
+    /// Reserved: not 0 once the machine is frozen into memory.
+    pub frozen: AtomicU32,
+
+    /// Physical address of the payload that follows the image (symbols, initramfs), or 0.
+    pub payload_phys: AtomicU64,
+    /// Bytes of the payload.
+    pub payload_size: AtomicU64,
+
+    /// [`ExitState`].
+    pub exit_state: AtomicU32,
+    /// Init's wait status, as waitpid(2) encodes it.
+    pub exit_status: AtomicI32,
+    /// The panic message, ended by a NUL.
+    pub panic_message: [AtomicU8; PANIC_MESSAGE_SIZE],
+}
+
+// Tripwires. The page is read by VMMs of other versions: raise `VERSION` if an offset below changes,
+// and add new fields at the end only.
+const _: () = {
+    assert!(size_of::<RootPage>() == SIZE, "the root page is one page");
+    assert!(offset_of!(RootPage, magic) == 0, "root page: magic");
+    assert!(offset_of!(RootPage, version) == 8, "root page: version");
+    assert!(offset_of!(RootPage, build_id) == 16, "root page: build_id");
+    assert!(offset_of!(RootPage, boot_state) == 52, "root page: boot_state");
+    assert!(offset_of!(RootPage, image_virt) == 56, "root page: image_virt");
+    assert!(offset_of!(RootPage, kernel_pgd_phys) == 104, "root page: kernel_pgd_phys");
+    assert!(offset_of!(RootPage, task_list) == 120, "root page: task_list");
+    assert!(offset_of!(RootPage, run_queues) == 160, "root page: run_queues");
+    assert!(offset_of!(RootPage, frame_table) == 184, "root page: frame_table");
+    assert!(offset_of!(RootPage, log_ring) == 208, "root page: log_ring");
+    assert!(offset_of!(RootPage, layout) == 240, "root page: layout");
+    assert!(offset_of!(RootPage, payload_phys) == 264, "root page: payload_phys");
+    assert!(offset_of!(RootPage, exit_state) == 280, "root page: exit_state");
+    assert!(offset_of!(RootPage, panic_message) == 288, "root page: panic_message");
+};
+
+impl RootPage {
+    /// A page with the constants filled in and everything else 0.
+    #[allow(clippy::new_without_default, reason = "made once, in a static")]
+    pub const fn new() -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            size: (offset_of!(Self, panic_message) + PANIC_MESSAGE_SIZE) as u32,
+            build_id: [const { AtomicU8::new(0) }; 32],
+            build_id_len: AtomicU32::new(0),
+            boot_state: AtomicU32::new(BootState::Early as u32),
+            image_virt: AtomicU64::new(0),
+            image_phys: AtomicU64::new(0),
+            image_size: AtomicU64::new(0),
+            linear_offset: AtomicU64::new(0),
+            ram_phys: AtomicU64::new(0),
+            ram_size: AtomicU64::new(0),
+            kernel_pgd_phys: AtomicU64::new(0),
+            va_bits: AtomicU32::new(0),
+            page_shift: AtomicU32::new(0),
+            task_list: AtomicU64::new(0),
+            task_list_seq: AtomicU64::new(0),
+            init_task: AtomicU64::new(0),
+            pid_hash: AtomicU64::new(0),
+            pid_hash_len: AtomicU64::new(0),
+            run_queues: AtomicU64::new(0),
+            run_queue_stride: AtomicU64::new(0),
+            cpus: AtomicU64::new(0),
+            frame_table: AtomicU64::new(0),
+            frame_count: AtomicU64::new(0),
+            frame_base_pfn: AtomicU64::new(0),
+            log_ring: AtomicU64::new(0),
+            log_size: AtomicU64::new(0),
+            namespaces: AtomicU64::new(0),
+            trace_rings: AtomicU64::new(0),
+            layout: AtomicU64::new(0),
+            layout_size: AtomicU64::new(0),
+            layout_version: AtomicU32::new(crate::layout::VERSION),
+            frozen: AtomicU32::new(0),
+            payload_phys: AtomicU64::new(0),
+            payload_size: AtomicU64::new(0),
+            exit_state: AtomicU32::new(ExitState::Running as u32),
+            exit_status: AtomicI32::new(0),
+            panic_message: [const { AtomicU8::new(0) }; PANIC_MESSAGE_SIZE],
+        }
+    }
+
+    /// Records that everything up to `state` can be read now.
+    pub fn set_boot_state(&self, state: BootState) {
+        self.boot_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Records an orderly end with init's wait status.
+    pub fn set_exited(&self, wait_status: i32) {
+        self.exit_status.store(wait_status, Ordering::Relaxed);
+        self.exit_state.store(ExitState::Exited as u32, Ordering::Release);
+    }
+
+    /// Records a panic. The message is cut to the buffer.
+    pub fn set_panicked(&self, message: &str) {
+        let bytes = message.bytes().take(PANIC_MESSAGE_SIZE - 1).chain(core::iter::once(0));
+        for (slot, byte) in self.panic_message.iter().zip(bytes) {
+            slot.store(byte, Ordering::Relaxed);
+        }
+        self.exit_state.store(ExitState::Panicked as u32, Ordering::Release);
+    }
+
+    /// Stores the build id, cut to the field.
+    pub fn set_build_id(&self, id: &[u8]) {
+        for (slot, byte) in self.build_id.iter().zip(id) {
+            slot.store(*byte, Ordering::Relaxed);
+        }
+        self.build_id_len.store(id.len().min(self.build_id.len()) as u32, Ordering::Release);
+    }
+}
+
+/// The kernel log: the last `N` bytes of everything logged.
+#[repr(C)]
+pub struct LogRing<const N: usize> {
+    /// `N`.
+    pub size: u64,
+    /// Bytes ever written; the next one goes to `bytes[head % size]`.
+    pub head: AtomicU64,
+    /// The text.
+    pub bytes: [AtomicU8; N],
+}
+
+const _: () =
+    assert!(offset_of!(LogRing<4096>, bytes) == 16, "log ring: size, head, then the text");
+
+impl<const N: usize> LogRing<N> {
+    /// An empty ring.
+    #[allow(clippy::new_without_default, reason = "made once, in a static")]
+    pub const fn new() -> Self {
+        Self { size: N as u64, head: AtomicU64::new(0), bytes: [const { AtomicU8::new(0) }; N] }
+    }
+
+    /// Appends text. Writers that may meet take turns by reserving their bytes first.
+    pub fn append(&self, text: &[u8]) {
+        let start = self.head.fetch_add(text.len() as u64, Ordering::AcqRel);
+        for (i, byte) in text.iter().enumerate() {
+            let at = (start + i as u64) % N as u64;
+            self.bytes[at as usize].store(*byte, Ordering::Relaxed);
+        }
+    }
+}
