@@ -1,1 +1,5 @@
-//! To be written.
+//! Namespaces and credentials: who a task is, and what it sees.
+
+pub mod cred;
+
+pub use cred::{Cap, CapSet, Cred};
