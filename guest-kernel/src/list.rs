@@ -72,6 +72,8 @@ impl Link {
 pub unsafe trait Linked<Tag> {
     /// Offset of the link in bytes.
     const OFFSET: usize;
+    /// The link's field, for the layout note.
+    const FIELD: &'static str;
 }
 
 /// `list_link!(Task, sibling: SiblingLink)`: declares the tag type and its [`Linked`] implementation.
@@ -90,6 +92,7 @@ macro_rules! list_link {
                 let _ = assert_link as fn(*const $type) -> *const $crate::list::Link;
                 core::mem::offset_of!($type, $($field).+)
             };
+            const FIELD: &'static str = stringify!($($field).+);
         }
     };
 }

@@ -410,9 +410,19 @@ macro_rules! describe_flags {
                 values: l::Table::new(&VALUES),
             };
             #[used]
-            #[cfg_attr(target_os = "none", unsafe(link_section = ".belljar.layout"))]
-            #[cfg_attr(target_os = "linux", unsafe(link_section = "belljar_layout"))]
+            #[cfg(target_os = "none")]
+            #[unsafe(link_section = ".belljar.layout")]
             static ENTRY: &l::TypeDesc = &DESC;
+            #[cfg(target_os = "linux")]
+            const _: () = {
+                static NODE: l::registry::Node = l::registry::Node::new(&DESC);
+                extern "C" fn register() {
+                    l::registry::add(&NODE);
+                }
+                #[used]
+                #[unsafe(link_section = ".init_array")]
+                static ENTRY: extern "C" fn() = register;
+            };
             impl l::Described for $ty {
                 const NAME: &'static str = stringify!($ty);
                 fn descriptor() -> &'static l::TypeDesc {
@@ -427,5 +437,8 @@ macro_rules! describe_flags {
     };
 }
 
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod registry;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use belljar_abi::{Described, describe_flags};
+
 bitflags::bitflags! {
     /// Work to do before the thread returns to EL0, and switches of its tracing.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ bitflags::bitflags! {
     }
 }
 
+describe_flags!(ThreadFlags);
+
 impl ThreadFlags {
     /// Flags that take the slow path on the way to EL0.
     pub const EXIT_WORK: Self =
@@ -35,8 +39,9 @@ impl ThreadFlags {
 
 /// Flags, preemption count and CPU of a thread: read on every way in and out of the kernel.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Described, Default)]
 pub struct ThreadInfo {
+    #[described(as = "flags ThreadFlags")]
     flags: AtomicU32,
     preempt_count: AtomicU32,
     cpu: AtomicU32,
@@ -116,7 +121,7 @@ impl ThreadInfo {
 
 /// The callee-saved registers of a thread that is not running (AAPCS64).
 #[repr(C)]
-#[derive(Default, Clone, Copy)]
+#[derive(Described, Default, Clone, Copy)]
 pub struct CpuContext {
     /// x19 to x28.
     pub x19_x28: [u64; 10],
@@ -149,7 +154,7 @@ impl Default for FpState {
 /// General registers of the interrupted context, as the exception entry saves them. For a thread of
 /// a program they lie at the very top of its kernel stack.
 #[repr(C, align(16))]
-#[derive(Default, Clone, Copy, Debug)]
+#[derive(Described, Default, Clone, Copy, Debug)]
 pub struct PtRegs {
     /// x0 to x30.
     pub x: [u64; 31],
@@ -182,7 +187,7 @@ impl PtRegs {
 
 /// Where a kernel stack lies.
 #[repr(C)]
-#[derive(Default, Clone, Copy, Debug)]
+#[derive(Described, Default, Clone, Copy, Debug)]
 pub struct KernelStackRange {
     /// Lowest mapped address; the page below it is the guard page.
     pub base: u64,
@@ -193,6 +198,7 @@ pub struct KernelStackRange {
 /// The machine's part of a task. Fields behind `UnsafeCell` belong to the thread itself, or to the
 /// scheduler while the thread is switched out.
 #[repr(C)]
+#[derive(Described)]
 pub struct Thread {
     /// Flags, preemption count, CPU.
     pub info: ThreadInfo,
@@ -207,6 +213,7 @@ pub struct Thread {
     /// True if the thread runs a program, so its FP/SIMD state and TPIDR_EL0 are to be switched.
     pub is_user: UnsafeCell<bool>,
     /// FP/SIMD state, saved by `switch_to`.
+    #[described(skip)]
     pub fp: UnsafeCell<FpState>,
 }
 

@@ -1,1 +1,112 @@
-//! To be written.
+//! How the kernel makes itself readable from outside: the root page and the layout note.
+//!
+//! [`ROOT`] is the page that an observer of raw RAM finds first; the boot order fills it as the kernel
+//! comes up. [`layout`] is the table of descriptors that `#[derive(Described)]` left in the image, one
+//! per described structure. Neither costs anything while the kernel runs.
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod describe;
+
+#[cfg(target_os = "none")]
+use belljar_abi::layout::TypeDesc;
+use belljar_abi::root::RootPage;
+
+/// The root page. Its offset from the image's start stands in the Image header.
+#[unsafe(no_mangle)]
+pub static ROOT: RootPage = RootPage::new();
+
+#[cfg(target_os = "none")]
+unsafe extern "C" {
+    /// Start of the section `.belljar.layout`, from the linker script.
+    static __layout_start: [&'static TypeDesc; 0];
+    /// Its end.
+    static __layout_end: [&'static TypeDesc; 0];
+}
+
+/// The descriptors of all described structures in this image.
+#[cfg(target_os = "none")]
+pub fn layout() -> &'static [&'static TypeDesc] {
+    let start = (&raw const __layout_start).cast::<&'static TypeDesc>();
+    let end = (&raw const __layout_end).cast::<&'static TypeDesc>();
+    let len = (end as usize - start as usize) / size_of::<&TypeDesc>();
+    // SAFETY: the section holds the pointers that the derive put there and nothing else.
+    unsafe { core::slice::from_raw_parts(start, len) }
+}
+
+/// Publishes the layout note in the root page. Called once, as early as possible in boot.
+#[cfg(target_os = "none")]
+pub fn publish_layout() {
+    use core::sync::atomic::Ordering::Relaxed;
+    let note = layout();
+    ROOT.layout.store(note.as_ptr() as u64, Relaxed);
+    ROOT.layout_size.store(size_of_val(note) as u64, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use belljar_abi::layout::{Kind, Tag, TypeClass, TypeDesc, registry};
+    use std::collections::HashMap;
+
+    fn types() -> HashMap<&'static str, &'static TypeDesc> {
+        registry::all().map(|t| (t.name.as_str(), t)).collect()
+    }
+
+    /// The kind of a dotted field path such as `entity.run_node`.
+    fn field<'a>(
+        types: &HashMap<&str, &'a TypeDesc>,
+        owner: &'a TypeDesc,
+        path: &str,
+    ) -> Option<&'static Kind> {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let kind = &owner.fields.as_slice().iter().find(|f| f.name.as_str() == first)?.kind;
+        if rest.is_empty() {
+            return Some(kind);
+        }
+        field(types, types.get(kind.type_name.as_str())?, rest)
+    }
+
+    fn check(types: &HashMap<&str, &TypeDesc>, place: &str, kind: &Kind) {
+        let name = kind.type_name.as_str();
+        let class = match Tag::from_u32(kind.tag).expect(place) {
+            Tag::Struct | Tag::List => Some(TypeClass::Struct),
+            Tag::Ptr if !name.is_empty() => Some(TypeClass::Struct),
+            Tag::Enum => Some(TypeClass::Enum),
+            Tag::Flags => Some(TypeClass::Flags),
+            _ => None,
+        };
+        if let Some(class) = class {
+            let Some(named) = types.get(name) else {
+                panic!("{place}: no described type `{name}`")
+            };
+            assert_eq!(named.class, class as u32, "{place}: `{name}` is another kind of type");
+            if kind.tag == Tag::List as u32 {
+                let member = kind.member.as_str();
+                let link = field(types, named, member)
+                    .unwrap_or_else(|| panic!("{place}: `{name}` has no field `{member}`"));
+                assert_eq!(link.tag, Tag::Link as u32, "{place}: `{name}.{member}` is no link");
+            }
+        }
+        if let Some(elem) = kind.elem {
+            check(types, place, elem);
+        }
+    }
+
+    #[test]
+    fn every_described_name_resolves() {
+        let types = types();
+        assert!(types.contains_key("Thread"), "nothing was described");
+        for owner in registry::all() {
+            for field in owner.fields.as_slice() {
+                let place = format!("{}.{}", owner.name.as_str(), field.name.as_str());
+                check(&types, &place, &field.kind);
+                let end = field.offset + u64::from(field.kind.size);
+                assert!(end <= owner.size, "{place} ends outside its structure");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        assert_eq!(types().len(), registry::all().count(), "two described types share a name");
+    }
+}

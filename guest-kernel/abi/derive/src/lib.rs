@@ -107,9 +107,20 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
                 values: __layout::Table::new(__VALUES),
             };
             #[used]
-            #[cfg_attr(target_os = "none", unsafe(link_section = ".belljar.layout"))]
-            #[cfg_attr(target_os = "linux", unsafe(link_section = "belljar_layout"))]
+            #[cfg(target_os = "none")]
+            #[unsafe(link_section = ".belljar.layout")]
             static __ENTRY: &__layout::TypeDesc = &__DESC;
+            #[cfg(target_os = "linux")]
+            const _: () = {
+                static __NODE: __layout::registry::Node =
+                    __layout::registry::Node::new(&__DESC);
+                extern "C" fn __register() {
+                    __layout::registry::add(&__NODE);
+                }
+                #[used]
+                #[unsafe(link_section = ".init_array")]
+                static __ENTRY: extern "C" fn() = __register;
+            };
             impl __layout::Described for #ident {
                 const NAME: &'static str = #name;
                 fn descriptor() -> &'static __layout::TypeDesc {
