@@ -1,0 +1,47 @@
+//! UTS namespaces (uts_namespaces(7)): host name and domain name.
+
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::ns::user::UserNs;
+use crate::sync::SpinLock;
+
+/// Longest name, without the closing NUL (`__NEW_UTS_LEN`).
+pub const UTS_LEN: usize = 64;
+
+/// A NUL-padded name as `uname` returns it.
+pub type UtsName = [u8; UTS_LEN + 1];
+
+/// The names of a namespace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UtsNames {
+    /// Host name.
+    pub nodename: UtsName,
+    /// NIS domain name.
+    pub domainname: UtsName,
+}
+
+/// A UTS namespace.
+#[repr(C)]
+pub struct UtsNs {
+    /// Inode number of its /proc/PID/ns file.
+    pub inum: u32,
+    /// The user namespace that owns it.
+    pub user_ns: Ref<UserNs>,
+    /// Its names.
+    pub names: SpinLock<UtsNames>,
+}
+
+/// A name as `uname` returns it; `EINVAL` if it is too long (sethostname(2)).
+pub fn uts_name(name: &[u8]) -> Result<UtsName> {
+    let mut padded = [0; UTS_LEN + 1];
+    padded.get_mut(..name.len()).filter(|_| name.len() <= UTS_LEN).ok_or(Errno::EINVAL)?.copy_from_slice(name);
+    Ok(padded)
+}
+
+impl UtsNs {
+    /// A namespace with these names.
+    pub fn new(names: UtsNames, user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
+        Ref::try_new(Self { inum: super::new_inum(), user_ns, names: SpinLock::new(names) })
+    }
+}
