@@ -1,0 +1,59 @@
+//! How floors below the process floor raise signals: the process floor installs these at boot.
+
+use super::SigInfo;
+use crate::errno::Result;
+use crate::ns::Pid;
+use crate::sync::Once;
+
+/// What the process floor provides.
+pub struct Hooks {
+    /// Sends to the calling thread itself (`SIGPIPE`, `SIGXFSZ`).
+    pub send_current: fn(SigInfo),
+    /// Sends to a process group; `ESRCH` if it has no member.
+    pub send_pgrp: fn(&Pid, SigInfo) -> Result<()>,
+    /// Sends to every group of a session's leader and its foreground (tty hangup).
+    pub send_session_leader: fn(&Pid, SigInfo) -> Result<()>,
+    /// True if the caller blocks or ignores the signal (background access to a tty).
+    pub current_blocks_or_ignores: fn(i32) -> bool,
+    /// True if the caller's process group is orphaned.
+    pub current_pgrp_is_orphaned: fn() -> bool,
+}
+
+static HOOKS: Once<Hooks> = Once::new();
+
+/// Installs the process floor's functions.
+pub fn install(hooks: Hooks) {
+    HOOKS.set(hooks);
+}
+
+/// The functions; without a process floor (host tests of lower floors) there is nobody to signal.
+fn hooks() -> Option<&'static Hooks> {
+    HOOKS.try_get()
+}
+
+/// Sends to the calling thread itself: `SIGPIPE` and `SIGXFSZ` are such signals.
+pub fn send_current(sig: i32) {
+    if let Some(h) = hooks() {
+        (h.send_current)(SigInfo::kernel(sig));
+    }
+}
+
+/// Sends to all of a process group.
+pub fn send_pgrp(pgrp: &Pid, sig: i32) -> Result<()> {
+    hooks().map_or(Ok(()), |h| (h.send_pgrp)(pgrp, SigInfo::kernel(sig)))
+}
+
+/// Sends to the leader of a session.
+pub fn send_session_leader(session: &Pid, sig: i32) -> Result<()> {
+    hooks().map_or(Ok(()), |h| (h.send_session_leader)(session, SigInfo::kernel(sig)))
+}
+
+/// True if the caller blocks or ignores `sig`.
+pub fn current_blocks_or_ignores(sig: i32) -> bool {
+    hooks().is_some_and(|h| (h.current_blocks_or_ignores)(sig))
+}
+
+/// True if the caller's process group is orphaned.
+pub fn current_pgrp_is_orphaned() -> bool {
+    hooks().is_some_and(|h| (h.current_pgrp_is_orphaned)())
+}
