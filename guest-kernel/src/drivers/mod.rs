@@ -1,1 +1,3 @@
-//! To be written.
+//! Devices: terminals.
+
+pub mod tty;
