@@ -1,8 +1,22 @@
-//! The machine's interface on a host, for tests: a thread is a host thread, interrupts are a flag.
+//! The machine's interface on a host, for tests: a thread is a host thread, interrupts are a flag,
+//! RAM is a block of host memory that starts at the board's RAM base, and user memory is reached by
+//! walking the tables of the root that was activated last.
 
 use std::cell::Cell;
 
-use super::Thread;
+use super::{PtRegs, Thread};
+
+mod mem;
+mod time;
+pub mod irq;
+pub mod tlb;
+pub mod uaccess;
+
+pub use mem::{
+    RAM_BASE, RAM_SIZE, activate_user, active_user, clear_page, copy_page, deactivate_user,
+    kernel_root, phys_to_virt, sync_icache, sync_tables, virt_to_phys,
+};
+pub use time::{counter, counter_frequency, set_timer, stop_timer};
 
 /// Whether interrupts were on.
 pub type IrqState = bool;
@@ -35,4 +49,126 @@ pub fn irq_restore(state: IrqState) {
 /// True if interrupts are on.
 pub fn irqs_enabled() -> bool {
     IRQS.get()
+}
+
+/// Lets interrupts in.
+pub fn irq_enable() {
+    IRQS.set(true);
+}
+
+/// Masks interrupts.
+pub fn irq_disable() {
+    IRQS.set(false);
+}
+
+/// Nothing interrupts a host thread, so it only lets others run.
+pub fn wait_for_interrupt() {
+    std::thread::yield_now();
+}
+
+/// A hint inside a spinning loop.
+pub fn cpu_relax() {
+    std::hint::spin_loop();
+}
+
+/// Kernel threads are not switched on a host.
+///
+/// # Safety
+/// Never called.
+pub unsafe fn switch_to(_prev: &Thread, _next: &Thread) -> &'static Thread {
+    panic!("a host cannot switch kernel threads");
+}
+
+/// Records where the thread would start.
+///
+/// # Safety
+/// As on the bare machine: the thread does not run.
+pub unsafe fn setup_kernel_thread(
+    thread: &Thread,
+    stack: super::KernelStackRange,
+    _entry: extern "C" fn(usize),
+    _arg: usize,
+) {
+    // SAFETY: the caller owns the thread.
+    unsafe { *thread.stack.get() = stack };
+}
+
+/// Records where the thread would start.
+///
+/// # Safety
+/// As on the bare machine: the thread does not run.
+pub unsafe fn setup_user_thread(
+    thread: &Thread,
+    stack: super::KernelStackRange,
+    regs: &PtRegs,
+) {
+    // SAFETY: the caller owns the thread and its stack.
+    unsafe {
+        *thread.stack.get() = stack;
+        *thread.user_regs() = *regs;
+        *thread.is_user.get() = true;
+    }
+}
+
+/// There are no registers to save.
+pub fn save_user_state(_thread: &Thread) {}
+
+/// There are no registers to load.
+pub fn load_user_state(_thread: &Thread) {}
+
+/// Single steps are the machine's.
+pub fn set_single_step(_on: bool) {}
+
+/// Visits nothing: the kernel's frames are not followed on a host.
+pub fn backtrace(_fp: u64, _visit: impl FnMut(u64)) {}
+
+/// The frame pointer of the caller.
+pub fn frame_pointer() -> u64 {
+    0
+}
+
+/// CPUs of the machine.
+pub fn cpu_count() -> usize {
+    1
+}
+
+/// There are no others to start.
+pub fn cpu_on(_cpu: usize, _thread: &'static Thread, _stack_top: u64) -> Result<(), i32> {
+    Err(-1)
+}
+
+/// Ends the process.
+pub fn power_off() -> ! {
+    std::process::exit(0)
+}
+
+/// Ends the process.
+pub fn reset() -> ! {
+    std::process::exit(0)
+}
+
+/// Writes to the console before it has a driver.
+pub fn early_put(bytes: &[u8]) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(bytes);
+}
+
+/// AT_HWCAP and AT_HWCAP2: floating point and Advanced SIMD.
+pub fn hwcaps() -> (u64, u64) {
+    (0b11, 0)
+}
+
+/// Some bytes that differ between runs; `None` if the CPU has no random number instruction.
+pub fn random_u64() -> Option<u64> {
+    None
+}
+
+/// True if the CPU can be asked for `ID_AA64*` values at EL0; see the bare machine's.
+pub fn emulate_id_register(_regs: &mut PtRegs, _op: super::exception::SysReg) -> bool {
+    false
+}
+
+/// Continues a faulted user access at its fix-up; there are none on a host.
+pub fn fixup_exception(_regs: &mut PtRegs) -> bool {
+    false
 }
