@@ -4,5 +4,11 @@
 //! The floors, from below: each module uses only those listed before it.
 //!
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
+//! - [`machine`]: the board that every backend builds.
+//! - [`backend`]: what runs the guest's CPUs.
+//! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
 
+pub mod backend;
+pub mod image;
+pub mod machine;
 pub mod render;

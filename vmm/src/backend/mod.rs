@@ -1,0 +1,175 @@
+//! What runs the guest's CPUs: one small trait, [`Machine`], and its implementations.
+//!
+//! Everything above this module knows a machine only through the trait: nothing outside
+//! [`qemu`] knows QEMU. A backend reports what happens to the guest through the [`Events`] callback
+//! that it is started with, from whatever thread it likes, and ends with exactly one
+//! [`Event::Shutdown`] or [`Event::Died`].
+
+pub mod qemu;
+
+use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf};
+
+use vm_memory::GuestMemoryMmap;
+
+/// The guest's RAM as this process sees it: guest physical ranges, each mapped from a shared
+/// memory file, so that it stays readable after the backend is gone.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// Everything a backend must know to build the board and to boot a kernel on it.
+#[derive(Debug)]
+pub struct Config {
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// RAM in bytes, a multiple of [`crate::machine::MEMORY_STEP`].
+    pub memory: u64,
+    /// The arm64 `Image`.
+    pub kernel: PathBuf,
+    /// The initial RAM disk, if the kernel does not carry one.
+    pub initrd: Option<Initrd>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// An initial RAM disk: a file on disk that is used as it is, or one made in memory.
+#[derive(Debug)]
+pub enum Initrd {
+    /// A file with a path.
+    Path(PathBuf),
+    /// A memory file without one.
+    Memory(File),
+}
+
+/// What happened to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The guest switched itself off (`reset`: asked for a reset). Its CPUs stand still and its RAM
+    /// is as it left it.
+    Shutdown {
+        /// Whether it asked for a reset rather than for power off.
+        reset: bool,
+    },
+    /// The machine ended without the guest's doing: why.
+    Died(String),
+}
+
+/// Where a machine reports its events.
+pub type Events = Box<dyn Fn(Event) + Send>;
+
+/// A guest that was built and may run.
+pub trait Machine: Send + Sync {
+    /// Lets the CPUs run, for the first time or after [`Machine::pause`].
+    fn resume(&self) -> Result<(), Error>;
+    /// Stops every CPU; on return none of them changes memory any more.
+    fn pause(&self) -> Result<(), Error>;
+    /// Ends the machine at once and waits until it is gone. May be called more than once.
+    fn quit(&self);
+    /// The guest's RAM.
+    fn memory(&self) -> &GuestMemory;
+    /// The process that the host accounts the guest's CPU time to, if it is not this one.
+    fn pid(&self) -> Option<u32>;
+}
+
+/// A machine that was built, still paused, and its console.
+pub struct Started {
+    /// The machine.
+    pub machine: Box<dyn Machine>,
+    /// The guest's console: what it prints can be read here, what is written here it reads as typed.
+    pub console: UnixStream,
+}
+
+/// What the user may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Request {
+    /// KVM where it can work, else QEMU.
+    #[default]
+    Auto,
+    /// A child `qemu-system-aarch64` that emulates the CPU.
+    Qemu,
+    /// The host's own virtualisation.
+    Kvm,
+}
+
+/// The backends there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`Request::Qemu`].
+    Qemu,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Qemu => "qemu",
+        })
+    }
+}
+
+/// Which backend was chosen, and why.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The backend.
+    pub kind: Kind,
+    /// The reason, as the end of a sentence: "qemu, because …".
+    pub why: String,
+}
+
+/// Why a machine could not be built or driven.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No KVM backend in this version.
+    #[error("the kvm backend is not part of this version yet{0}: use --backend qemu")]
+    NoKvm(&'static str),
+    /// The guest's RAM could not be set up.
+    #[error("cannot set up {} MiB of guest memory: {cause}: give less --memory", .size >> 20)]
+    Memory {
+        /// How much was asked for, in bytes.
+        size: u64,
+        /// What the host said.
+        cause: String,
+    },
+    /// The QEMU backend failed.
+    #[error(transparent)]
+    Qemu(#[from] qemu::Error),
+}
+
+/// Decides which backend serves `request` on this host.
+pub fn choose(request: Request) -> Result<Choice, Error> {
+    let arm = cfg!(target_arch = "aarch64");
+    let device = Path::new("/dev/kvm").exists();
+    let why = match request {
+        Request::Kvm if arm => return Err(Error::NoKvm("")),
+        Request::Kvm => return Err(Error::NoKvm(", and it needs an AArch64 host")),
+        Request::Qemu => "it was asked for".to_owned(),
+        Request::Auto if !arm => {
+            format!("kvm cannot run AArch64 guests on an {} host", std::env::consts::ARCH)
+        }
+        Request::Auto if device => "the kvm backend is not part of this version yet".to_owned(),
+        Request::Auto => "this host has no /dev/kvm".to_owned(),
+    };
+    Ok(Choice { kind: Kind::Qemu, why })
+}
+
+/// Builds a machine of `kind`, its CPUs still standing.
+pub fn start(kind: Kind, config: Config, events: Events) -> Result<Started, Error> {
+    match kind {
+        Kind::Qemu => qemu::start(config, events),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choose_auto_names_a_reason() {
+        let choice = choose(Request::Auto).unwrap();
+        assert_eq!(choice.kind, Kind::Qemu);
+        assert!(!choice.why.is_empty());
+    }
+
+    #[test]
+    fn choose_kvm_is_refused_with_a_mend() {
+        let message = choose(Request::Kvm).unwrap_err().to_string();
+        assert!(message.contains("--backend qemu"), "{message}");
+    }
+}

@@ -1,0 +1,186 @@
+//! QEMU's command line: where the program is, which options it gets, which descriptors it inherits.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use command_fds::FdMapping;
+
+use super::Error;
+use crate::backend::{Config, Initrd};
+
+/// Descriptor numbers in the child.
+const QMP_FD: i32 = 3;
+const CONSOLE_FD: i32 = 4;
+const RAM_FD: i32 = 5;
+const INITRD_FD: i32 = 6;
+
+/// The default CPU: everything QEMU can emulate, except that pointer authentication uses a cheap
+/// function of its own instead of QARMA, which is many times slower.
+const CPU: &str = "max,pauth-impdef=on";
+
+/// A program and its arguments.
+pub struct Command {
+    /// The QEMU to run.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+/// What the child inherits.
+pub(super) struct Files {
+    pub qmp: OwnedFd,
+    pub console: OwnedFd,
+    pub ram: OwnedFd,
+    pub initrd: Option<OwnedFd>,
+}
+
+impl Files {
+    pub(super) fn mappings(self) -> Vec<FdMapping> {
+        let fixed = [(self.qmp, QMP_FD), (self.console, CONSOLE_FD), (self.ram, RAM_FD)];
+        fixed
+            .into_iter()
+            .chain(self.initrd.map(|fd| (fd, INITRD_FD)))
+            .map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd })
+            .collect()
+    }
+}
+
+/// The QEMU to use: `$BELLJAR_QEMU`, else `qemu-system-aarch64` in `$PATH`.
+pub fn find() -> Result<PathBuf, Error> {
+    if let Some(named) = std::env::var_os("BELLJAR_QEMU") {
+        let path = PathBuf::from(&named);
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(Error::NotFound(named.to_string_lossy().into_owned())),
+        };
+    }
+    let name = "qemu-system-aarch64";
+    std::env::var_os("PATH")
+        .iter()
+        .flat_map(std::env::split_paths)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::NotFound(name.to_owned()))
+}
+
+impl Command {
+    /// The command that builds `config`'s board.
+    pub fn new(program: PathBuf, config: &Config) -> Self {
+        let mib = config.memory >> 20;
+        let mut args: Vec<OsString> = [
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            // The CPUs stand still until `cont`; after power off the machine stays for a last look.
+            "-S",
+            "-no-reboot",
+            "-no-shutdown",
+            "-machine",
+            "virt,gic-version=3,acpi=off,memory-backend=ram",
+            "-accel",
+            "tcg",
+            "-cpu",
+            CPU,
+            "-smp",
+            &config.cpus.to_string(),
+            "-m",
+            &format!("{mib}M"),
+            "-object",
+            &format!(
+                "memory-backend-file,id=ram,size={mib}M,share=on,mem-path=/proc/self/fd/{RAM_FD}"
+            ),
+            "-chardev",
+            &format!("socket,id=qmp,fd={QMP_FD}"),
+            "-mon",
+            "chardev=qmp,mode=control",
+            "-chardev",
+            &format!("socket,id=console,fd={CONSOLE_FD}"),
+            "-serial",
+            "chardev:console",
+            "-global",
+            "virtio-mmio.force-legacy=false",
+        ]
+        .map(OsString::from)
+        .into();
+        args.extend(["-kernel".into(), config.kernel.clone().into_os_string()]);
+        if !config.cmdline.is_empty() {
+            args.extend(["-append".into(), config.cmdline.clone().into()]);
+        }
+        match &config.initrd {
+            None => {}
+            Some(Initrd::Path(path)) => args.extend(["-initrd".into(), path.clone().into()]),
+            Some(Initrd::Memory(_)) => {
+                args.extend(["-initrd".into(), format!("/proc/self/fd/{INITRD_FD}").into()]);
+            }
+        }
+        Self { program, args }
+    }
+
+    /// The version that the program states with `--version`.
+    pub(super) fn version(&self) -> Option<(i64, i64)> {
+        let output = std::process::Command::new(&self.program).arg("--version").output().ok()?;
+        parse_version(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// One line that a shell reads back as the same words, and a comment that names the descriptors.
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", quoted(&self.program.to_string_lossy()))?;
+        for arg in &self.args {
+            write!(f, " {}", quoted(&arg.to_string_lossy()))?;
+        }
+        write!(f, "  # descriptors: {QMP_FD} QMP, {CONSOLE_FD} console, {RAM_FD} RAM")?;
+        if self.args.last().is_some_and(|a| a.to_string_lossy().starts_with("/proc/self/fd/")) {
+            write!(f, ", {INITRD_FD} initrd")?;
+        }
+        Ok(())
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// `QEMU emulator version 7.2.13 (…)` as (7, 2).
+fn parse_version(text: &str) -> Option<(i64, i64)> {
+    let rest = text.split("version ").nth(1)?;
+    let mut parts = rest.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            cpus: 2,
+            memory: 64 << 20,
+            kernel: "/k/Image".into(),
+            initrd: Some(Initrd::Path("/k/it's.cpio".into())),
+            cmdline: "quiet a=b".to_owned(),
+        }
+    }
+
+    #[test]
+    fn display_quotes_for_a_shell() {
+        let text = Command::new("/usr/bin/qemu".into(), &config()).to_string();
+        assert!(text.starts_with("/usr/bin/qemu -nodefaults "), "{text}");
+        assert!(text.contains(" -append 'quiet a=b' "), "{text}");
+        assert!(text.contains(r" -initrd '/k/it'\''s.cpio'  #"), "{text}");
+    }
+
+    #[test]
+    fn version_is_read_from_debian_and_upstream_banners() {
+        assert_eq!(parse_version("QEMU emulator version 7.2.13 (Debian 1:7.2+dfsg)"), Some((7, 2)));
+        assert_eq!(parse_version("QEMU emulator version 10.0.0"), Some((10, 0)));
+        assert_eq!(parse_version("something else"), None);
+    }
+}

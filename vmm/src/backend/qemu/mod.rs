@@ -1,0 +1,200 @@
+//! The backend for every host: a child `qemu-system-aarch64` that emulates the CPUs (TCG).
+//!
+//! Nothing of it is on disk: guest RAM and the initrd are memory files, QMP and the console are
+//! socket pairs, all inherited by the child at fixed descriptor numbers ([`command`]). So nothing is
+//! left behind however either process ends, and the child gets SIGKILL from the host's kernel when
+//! the thread that started it dies ([`process`]). RAM is mapped here too and stays readable after
+//! the child is gone.
+
+mod command;
+mod process;
+mod qmp;
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rustix::fs::MemfdFlags;
+use vm_memory::{FileOffset, GuestAddress};
+
+pub use command::{Command, find};
+
+use super::{Config, Event, Events, GuestMemory, Machine, Started};
+use crate::machine::RAM_BASE;
+use process::Child;
+use qmp::Qmp;
+
+/// The oldest QEMU that is known to work.
+const MIN_VERSION: (i64, i64) = (7, 2);
+
+/// Why QEMU could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// QEMU is not installed.
+    #[error(
+        "{0} not found: install QEMU 7.2 or later (Debian: apt install qemu-system-arm), or name it in $BELLJAR_QEMU"
+    )]
+    NotFound(String),
+    /// The file is there but does not run.
+    #[error("cannot start {program}: {cause}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// What the host said.
+        cause: std::io::Error,
+    },
+    /// QEMU is older than 7.2.
+    #[error("{program} is QEMU {found}: 7.2 or later is needed")]
+    TooOld {
+        /// The program.
+        program: String,
+        /// The version it states.
+        found: String,
+    },
+    /// QEMU ended before the machine was built.
+    #[error("{program} did not start: {cause}")]
+    Startup {
+        /// The program.
+        program: String,
+        /// How it ended and what it printed.
+        cause: String,
+    },
+    /// A command over QMP failed.
+    #[error("QEMU refused {command}: {cause}")]
+    Refused {
+        /// The QMP command.
+        command: &'static str,
+        /// What QEMU said.
+        cause: String,
+    },
+    /// A resource of the host that the child needs.
+    #[error("cannot prepare QEMU: {0}")]
+    Host(#[from] std::io::Error),
+}
+
+/// A running child, its QMP connection and the RAM shared with it.
+struct Qemu {
+    child: Child,
+    qmp: Qmp,
+    memory: GuestMemory,
+}
+
+/// Starts QEMU with the guest's CPUs standing still.
+pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Error> {
+    let program = find()?;
+    let ram = memory_file("belljar-ram").map_err(Error::from)?;
+    let memory = map(&ram, config.memory)?;
+    let (monitor, child_monitor) = UnixStream::pair().map_err(Error::from)?;
+    let (console, child_console) = UnixStream::pair().map_err(Error::from)?;
+
+    let command = Command::new(program, &config);
+    let files = command::Files {
+        qmp: child_monitor.into(),
+        console: child_console.into(),
+        ram: ram.into(),
+        initrd: config.initrd.and_then(|initrd| match initrd {
+            super::Initrd::Memory(file) => Some(file.into()),
+            super::Initrd::Path(_) => None,
+        }),
+    };
+    let child = process::spawn(&command, files)?;
+
+    // The reader thread needs the machine to say how the child ended, and the machine needs the
+    // connection that the reader serves: the machine comes last.
+    let handle: Arc<OnceLock<Child>> = Arc::new(OnceLock::new());
+    let on_event = {
+        let handle = Arc::clone(&handle);
+        let events = Mutex::new(Some(events));
+        move |event| report(event, &handle, &events)
+    };
+    let qmp = match qmp::connect(monitor, on_event) {
+        Ok(qmp) => qmp,
+        Err(cause) => return Err(failed_start(&command, &child, cause).into()),
+    };
+    check_version(&command, &qmp).inspect_err(|_| child.kill())?;
+    let _ = handle.set(child.clone());
+    Ok(Started { machine: Box::new(Qemu { child, qmp, memory }), console })
+}
+
+impl Machine for Qemu {
+    fn resume(&self) -> Result<(), super::Error> {
+        self.qmp.execute(qapi::qmp::cont {})?;
+        Ok(())
+    }
+
+    fn pause(&self) -> Result<(), super::Error> {
+        self.qmp.execute(qapi::qmp::stop {})?;
+        Ok(())
+    }
+
+    fn quit(&self) {
+        self.child.kill();
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.child.pid())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.child.kill();
+    }
+}
+
+/// Passes the first final event on; the end of the connection after it is expected.
+fn report(event: qmp::Event, child: &OnceLock<Child>, events: &Mutex<Option<Events>>) {
+    let mut events = events.lock().unwrap();
+    let event = match event {
+        qmp::Event::Shutdown { reset } => Event::Shutdown { reset },
+        qmp::Event::Closed => {
+            let how = child.get().map_or_else(|| "it is gone".to_owned(), Child::how_it_ended);
+            Event::Died(format!("qemu-system-aarch64 {how}"))
+        }
+    };
+    if let Some(send) = events.take() {
+        send(event);
+    }
+}
+
+/// Why the child closed its monitor before the handshake: mostly an option that it does not know.
+fn failed_start(command: &Command, child: &Child, cause: std::io::Error) -> Error {
+    let program = command.program.display().to_string();
+    if let Some(found) = command.version().filter(|v| too_old(v)) {
+        return Error::TooOld { program, found: format!("{}.{}", found.0, found.1) };
+    }
+    let how = child.how_it_ended();
+    Error::Startup { program, cause: format!("it {how} ({cause})") }
+}
+
+fn too_old(version: &(i64, i64)) -> bool {
+    *version < MIN_VERSION
+}
+
+fn check_version(command: &Command, qmp: &Qmp) -> Result<(), Error> {
+    if too_old(&qmp.version) {
+        let found = format!("{}.{}", qmp.version.0, qmp.version.1);
+        return Err(Error::TooOld { program: command.program.display().to_string(), found });
+    }
+    Ok(())
+}
+
+/// An anonymous file in memory that children may inherit but do not by accident.
+fn memory_file(name: &str) -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Makes `file` `size` bytes long and maps it where the board has its RAM. Pages cost nothing until
+/// the guest touches them.
+fn map(file: &File, size: u64) -> Result<GuestMemory, super::Error> {
+    let failed = |cause: String| super::Error::Memory { size, cause };
+    file.set_len(size).map_err(|e| failed(e.to_string()))?;
+    let backing = FileOffset::new(file.try_clone().map_err(|e| failed(e.to_string()))?, 0);
+    let length = usize::try_from(size).map_err(|e| failed(e.to_string()))?;
+    let ranges = [(GuestAddress(RAM_BASE), length, Some(backing))];
+    GuestMemory::from_ranges_with_files(ranges).map_err(|e| failed(e.to_string()))
+}
