@@ -1,3 +1,58 @@
-//! `cargo xtask`.
+//! `cargo xtask`: set up, build, run, test and measure Bell Jar.
+//!
+//! One file a subcommand; the files beside them are what the subcommands share. Every subcommand
+//! calls [`setup::ensure`] for just what it needs, so that a fresh machine needs no other step, and
+//! a second call finds everything in place by looking at a few files.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod apt;
+mod build;
+mod exec;
+mod guest_run;
+mod kernel_image;
+mod paths;
+mod reference;
+mod rootfs;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, run, test and measure Bell Jar.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing for all other commands, saying what first
+    Setup(setup::Args),
+    /// Build the VMM, the kernel, the images and the guest programs
+    Build(build::Args),
+    /// Build, then boot the shell image; without a terminal, run its demo and exit
+    Run(run::Args),
+    /// Check everything that CI checks and print the counts
+    Test(test::Args),
+    /// Run an AArch64 program on Debian's own kernel
+    Reference(reference::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::main(args),
+        Command::Build(args) => build::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Test(args) => test::main(args),
+        Command::Reference(args) => reference::main(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,180 @@
+//! Debian's arm64 packages, fetched and unpacked without root and without touching the host's own
+//! package state.
+//!
+//! An apt configuration of our own under the target folder knows one architecture, arm64, and one
+//! release, bookworm, so that the images and the reference kernel are the same on every host. On a
+//! bookworm host the host's own Debian sources are used, because they may name a mirror.
+
+use crate::{exec, paths};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The keys that sign Debian's archives.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const RELEASE: &str = "bookworm";
+
+/// The private apt.
+pub struct Apt {
+    dir: PathBuf,
+    _lock: fs::File,
+}
+
+impl Apt {
+    /// Opens the private apt, making it and fetching the package lists on the first call. Others
+    /// wait until the returned value is dropped.
+    pub fn open() -> Result<Apt> {
+        let dir = paths::cache().join("apt");
+        for sub in ["lists/partial", "cache/archives/partial", "unpacked"] {
+            fs::create_dir_all(dir.join(sub)).context("cannot make the folder of apt")?;
+        }
+        let lock = fs::File::create(dir.join("lock")).context("cannot make apt's lock")?;
+        lock.lock().context("cannot take apt's lock")?;
+        exec::write(&dir.join("status"), b"")?;
+        let list = match host_sources() {
+            Some(list) => list,
+            None => {
+                let list = dir.join("debian.sources");
+                exec::write(&list, debian_sources().as_bytes())?;
+                list
+            }
+        };
+        let list = list.display();
+        let at = dir.display();
+        let config = format!(
+            "APT::Architecture \"arm64\";\nAPT::Architectures {{ \"arm64\"; }};\n\
+             Dir::State \"{at}\";\nDir::State::lists \"{at}/lists\";\n\
+             Dir::State::status \"{at}/status\";\nDir::Cache \"{at}/cache\";\n\
+             Dir::Etc::sourcelist \"{list}\";\nDir::Etc::sourceparts \"-\";\n\
+             APT::Sandbox::User \"\";\nAcquire::Languages \"none\";\nDebug::NoLocking \"true\";\n"
+        );
+        exec::write(&dir.join("apt.conf"), config.as_bytes())?;
+        let apt = Apt { dir, _lock: lock };
+        if !apt.dir.join("updated").exists() {
+            apt.update()?;
+        }
+        Ok(apt)
+    }
+
+    fn update(&self) -> Result<()> {
+        println!("Fetching Debian's package lists for arm64 (into the target folder)");
+        exec::output(self.command("apt-get").args(["-q", "update"]))?;
+        exec::write(&self.dir.join("updated"), b"")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
+        command.current_dir(self.dir.join("cache/archives"));
+        command
+    }
+
+    /// Fetches `packages`, with all that they depend on if `dependencies`, and gives back the folders
+    /// that each was unpacked into, dependencies included.
+    pub fn unpacked(&self, packages: &[String], dependencies: bool) -> Result<Vec<PathBuf>> {
+        let mut key = packages.to_vec();
+        key.sort();
+        let key = format!("{}{}", key.join("+"), if dependencies { "+dependencies" } else { "" });
+        let list = self.dir.join("unpacked").join(format!("{key}.list"));
+        if let Ok(text) = fs::read_to_string(&list) {
+            let folders: Vec<_> = text.lines().map(|line| self.dir.join(line)).collect();
+            if folders.iter().all(|folder| folder.is_dir()) {
+                return Ok(folders);
+            }
+        }
+        let archives = match self.fetch(packages, dependencies) {
+            Ok(archives) => archives,
+            // The lists may be older than the archive's last update.
+            Err(_) => {
+                self.update()?;
+                self.fetch(packages, dependencies)?
+            }
+        };
+        let mut names = Vec::new();
+        for archive in &archives {
+            names.push(self.unpack(archive)?);
+        }
+        exec::write(&list, names.join("\n").as_bytes())?;
+        Ok(names.iter().map(|name| self.dir.join(name)).collect())
+    }
+
+    /// Fetches package files and gives back their names.
+    fn fetch(&self, packages: &[String], dependencies: bool) -> Result<Vec<PathBuf>> {
+        let mut query = self.command("apt-get");
+        if dependencies {
+            query.args(["-qq", "--print-uris", "-y", "--no-install-recommends", "install"]);
+        } else {
+            query.args(["-qq", "--print-uris", "download"]);
+        }
+        let uris = exec::output(query.args(packages))?;
+        let mut archives = Vec::new();
+        let mut absent = Vec::new();
+        // 'URI' FILE SIZE HASH, one line a package
+        for line in uris.lines().filter(|line| line.starts_with('\'')) {
+            let file = line.split_whitespace().nth(1).context("apt-get printed no file name")?;
+            let path = self.dir.join("cache/archives").join(file);
+            if !path.exists() {
+                let mut fields = file.split('_');
+                let name = fields.next().unwrap_or_default();
+                let version = fields.next().unwrap_or_default().replace("%3a", ":");
+                absent.push(format!("{name}={version}"));
+            }
+            archives.push(path);
+        }
+        if archives.is_empty() {
+            bail!("apt-get knows no package {}", packages.join(", "));
+        }
+        if !absent.is_empty() {
+            println!("Fetching Debian arm64 packages: {}", absent.join(" "));
+            exec::output(self.command("apt-get").args(["-qq", "download"]).args(&absent))?;
+        }
+        Ok(archives)
+    }
+
+    /// Unpacks one package file; gives back the folder's name under ours.
+    fn unpack(&self, archive: &Path) -> Result<String> {
+        let stem = archive.file_stem().context("a package without a name")?.to_string_lossy();
+        let name = format!("unpacked/{stem}");
+        let folder = self.dir.join(&name);
+        if !folder.is_dir() {
+            let partial = self.dir.join(format!("{name}.partial"));
+            let _ = fs::remove_dir_all(&partial);
+            exec::run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&partial))?;
+            fs::rename(&partial, &folder).context("cannot rename an unpacked package")?;
+        }
+        Ok(name)
+    }
+
+    /// The packages that `package` depends on directly.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = exec::output(self.command("apt-cache").args(["depends", package]))?;
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(|name| name.trim_end_matches(":arm64").to_string()).collect())
+    }
+}
+
+/// The host's own source list for Debian, if the host has our release: it may name a mirror.
+fn host_sources() -> Option<PathBuf> {
+    let release = fs::read_to_string("/etc/os-release").ok()?;
+    let has = |wanted: &str| release.lines().any(|line| line == wanted);
+    if !has("ID=debian") || !has(&format!("VERSION_CODENAME={RELEASE}")) {
+        return None;
+    }
+    let lists = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
+    let filled = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+    lists.map(PathBuf::from).into_iter().find(filled)
+}
+
+fn debian_sources() -> String {
+    let stanza = |uri: &str, suites: &str| {
+        format!(
+            "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
+        )
+    };
+    format!(
+        "{}\n{}",
+        stanza("http://deb.debian.org/debian", &format!("{RELEASE} {RELEASE}-updates")),
+        stanza("http://deb.debian.org/debian-security", &format!("{RELEASE}-security"))
+    )
+}

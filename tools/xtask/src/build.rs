@@ -1,0 +1,143 @@
+//! `cargo xtask build`: everything that `belljar` needs, where it finds it.
+//!
+//! ```text
+//! target/release/belljar              the VMM
+//! target/belljar/Image                the kernel with its symbols behind it
+//! target/belljar/kernel.elf           the same kernel with DWARF
+//! target/belljar/images/NAME/         rootfs.cpio and image.json of each image (folder/ too for test images)
+//! target/belljar/guest-tests/NAME     the programs of tests/guest
+//! ```
+//!
+//! `belljar` looks for the last four in `$BELLJAR_HOME`, else in `../belljar` or `../share/belljar`
+//! beside the folder that it runs from.
+
+use crate::rootfs::{Recipe, linux_program, recipes};
+use crate::setup::{Need, ensure};
+use crate::toolchain::{KERNEL_PACKAGE, KERNEL_PROFILE, KERNEL_TARGET, Toolchain, host};
+use crate::{exec, kernel_image, paths};
+use anyhow::{Context, Result};
+use std::process::ExitCode;
+
+/// The package of the guest test programs.
+pub const GUEST_TESTS: &str = "belljar-guest-tests";
+
+/// Arguments of `cargo xtask build`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these parts; without it, all of them
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+/// A part of the build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The VMM for this host
+    Vmm,
+    /// The kernel
+    Kernel,
+    /// The images, with our programs in them
+    Images,
+    /// The guest test programs
+    GuestTests,
+}
+
+const ALL: &[Part] = &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests];
+
+/// Runs `cargo xtask build`.
+pub fn main(args: Args) -> Result<ExitCode> {
+    build(if args.parts.is_empty() { ALL } else { &args.parts })?;
+    println!("belljar: {}", paths::belljar().display());
+    println!("kernel and images: {}", paths::home().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds everything.
+pub fn all() -> Result<()> {
+    build(ALL)
+}
+
+/// Builds `parts`.
+pub fn build(parts: &[Part]) -> Result<()> {
+    let has = |part| parts.contains(&part);
+    let mut needs = Vec::new();
+    if has(Part::Kernel) || has(Part::Images) || has(Part::GuestTests) {
+        needs.push(Need::Cross);
+    }
+    if has(Part::Images) {
+        needs.push(Need::Packages);
+    }
+    let toolchain = ensure(&needs)?;
+    if has(Part::Vmm) {
+        exec::run(host("build").args(["--quiet", "--release", "-p", "belljar"]))?;
+    }
+    if has(Part::Kernel) {
+        kernel(&toolchain)?;
+    }
+    if has(Part::Images) {
+        images(&toolchain)?;
+    }
+    if has(Part::GuestTests) {
+        guest_tests(&toolchain)?;
+    }
+    Ok(())
+}
+
+/// Builds the kernel and leaves `Image` and `kernel.elf`.
+fn kernel(toolchain: &Toolchain) -> Result<()> {
+    exec::run(toolchain.kernel("build").arg("--quiet"))?;
+    let path = paths::target().join(KERNEL_TARGET).join(KERNEL_PROFILE).join(KERNEL_PACKAGE);
+    let elf = exec::read(&path)?;
+    let image = kernel_image::from_elf(&elf).with_context(|| format!("in {}", path.display()))?;
+    exec::write(&paths::home().join("kernel.elf"), &elf)?;
+    exec::write(&paths::home().join("Image"), &image)
+}
+
+/// Builds every image.
+fn images(toolchain: &Toolchain) -> Result<()> {
+    for (name, dir) in recipes()? {
+        let recipe = Recipe::read(&dir)?;
+        for package in recipe.programs.values() {
+            exec::run(toolchain.linux("build").args(["--quiet", "-p", package]))?;
+        }
+        let rootfs = recipe.rootfs(&dir).with_context(|| format!("image {name}"))?;
+        let out = paths::home().join("images").join(&name);
+        exec::write(&out.join("rootfs.cpio"), &rootfs.to_cpio()?)?;
+        if recipe.test_only {
+            rootfs.to_folder(&out.join("folder"))?;
+        }
+        exec::write(&out.join("image.json"), &recipe.manifest(&name)?)?;
+    }
+    Ok(())
+}
+
+/// Builds the guest test programs and leaves each under its name.
+fn guest_tests(toolchain: &Toolchain) -> Result<()> {
+    exec::run(toolchain.linux("build").args(["--quiet", "--bins", "-p", GUEST_TESTS]))?;
+    let out = paths::home().join("guest-tests");
+    let _ = std::fs::remove_dir_all(&out);
+    std::fs::create_dir_all(&out)?;
+    for name in guest_test_names()? {
+        let program = linux_program(&name);
+        std::fs::copy(&program, out.join(&name))
+            .with_context(|| format!("cannot copy {}", program.display()))?;
+    }
+    Ok(())
+}
+
+/// The names of the guest test programs, sorted.
+pub fn guest_test_names() -> Result<Vec<String>> {
+    let dir = paths::root().join("tests/guest/src/bin");
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").exists()
+        {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}

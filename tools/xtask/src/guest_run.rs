@@ -1,0 +1,296 @@
+//! Running programs in a machine through the runner (`tools/runner`): the archive that tells it what
+//! to do, and its reports read back from the console.
+
+use crate::rootfs::{Rootfs, linux_program};
+use crate::{exec, paths};
+use anyhow::{Context, Result};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// The package of the runner.
+pub const RUNNER: &str = "belljar-runner";
+/// Where the runner stands in an archive.
+pub const RUNNER_PATH: &str = "/.runner/init";
+/// A machine that says nothing for so long hangs. The runner itself ends a program after 60 s.
+const SILENCE: Duration = Duration::from_secs(180);
+const MARK: &[u8] = b"\x1e\x1e";
+
+/// How one program ended.
+pub struct Outcome {
+    /// Name of the program.
+    pub name: String,
+    /// Exit code, 128 + signal, or what else happened.
+    pub status: String,
+    /// What it printed, or the last words of the machine.
+    pub output: Vec<u8>,
+}
+
+impl Outcome {
+    /// Whether the program passed.
+    pub fn passed(&self) -> bool {
+        self.status == "0"
+    }
+}
+
+/// What the runner is asked to do.
+pub enum Job<'a> {
+    /// Run one command on the console.
+    Console {
+        /// Its words.
+        argv: &'a [String],
+        /// Whether the console passes bytes unchanged.
+        raw: bool,
+    },
+    /// Run host programs one after the other and report each.
+    Plan(&'a [PathBuf]),
+}
+
+/// Makes an archive with the runner, the job and `files` (guest path, host file), behind the image
+/// `base`.
+pub fn archive(base: &str, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
+    let mut archive = exec::read(&paths::home().join("images").join(base).join("rootfs.cpio"))?;
+    let mut rootfs = Rootfs::default();
+    rootfs.add_file(RUNNER_PATH, 0o755, exec::read(&linux_program(RUNNER))?);
+    for (guest, host) in files {
+        rootfs.add_file(guest, 0o755, exec::read(host)?);
+    }
+    match job {
+        Job::Console { argv, raw } => {
+            rootfs.add_file("/.runner/argv", 0o644, argv.join("\0").into_bytes());
+            if *raw {
+                rootfs.add_file("/.runner/raw", 0o644, Vec::new());
+            }
+        }
+        Job::Plan(programs) => {
+            let mut plan = String::new();
+            for program in *programs {
+                let path = format!("/.runner/programs/{}", name_of(program));
+                rootfs.add_file(&path, 0o755, exec::read(program)?);
+                plan += &format!("{path}\n");
+            }
+            rootfs.add_file("/.runner/plan", 0o644, plan.into_bytes());
+            rootfs.add_file("/.runner/raw", 0o644, Vec::new());
+        }
+    }
+    archive.extend(rootfs.to_cpio()?);
+    Ok(archive)
+}
+
+/// Runs `programs` in machines that `machine` makes from an archive, and gives back one outcome each,
+/// in order. When a program takes its machine down, the others go on in a new one.
+pub fn run_plan(
+    machine: &dyn Fn(&Path) -> Command,
+    programs: &[PathBuf],
+    mut progress: impl FnMut(&Outcome),
+) -> Result<Vec<Outcome>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let path = folder.path().join("plan.cpio");
+    let mut outcomes = Vec::new();
+    while outcomes.len() < programs.len() {
+        let rest = &programs[outcomes.len()..];
+        std::fs::write(&path, archive("shell", &Job::Plan(rest), &[])?)?;
+        let before = outcomes.len();
+        let last_words = run_machine(machine(&path), &mut |outcome| {
+            progress(&outcome);
+            outcomes.push(outcome);
+        })?;
+        let Some((started, output)) = last_words else { continue };
+        let status = if started { "the machine died" } else { "the machine did not start" };
+        let none_ran = outcomes.len() == before && !started;
+        let victims = if none_ran { rest.len() } else { 1 };
+        for program in rest.iter().skip(outcomes.len() - before).take(victims) {
+            let (name, status) = (name_of(program), status.to_string());
+            let outcome = Outcome { name, status, output: output.clone() };
+            progress(&outcome);
+            outcomes.push(outcome);
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Runs one machine to its end. `None` if the runner said goodbye, else whether a program was running
+/// and what the machine said last.
+fn run_machine(
+    mut command: Command,
+    report: &mut dyn FnMut(Outcome),
+) -> Result<Option<(bool, Vec<u8>)>> {
+    let words = exec::show(&command);
+    let mut stderr = tempfile::tempfile()?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+    let mut child = command.spawn().with_context(|| format!("cannot start `{words}`"))?;
+    let mut stdout = child.stdout.take().context("no pipe")?;
+    let (sender, receiver) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut chunk = [0; 65536];
+        while let Ok(length @ 1..) = stdout.read(&mut chunk) {
+            if sender.send(chunk[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut stream = Stream::default();
+    let mut running = false;
+    let mut said_goodbye = false;
+    let mut hung = false;
+    loop {
+        match receiver.recv_timeout(SILENCE) {
+            Ok(chunk) => stream.feed(&chunk),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                hung = true;
+                let _ = child.kill();
+                break;
+            }
+        }
+        while let Some(event) = stream.next() {
+            match event {
+                Event::Begin => running = true,
+                Event::End(outcome) => {
+                    running = false;
+                    report(outcome);
+                }
+                Event::Exit(_) => said_goodbye = true,
+            }
+        }
+    }
+    drop(receiver);
+    child.wait()?;
+    let _ = reader.join();
+    if said_goodbye {
+        return Ok(None);
+    }
+    let mut words = stream.noise;
+    std::io::Seek::rewind(&mut stderr)?;
+    stderr.read_to_end(&mut words)?;
+    if hung {
+        words.extend(format!("\nno word for {} s\n", SILENCE.as_secs()).bytes());
+    }
+    Ok(Some((running, words)))
+}
+
+/// The name of a program: its file name.
+pub fn name_of(program: &Path) -> String {
+    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// What the runner reports.
+enum Event {
+    Begin,
+    End(Outcome),
+    Exit(i32),
+}
+
+/// The console's bytes, taken apart into reports and the rest.
+#[derive(Default)]
+struct Stream {
+    pending: Vec<u8>,
+    noise: Vec<u8>,
+}
+
+impl Stream {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.pending.extend(bytes);
+    }
+
+    fn next(&mut self) -> Option<Event> {
+        let Some(at) = find(&self.pending, MARK) else {
+            let keep = usize::from(self.pending.last() == Some(&MARK[0]));
+            let noise = self.pending.drain(..self.pending.len() - keep);
+            self.noise.extend(noise);
+            return None;
+        };
+        self.noise.extend(self.pending.drain(..at));
+        let end = find(&self.pending, b"\n")?;
+        let line = String::from_utf8_lossy(&self.pending[MARK.len()..end]).into_owned();
+        let words: Vec<_> = line.split_whitespace().collect();
+        let event = match words[..] {
+            ["begin", _] => Event::Begin,
+            ["exit", status] => Event::Exit(status.parse().unwrap_or(-1)),
+            ["end", name, status, length] => {
+                let length: usize = length.parse().unwrap_or(0);
+                let output = self.pending.get(end + 1..end + 1 + length)?.to_vec();
+                self.pending.drain(end + 1..end + 1 + length);
+                Event::End(Outcome { name: name.to_string(), status: status.to_string(), output })
+            }
+            _ => Event::Begin,
+        };
+        self.pending.drain(..=end);
+        self.noise.clear();
+        Some(event)
+    }
+}
+
+/// Copies a console to `out` without the runner's goodbye, and gives back the status that it names;
+/// `None` if the machine ended without one.
+pub fn copy_console(console: &mut dyn Read, out: &mut dyn std::io::Write) -> Result<Option<i32>> {
+    let mut stream = Stream::default();
+    let mut status = None;
+    let mut chunk = [0; 65536];
+    while let length @ 1.. = console.read(&mut chunk)? {
+        stream.feed(&chunk[..length]);
+        while let Some(at) = find(&stream.pending, MARK) {
+            out.write_all(&stream.pending[..at])?;
+            stream.pending.drain(..at);
+            match stream.next() {
+                Some(Event::Exit(code)) => status = Some(code),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if find(&stream.pending, MARK).is_none() {
+            let keep = usize::from(stream.pending.last() == Some(&MARK[0]));
+            let end = stream.pending.len() - keep;
+            out.write_all(&stream.pending[..end])?;
+            stream.pending.drain(..end);
+        }
+        out.flush()?;
+    }
+    out.write_all(&stream.pending)?;
+    out.flush()?;
+    Ok(status)
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: &[u8] =
+        b"noise\n\x1e\x1ebegin a\n\x1e\x1eend a 7 5\nx\n\x1e\x1e\n\x1e\x1eexit 0\n";
+
+    #[test]
+    fn stream_cut_anywhere_gives_the_same_reports() {
+        for cut in 0..SESSION.len() {
+            let mut stream = Stream::default();
+            let mut outcomes = Vec::new();
+            let mut exits = 0;
+            for part in [&SESSION[..cut], &SESSION[cut..]] {
+                stream.feed(part);
+                while let Some(event) = stream.next() {
+                    match event {
+                        Event::Begin => {}
+                        Event::End(outcome) => outcomes.push((outcome.status, outcome.output)),
+                        Event::Exit(status) => exits += 1 + status,
+                    }
+                }
+            }
+            assert_eq!(outcomes, [("7".to_string(), b"x\n\x1e\x1e\n".to_vec())], "cut at {cut}");
+            assert_eq!(exits, 1);
+        }
+    }
+
+    #[test]
+    fn copy_console_hides_the_goodbye_only() {
+        let mut out = Vec::new();
+        let mut console = &b"a\x1eb\n\x1e\x1eexit 3\nlate"[..];
+        assert_eq!(copy_console(&mut console, &mut out).unwrap(), Some(3));
+        assert_eq!(out, b"a\x1eb\nlate");
+        assert_eq!(copy_console(&mut &b"died"[..], &mut out).unwrap(), None);
+    }
+}

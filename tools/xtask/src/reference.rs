@@ -1,0 +1,134 @@
+//! `cargo xtask reference`: the reference machine, Debian's own arm64 kernel under QEMU.
+//!
+//! What a program does there is what it must do on our kernel. The kernel comes from Debian's package;
+//! the initramfs is the `shell` image with the program and the runner (`tools/runner`) behind it.
+
+use crate::apt::Apt;
+use crate::build::{Part, build};
+use crate::exec;
+use crate::guest_run::{Job, RUNNER, RUNNER_PATH, archive, copy_console, name_of};
+use crate::setup::{Need, ensure};
+use anyhow::{Context, Result, bail};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+/// Arguments of `cargo xtask reference`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Processors of the machine
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Memory of the machine, as QEMU writes it
+    #[arg(long, default_value = "512M")]
+    memory: String,
+    /// A further file to put into the machine, as HOST:GUEST
+    #[arg(long)]
+    file: Vec<String>,
+    /// An AArch64 program of the host, or a command of the shell image, and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Runs `cargo xtask reference`.
+pub fn main(args: Args) -> Result<ExitCode> {
+    prepare()?;
+    let mut argv = args.command;
+    let mut files = Vec::new();
+    let host = PathBuf::from(&argv[0]);
+    if host.is_file() {
+        let data = exec::read(&host)?;
+        // e_machine of the ELF header: 183 is AArch64
+        if data.starts_with(b"\x7fELF") && data.get(18..20) != Some(&[183, 0]) {
+            bail!("{} is an ELF file for another machine", host.display());
+        }
+        argv[0] = format!("/.runner/programs/{}", name_of(&host));
+        files.push((argv[0].clone(), host));
+    }
+    for file in &args.file {
+        let (host, guest) = file.split_once(':').context("--file takes HOST:GUEST")?;
+        files.push((guest.to_string(), PathBuf::from(host)));
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let initrd = folder.path().join("reference.cpio");
+    std::fs::write(
+        &initrd,
+        archive("shell", &Job::Console { argv: &argv, raw: !terminal }, &files)?,
+    )?;
+
+    let mut command =
+        Machine { cpus: args.cpus, memory: &args.memory }.command(&kernel()?, &initrd);
+    let saved = if terminal { Some(Terminal::raw()?) } else { None };
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
+    let mut console = child.stdout.take().context("no pipe")?;
+    let status = copy_console(&mut console, &mut std::io::stdout().lock());
+    let _ = child.kill();
+    child.wait()?;
+    drop(saved);
+    match status? {
+        Some(status) => Ok(ExitCode::from(status as u8)),
+        None => bail!("the reference machine ended before the program did"),
+    }
+}
+
+/// Sets up and builds what the reference machine needs.
+pub fn prepare() -> Result<()> {
+    let toolchain = ensure(&[Need::Cross, Need::Qemu, Need::Packages])?;
+    build(&[Part::Images])?;
+    exec::run(toolchain.linux("build").args(["--quiet", "-p", RUNNER]))
+}
+
+/// Debian's kernel, fetched on the first call.
+pub fn kernel() -> Result<PathBuf> {
+    const META: &str = "linux-image-arm64";
+    let apt = Apt::open()?;
+    let package = apt.depends(META)?.into_iter().find(|name| name.starts_with("linux-image-"));
+    let package = package.with_context(|| format!("{META} depends on no kernel"))?;
+    let version = package.trim_start_matches("linux-image-").to_string();
+    let folders = apt.unpacked(&[package], false)?;
+    let path = folders.iter().map(|dir| dir.join(format!("boot/vmlinuz-{version}")));
+    path.into_iter().find(|path| path.is_file()).context("the kernel package holds no kernel")
+}
+
+/// The reference machine's shape.
+pub struct Machine<'a> {
+    /// Number of processors.
+    pub cpus: u32,
+    /// Memory as QEMU writes it.
+    pub memory: &'a str,
+}
+
+impl Machine<'_> {
+    /// The QEMU command that boots `kernel` with `initrd`, console on standard input and output.
+    pub fn command(&self, kernel: &Path, initrd: &Path) -> Command {
+        let mut command = Command::new("qemu-system-aarch64");
+        command.args(["-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on"]);
+        command.args(["-smp", &self.cpus.to_string(), "-m", self.memory]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+        let append = format!("console=ttyAMA0 quiet loglevel=0 panic=-1 rdinit={RUNNER_PATH}");
+        command.args(["-append", &append]);
+        command
+    }
+}
+
+/// The user's terminal, put back as it was when dropped.
+struct Terminal {
+    saved: String,
+}
+
+impl Terminal {
+    fn raw() -> Result<Terminal> {
+        let saved = exec::output(Command::new("stty").arg("-g").stdin(Stdio::inherit()))?;
+        exec::run(Command::new("stty").args(["raw", "-echo"]))?;
+        Ok(Terminal { saved: saved.trim().to_string() })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = exec::run(Command::new("stty").arg(&self.saved));
+    }
+}

@@ -1,0 +1,220 @@
+//! `cargo xtask test`: everything that CI checks, layer by layer, with real counts.
+//!
+//! A layer that runs no test is a failure, so none can vanish unnoticed; `--only` is for work on one
+//! layer and says at the end what it left out.
+
+use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
+use crate::reference::{self, Machine};
+use crate::setup::{ALL, ensure};
+use crate::toolchain::{Toolchain, host};
+use crate::{build, exec, paths};
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these layers
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Layer>,
+    /// Of the guest programs, only those whose name contains this
+    #[arg(long)]
+    filter: Option<String>,
+}
+
+/// A layer of checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layer {
+    /// rustfmt and clippy for every target
+    Lints,
+    /// Tests that run on the host alone
+    Host,
+    /// Guest programs on Debian's kernel
+    Reference,
+    /// Guest programs on our kernel
+    Guest,
+    /// The command line from end to end
+    E2e,
+}
+
+const LAYERS: &[Layer] = &[Layer::Lints, Layer::Host, Layer::Reference, Layer::Guest, Layer::E2e];
+
+/// What happened so far.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    failures: Vec<String>,
+}
+
+impl Counts {
+    fn add(&mut self, name: &str, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.to_string());
+        }
+    }
+}
+
+/// Runs `cargo xtask test`.
+pub fn main(args: Args) -> Result<ExitCode> {
+    let layers = if args.only.is_empty() { LAYERS } else { &args.only };
+    let toolchain = ensure(ALL)?;
+    let mut counts = Counts::default();
+    let mut built = None;
+    for layer in layers {
+        let before = counts.passed + counts.failed;
+        println!("== {}", title(*layer));
+        if matches!(layer, Layer::Reference | Layer::Guest | Layer::E2e) && built.is_none() {
+            let result = build_all(&toolchain);
+            counts.add("build", result.is_ok());
+            built = Some(result.inspect_err(|error| println!("{error:#}")).is_ok());
+        }
+        let result = match layer {
+            Layer::Lints => lints(&toolchain, &mut counts),
+            Layer::Host => cargo_tests(host("test").args(["--no-fail-fast"]), "host", &mut counts),
+            Layer::Reference => reference_tests(args.filter.as_deref(), &mut counts),
+            Layer::Guest => guest_tests(args.filter.as_deref(), &mut counts),
+            Layer::E2e => {
+                let mut command = host("test");
+                command.args(["--no-fail-fast", "-p", "belljar-tests"]);
+                cargo_tests(command.env("BELLJAR", paths::belljar()), "e2e", &mut counts)
+            }
+        };
+        if let Err(error) = result {
+            println!("{error:#}");
+            counts.add(&format!("{} could not run", title(*layer)), false);
+        } else if counts.passed + counts.failed == before {
+            counts.add(&format!("{} ran no test", title(*layer)), false);
+        }
+    }
+    println!();
+    counts.failures.iter().for_each(|name| println!("FAILED: {name}"));
+    let left_out: Vec<_> = LAYERS.iter().filter(|layer| !layers.contains(layer)).collect();
+    if !left_out.is_empty() {
+        println!("not asked for: {left_out:?}");
+    }
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn title(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Lints => "rustfmt and clippy",
+        Layer::Host => "host tests",
+        Layer::Reference => "guest programs on Debian's kernel",
+        Layer::Guest => "guest programs on our kernel",
+        Layer::E2e => "end-to-end tests",
+    }
+}
+
+fn build_all(toolchain: &Toolchain) -> Result<()> {
+    build::all()?;
+    exec::run(toolchain.linux("build").args(["--quiet", "-p", RUNNER]))
+}
+
+/// Each check counts as one test: formatting, and clippy for the host, for the kernel's target and for
+/// AArch64 Linux.
+fn lints(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
+    let mut fmt = host("fmt");
+    fmt.args(["--all", "--check"]);
+    let mut on_host = host("clippy");
+    on_host.args(["--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut on_kernel = toolchain.kernel("clippy");
+    on_kernel.args(["--quiet", "--", "-D", "warnings"]);
+    let mut on_linux = toolchain.linux("clippy");
+    on_linux.args(["--quiet", "-p", "belljar", "-p", build::GUEST_TESTS, "-p", RUNNER]);
+    on_linux.args(["--", "-D", "warnings"]);
+    let checks = [
+        ("rustfmt", fmt),
+        ("clippy on the host", on_host),
+        ("clippy on the kernel target", on_kernel),
+        ("clippy on AArch64 Linux", on_linux),
+    ];
+    for (name, mut command) in checks {
+        let result = exec::run(&mut command);
+        println!("{name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
+        counts.add(name, result.is_ok());
+    }
+    Ok(())
+}
+
+/// Runs `command`, a `cargo test`, and adds up what its test binaries say.
+fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child =
+        command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
+    let mut failed = 0;
+    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
+        let line = line?;
+        println!("{line}");
+        // test NAME ... ok | FAILED | ignored
+        let Some(rest) = line.strip_prefix("test ") else { continue };
+        if let Some(name) = rest.strip_suffix(" ... ok") {
+            counts.add(name, true);
+        } else if let Some(name) = rest.strip_suffix(" ... FAILED") {
+            failed += 1;
+            counts.add(&format!("{layer}: {name}"), false);
+        }
+    }
+    // A binary that does not compile or dies in the middle says no FAILED.
+    if !child.wait()?.success() && failed == 0 {
+        counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
+    }
+    Ok(())
+}
+
+/// The guest programs as files of the host.
+fn guest_programs(filter: Option<&str>) -> Result<Vec<PathBuf>> {
+    let names = build::guest_test_names()?;
+    let wanted = names.iter().filter(|name| filter.is_none_or(|filter| name.contains(filter)));
+    Ok(wanted.map(|name| paths::home().join("guest-tests").join(name)).collect())
+}
+
+fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    let kernel = reference::kernel()?;
+    let machine = |initrd: &Path| Machine { cpus: 2, memory: "512M" }.command(&kernel, initrd);
+    run_programs(&machine, "reference", filter, counts)
+}
+
+fn guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    let machine = |initrd: &Path| {
+        let mut command = Command::new(paths::belljar());
+        command.args(["run", "--cpus", "2", "--memory", "512M"]).arg(initrd);
+        command.args(["--", RUNNER_PATH]);
+        command
+    };
+    run_programs(&machine, "belljar", filter, counts)
+}
+
+fn run_programs(
+    machine: &dyn Fn(&Path) -> Command,
+    kernel: &str,
+    filter: Option<&str>,
+    counts: &mut Counts,
+) -> Result<()> {
+    let programs = guest_programs(filter)?;
+    let mut print = |outcome: &Outcome| {
+        let result = if outcome.passed() { "ok" } else { "FAILED" };
+        println!("test {kernel}/{} ... {result}", outcome.name);
+        if !outcome.passed() {
+            println!("  status: {}", outcome.status);
+            let text = String::from_utf8_lossy(&outcome.output);
+            let lines: Vec<_> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(40)..] {
+                println!("  | {}", line.trim_end());
+            }
+        }
+        let _ = std::io::stdout().flush();
+    };
+    let outcomes = guest_run::run_plan(machine, &programs, &mut print)?;
+    for outcome in &outcomes {
+        counts.add(&format!("{kernel}/{}", outcome.name), outcome.passed());
+    }
+    debug_assert!(outcomes.iter().zip(&programs).all(|(o, p)| o.name == name_of(p)));
+    Ok(())
+}
