@@ -4,7 +4,7 @@
 //! target/release/belljar              the VMM
 //! target/belljar/Image                the kernel with its symbols behind it
 //! target/belljar/kernel.elf           the same kernel with DWARF
-//! target/belljar/images/NAME/         rootfs.cpio and image.json of each image (folder/ too for test images)
+//! target/belljar/images/NAME/         rootfs.cpio and image.toml of each image (folder/ too for test images)
 //! target/belljar/guest-tests/NAME     the programs of tests/guest
 //! ```
 //!
@@ -106,7 +106,7 @@ fn images(toolchain: &Toolchain) -> Result<()> {
         if recipe.test_only {
             rootfs.to_folder(&out.join("folder"))?;
         }
-        exec::write(&out.join("image.json"), &recipe.manifest(&name)?)?;
+        exec::write(&out.join("image.toml"), &exec::read(&dir.join("image.toml"))?)?;
     }
     Ok(())
 }

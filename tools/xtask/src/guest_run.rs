@@ -1,7 +1,7 @@
 //! Running programs in a machine through the runner (`tools/runner`): the archive that tells it what
 //! to do, and its reports read back from the console.
 
-use crate::rootfs::{Rootfs, linux_program};
+use crate::rootfs::{Recipe, linux_program};
 use crate::{exec, paths};
 use anyhow::{Context, Result};
 use std::io::Read;
@@ -48,11 +48,10 @@ pub enum Job<'a> {
     Plan(&'a [PathBuf]),
 }
 
-/// Makes an archive with the runner, the job and `files` (guest path, host file), behind the image
-/// `base`.
+/// Makes an archive of the image `base` with the runner, the job and `files` (guest path, host file).
 pub fn archive(base: &str, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
-    let mut archive = exec::read(&paths::home().join("images").join(base).join("rootfs.cpio"))?;
-    let mut rootfs = Rootfs::default();
+    let dir = paths::root().join("images").join(base);
+    let mut rootfs = Recipe::read(&dir)?.rootfs(&dir)?;
     rootfs.add_file(RUNNER_PATH, 0o755, exec::read(&linux_program(RUNNER))?);
     for (guest, host) in files {
         rootfs.add_file(guest, 0o755, exec::read(host)?);
@@ -75,8 +74,7 @@ pub fn archive(base: &str, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result
             rootfs.add_file("/.runner/raw", 0o644, Vec::new());
         }
     }
-    archive.extend(rootfs.to_cpio()?);
-    Ok(archive)
+    rootfs.to_cpio()
 }
 
 /// Runs `programs` in machines that `machine` makes from an archive, and gives back one outcome each,

@@ -7,17 +7,18 @@ use crate::apt::Apt;
 use crate::toolchain::{GUEST_PROFILE, LINUX_TARGET};
 use crate::{exec, paths};
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// An image recipe.
+/// An image recipe. `belljar` reads the same file for what it runs; here are all keys.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recipe {
+    #[expect(dead_code, reason = "for people")]
     description: String,
     /// Debian arm64 packages to unpack.
     #[serde(default)]
@@ -42,29 +43,20 @@ pub struct Recipe {
     #[serde(default)]
     symlinks: BTreeMap<String, String>,
     /// What runs as process 1 when no command is given.
-    init: Vec<String>,
+    cmd: Vec<String>,
     /// What `cargo xtask run` runs when there is no terminal.
-    demo: Option<Vec<String>>,
+    #[serde(default)]
+    pub demo: Vec<String>,
     /// Environment of process 1.
     #[serde(default)]
+    #[expect(dead_code, reason = "for belljar; checked here")]
     env: BTreeMap<String, String>,
     /// Memory of the machine when the user says nothing, for example `64M`.
+    #[expect(dead_code, reason = "for belljar; checked here")]
     memory: Option<String>,
     /// Whether the image is for tests only and not listed to users.
     #[serde(default)]
     pub test_only: bool,
-}
-
-/// What `belljar` reads beside an image's root file system.
-#[derive(Serialize)]
-struct Manifest<'a> {
-    name: &'a str,
-    description: &'a str,
-    init: &'a [String],
-    demo: Option<&'a [String]>,
-    env: &'a BTreeMap<String, String>,
-    memory: Option<&'a str>,
-    test_only: bool,
 }
 
 impl Recipe {
@@ -74,8 +66,8 @@ impl Recipe {
         let text = String::from_utf8(exec::read(&path)?).context("a recipe must be UTF-8")?;
         let recipe: Recipe =
             toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        if recipe.init.is_empty() {
-            bail!("{}: `init` is empty", path.display());
+        if recipe.cmd.is_empty() {
+            bail!("{}: `cmd` is empty", path.display());
         }
         Ok(recipe)
     }
@@ -106,22 +98,6 @@ impl Recipe {
             rootfs.add_symlink(path, target);
         }
         Ok(rootfs)
-    }
-
-    /// The manifest for `belljar`.
-    pub fn manifest(&self, name: &str) -> Result<Vec<u8>> {
-        let manifest = Manifest {
-            name,
-            description: &self.description,
-            init: &self.init,
-            demo: self.demo.as_deref(),
-            env: &self.env,
-            memory: self.memory.as_deref(),
-            test_only: self.test_only,
-        };
-        let mut bytes = serde_json::to_vec_pretty(&manifest)?;
-        bytes.push(b'\n');
-        Ok(bytes)
     }
 
     fn takes(&self, path: &str) -> bool {
@@ -340,8 +316,15 @@ mod tests {
     }
 
     #[test]
+    fn every_recipe_of_the_tree_is_read() {
+        let recipes = recipes().unwrap();
+        assert!(recipes.iter().any(|(name, _)| name == "shell"));
+        recipes.iter().for_each(|(_, dir)| drop(Recipe::read(dir).unwrap()));
+    }
+
+    #[test]
     fn take_keeps_only_what_is_named_and_its_parents() {
-        let text = "description = ''\ninit = ['/init']\ntake = ['/bin/busybox']";
+        let text = "description = ''\ncmd = ['/init']\ntake = ['/bin/busybox']";
         let recipe: Recipe = toml::from_str(text).unwrap();
         assert!(recipe.takes("/bin") && recipe.takes("/bin/busybox"));
         assert!(!recipe.takes("/bin/other") && !recipe.takes("/usr"));

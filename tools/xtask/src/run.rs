@@ -1,8 +1,9 @@
 //! `cargo xtask run`: build everything and boot the `shell` image.
 
+use crate::rootfs::Recipe;
 use crate::setup::{Need, ensure};
 use crate::{build, paths};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::IsTerminal;
 use std::process::{Command, ExitCode};
 
@@ -29,10 +30,11 @@ pub fn main(args: Args) -> Result<ExitCode> {
     if !args.command.is_empty() {
         command.arg("--").args(&args.command);
     } else if args.demo || !std::io::stdin().is_terminal() {
-        let manifest = paths::home().join("images").join(&args.image).join("image.json");
-        let manifest: serde_json::Value = serde_json::from_slice(&crate::exec::read(&manifest)?)?;
-        let words = manifest["demo"].as_array().context("this image has no demo")?;
-        command.arg("--").args(words.iter().filter_map(|word| word.as_str()));
+        let recipe = Recipe::read(&paths::root().join("images").join(&args.image))?;
+        if recipe.demo.is_empty() {
+            bail!("the image {} has no demo: give it a command or a terminal", args.image);
+        }
+        command.arg("--").args(&recipe.demo);
     }
     let status = command.status().context("cannot start belljar")?;
     Ok(ExitCode::from(status.code().unwrap_or(125) as u8))
