@@ -76,7 +76,7 @@ pub enum Tag {
     Flags = 9,
     /// Bytes of text, ended by a NUL or by the field's end.
     Chars = 10,
-    /// `count` elements of kind `elem`, `elem.size` bytes apart.
+    /// `count` elements of kind `elem`, `stride` bytes apart.
     Array = 11,
     /// `ptr, len, cap`, each 8 bytes: a growable array of `elem`.
     Vec = 12,
@@ -129,6 +129,9 @@ pub struct Kind {
     pub size: u32,
     /// Elements, for [`Tag::Array`].
     pub count: u64,
+    /// Bytes from one element to the next, for [`Tag::Array`] and [`Tag::Vec`]; 0: those of the element's
+    /// type.
+    pub stride: u64,
     /// The type that the tag refers to.
     pub type_name: Str,
     /// The link field, for [`Tag::List`].
@@ -145,6 +148,7 @@ impl Kind {
             tag: tag as u32,
             size: size as u32,
             count: 0,
+            stride: 0,
             type_name: Str::EMPTY,
             member: Str::EMPTY,
             elem: None,
@@ -161,15 +165,21 @@ impl Kind {
         Self { member: Str::new(member), ..Self::of_type(Tag::List, type_name, size) }
     }
 
-    /// `count` times `elem`.
-    pub const fn array(elem: &'static Kind, count: usize) -> Self {
-        let size = elem.size as usize * count;
-        Self { count: count as u64, elem: Some(elem), ..Self::plain(Tag::Array, size) }
+    /// `count` times `elem`, `stride` bytes apart.
+    pub const fn array(elem: &'static Kind, count: usize, stride: usize) -> Self {
+        // The last element ends where its value does: what wraps it may begin before the first one.
+        let size = if count == 0 { 0 } else { stride * (count - 1) + elem.size as usize };
+        Self {
+            count: count as u64,
+            stride: stride as u64,
+            elem: Some(elem),
+            ..Self::plain(Tag::Array, size)
+        }
     }
 
-    /// A growable array `{ptr, len, cap}` of `elem`.
-    pub const fn vec(elem: &'static Kind) -> Self {
-        Self { elem: Some(elem), ..Self::plain(Tag::Vec, 24) }
+    /// A growable array `{ptr, len, cap}` of `elem`, `stride` bytes apart (0: as large as its type).
+    pub const fn vec(elem: &'static Kind, stride: usize) -> Self {
+        Self { stride: stride as u64, elem: Some(elem), ..Self::plain(Tag::Vec, 24) }
     }
 
     /// The same kind, with the Rust type's text if nothing better is known.
@@ -267,8 +277,8 @@ impl<T> Table<T> {
 const _: () = {
     assert!(size_of::<usize>() == 8, "the note's form has 64-bit pointers");
     assert!(size_of::<Str>() == 16, "layout note: Str is part of the form");
-    assert!(size_of::<Kind>() == 56, "layout note: Kind is part of the form");
-    assert!(size_of::<FieldDesc>() == 80, "layout note: FieldDesc is part of the form");
+    assert!(size_of::<Kind>() == 64, "layout note: Kind is part of the form");
+    assert!(size_of::<FieldDesc>() == 88, "layout note: FieldDesc is part of the form");
     assert!(size_of::<ValueDesc>() == 24, "layout note: ValueDesc is part of the form");
     assert!(size_of::<TypeDesc>() == 64, "layout note: TypeDesc is part of the form");
     assert!(core::mem::offset_of!(FieldDesc, kind) == 24, "layout note: FieldDesc.kind");
@@ -343,10 +353,10 @@ impl<T: DescribeField, const N: usize> DescribeField for [T; N] {
         if T::KIND.tag == Tag::Uint as u32 && T::KIND.size == 1 {
             Kind::plain(Tag::Chars, N)
         } else {
-            assert!(T::DELTA == 0 && T::KIND.size as usize == size_of::<T>(), "array of wrappers");
-            Kind::array(T::KIND_REF, N)
+            Kind::array(T::KIND_REF, N, size_of::<T>())
         }
     };
+    const DELTA: usize = T::DELTA;
 }
 
 macro_rules! transparent {
@@ -370,17 +380,21 @@ impl<T: DescribeField> Probe<T> {
     pub const KIND: Kind = T::KIND;
     #[doc(hidden)]
     pub const DELTA: usize = T::DELTA;
+    #[doc(hidden)]
+    pub const SIZE: usize = T::KIND.size as usize;
 }
 
 #[doc(hidden)]
 pub trait ProbeFallback {
     const KIND: Kind;
     const DELTA: usize;
+    const SIZE: usize;
 }
 
 impl<T> ProbeFallback for Probe<T> {
     const KIND: Kind = Kind::plain(Tag::Opaque, size_of::<T>());
     const DELTA: usize = 0;
+    const SIZE: usize = size_of::<T>();
 }
 
 /// Describes a `bitflags!` type: `describe_flags!(VmFlags)` beside its definition.

@@ -23,8 +23,9 @@ impl<T: Described + Linked<L>, L> DescribeField for List<T, L> {
     const KIND: Kind = Kind::list(T::NAME, T::FIELD, size_of::<Link>());
 }
 
+/// What wraps an element would need an offset of its own: the elements of growable arrays stand bare.
 impl<T: DescribeField> DescribeField for Array<T> {
-    const KIND: Kind = Kind::vec(T::KIND_REF);
+    const KIND: Kind = Kind::vec(T::KIND_REF, size_of::<T>());
 }
 
 impl DescribeField for SeqCount {

@@ -187,8 +187,12 @@ fn field_kind(field: &Field, options: &Options) -> Result<(TokenStream, TokenStr
         let words: Vec<String> = text.value().split_whitespace().map(str::to_string).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let kind = parse_kind(&words, Some(ty)).map_err(|why| Error::new(text.span(), why))?;
-        // A wrapper such as a lock still says where its value begins.
-        return Ok((kind, quote!(__layout::Probe::<#ty>::DELTA)));
+        // A wrapper such as a lock still says where its value begins, around an array's elements too.
+        let wrapper = match ty {
+            Type::Array(array) => &*array.elem,
+            ty => ty,
+        };
+        return Ok((kind, quote!(__layout::Probe::<#wrapper>::DELTA)));
     }
     let text = quote!(#ty).to_string().replace(' ', "");
     let kind = match ty {
@@ -211,7 +215,7 @@ fn field_kind(field: &Field, options: &Options) -> Result<(TokenStream, TokenStr
 /// Parses the text of `as = "…"`. `ty` is the type it stands for, if there is one in the source.
 fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStream, String> {
     let size = match ty {
-        Some(ty) => quote!(::core::mem::size_of::<#ty>()),
+        Some(ty) => quote!(__layout::Probe::<#ty>::SIZE),
         None => quote!(0),
     };
     let plain = |tag: &str| {
@@ -246,7 +250,7 @@ fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStr
         }
         ["vec", elem @ ..] => {
             let elem = parse_kind(elem, None)?;
-            quote!({ static __ELEM: __layout::Kind = #elem; __layout::Kind::vec(&__ELEM) })
+            quote!({ static __ELEM: __layout::Kind = #elem; __layout::Kind::vec(&__ELEM, 0) })
         }
         ["array", elem @ ..] => {
             let Some(Type::Array(array)) = ty else {
@@ -255,9 +259,8 @@ fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStr
             let (item, len) = (&array.elem, &array.len);
             let elem = parse_kind(elem, Some(item))?;
             quote!({
-                static __ELEM: __layout::Kind = __layout::Kind {
-                    size: ::core::mem::size_of::<#item>() as u32, ..#elem };
-                __layout::Kind::array(&__ELEM, #len)
+                static __ELEM: __layout::Kind = #elem;
+                __layout::Kind::array(&__ELEM, #len, ::core::mem::size_of::<#item>())
             })
         }
         _ => return Err(format!("`{}` is no kind", words.join(" "))),

@@ -55,6 +55,10 @@ struct Sample {
     inner: Inner,
     table: [Inner; 3],
     locked: Lock<u64>,
+    #[described(as = "array ptr Node")]
+    locks: [Lock<usize>; 4],
+    #[described(as = "chars")]
+    name: Lock<[u8; 5]>,
     unknown: Unknown,
     #[described(list = "Node::link", name = "kids")]
     children: [usize; 2],
@@ -106,6 +110,7 @@ fn attributes_override_types() {
     assert_eq!((queues.tag, queues.count, queues.size), (Tag::Array as u32, 4, 64));
     let elem = queues.elem.unwrap();
     assert_eq!((elem.tag, elem.size, elem.member.as_str()), (Tag::List as u32, 16, "link"));
+    assert_eq!(queues.stride, 16);
     let many = field("many").kind;
     assert_eq!(many.tag, Tag::Vec as u32);
     assert_eq!(many.elem.unwrap().type_name.as_str(), "Node");
@@ -119,6 +124,16 @@ fn wrapped_value_is_found_inside_its_lock() {
         field("locked").offset as usize,
         offset_of!(Sample, locked) + offset_of!(Lock<u64>, value)
     );
+}
+
+#[test]
+fn wrapped_elements_are_found_inside_their_locks() {
+    let locks = field("locks");
+    let inside = offset_of!(Lock<usize>, value);
+    assert_eq!(locks.offset as usize, offset_of!(Sample, locks) + inside);
+    assert_eq!(locks.kind.stride as usize, size_of::<Lock<usize>>());
+    assert_kind("locks", Tag::Array, 3 * size_of::<Lock<usize>>() + 8, "");
+    assert_kind("name", Tag::Chars, 5, "");
 }
 
 #[test]
