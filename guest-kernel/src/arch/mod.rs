@@ -46,6 +46,10 @@ pub const VMALLOC_START: u64 = 0xffff_8000_0000_0000;
 /// One past the end of that area.
 pub const VMALLOC_END: u64 = 0xffff_8080_0000_0000;
 
+/// True where the kernel's tables translate, so that memory can be mapped at chosen kernel addresses.
+/// Tests on a host reach RAM through the linear map only.
+pub const KERNEL_TABLES_TRANSLATE: bool = cfg!(target_os = "none");
+
 /// Access to user memory failed for good: there is no mapping, or it forbids the access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserFault;

@@ -95,6 +95,9 @@ impl Pte {
     const COW: u64 = 1 << 57;
     /// Software, in entries that are not valid: a resident page that its VMA forbids to touch.
     const PROT_NONE: u64 = 1 << 58;
+    /// Software: a shared mapping; a copy of the table keeps the right to store (bits 59 to 62 of a
+    /// leaf are ignored while TCR_EL1.HWU* are clear).
+    const SHARED: u64 = 1 << 59;
     /// In table entries, APTable[1]: nothing below may be stored to.
     const TABLE_READ_ONLY: u64 = 1 << 62;
     const ADDR: u64 = 0x0000_ffff_ffff_f000;
@@ -274,6 +277,18 @@ impl Pte {
     #[inline]
     pub const fn with_cow(self, on: bool) -> Self {
         self.with(Self::COW, on)
+    }
+
+    /// The page belongs to a shared mapping, which fork does not turn into copy-on-write (software bit).
+    #[inline]
+    pub const fn is_shared(self) -> bool {
+        self.0 & Self::SHARED != 0
+    }
+
+    /// Sets or clears the mark of [`is_shared`](Self::is_shared).
+    #[inline]
+    pub const fn with_shared(self, on: bool) -> Self {
+        self.with(Self::SHARED, on)
     }
 
     /// In a table entry: nothing below may be stored to (APTable[1]).
