@@ -74,6 +74,23 @@ impl<T> Ref<T> {
         a.ptr == b.ptr
     }
 
+    /// The value itself, if this was the last reference; else the reference is dropped.
+    pub fn into_inner(this: Self) -> Option<T> {
+        if this.count().fetch_sub(1, Ordering::Release) != 1 {
+            core::mem::forget(this);
+            return None;
+        }
+        fence(Ordering::Acquire);
+        let counted = this.counted();
+        core::mem::forget(this);
+        // SAFETY: this was the last reference; the value moves out and its memory is freed once.
+        unsafe {
+            let value = (&raw const (*counted).value).read();
+            dealloc(counted.cast(), Layout::new::<Counted<T>>());
+            Some(value)
+        }
+    }
+
     /// Gives the reference away as a plain pointer, to be taken back by [`from_raw`](Self::from_raw).
     pub fn into_raw(this: Self) -> *const T {
         let ptr = this.ptr.as_ptr();

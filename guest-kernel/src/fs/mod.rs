@@ -1,1 +1,60 @@
-//! To be written.
+//! Files: what tasks open, and the tree that names lead through.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`inode`] | [`Inode`]: one object of a file system, and [`InodeOps`], what a file system makes of it |
+//! | [`superblock`] | [`SuperBlock`]: one file system; [`FileSystem`]: a type that can be mounted, by name |
+//! | [`dentry`] | [`Dentry`]: a name in a directory, cached, absent names too |
+//! | [`mount`] | [`Mount`]: where a tree is attached; [`MntNs`]: the mounts that a task sees |
+//! | [`path`], [`namei`] | [`Path`] (mount and dentry), its text, and the walk from text to path |
+//! | [`verbs`], [`open`] | what names can undergo: create, link, unlink, rename, open |
+//! | [`perm`] | who may |
+//! | [`file`], [`files`], [`fs_struct`] | [`File`]: an open file; [`Files`]: the descriptor table; [`FsStruct`]: root, working directory, umask |
+//! | [`userbuf`], [`poll`] | how data and readiness get out of a file |
+//! | [`chrdev`], [`dev`] | the registry of character devices, /dev and the memory devices |
+//! | [`tmpfs`], [`initramfs`], [`anon`] | the file system in memory, what fills it at boot, files without a name |
+//!
+//! Nothing here knows a task: who asks comes in as a [`Caller`].
+//!
+//! Lock order: `rename` mutex of the super block, inode locks (parents before children, else by
+//! address), then the spin locks of dentries and mounts. User memory is never touched under a spin
+//! lock.
+
+pub mod chrdev;
+pub mod dentry;
+pub mod file;
+pub mod files;
+pub mod fs_struct;
+pub mod inode;
+pub mod locks;
+pub mod mount;
+pub mod path;
+pub mod perm;
+pub mod pipe;
+pub mod poll;
+pub mod superblock;
+pub mod time;
+pub mod userbuf;
+
+pub use chrdev::{CharDevice, Dev, register_chrdev};
+pub use dentry::Dentry;
+pub use file::{DirSink, FMode, File, FileKind, FileOps, OpenFlags, Whence};
+pub use files::Files;
+pub use fs_struct::{Caller, FsStruct};
+pub use inode::{Attr, Inode, InodeFlags, InodeOps, Link, NewNode, NodeKind, SetAttr};
+pub use mount::{MntNs, Mount, MountFlags};
+pub use path::Path;
+pub use poll::{PollFlags, PollTable};
+pub use superblock::{FileSystem, MountRequest, StatFs, SuperBlock, SuperOps, register_filesystem};
+pub use time::Timestamp;
+pub use userbuf::UserBuf;
+
+/// The lock that may be held while sleeping.
+pub(crate) use crate::sync::SpinLock as Mutex;
+/// Where readers and writers wait.
+pub struct WaitQueue(());
+
+/// Longest name of one component (`NAME_MAX`).
+pub const NAME_MAX: usize = 255;
+/// Longest path with its closing NUL (`PATH_MAX`).
+pub const PATH_MAX: usize = 4096;

@@ -1,0 +1,170 @@
+//! [`SuperBlock`]: one file system, mounted at any number of places; [`FileSystem`]: a type of file
+//! system, found by the name that mount(2) gives.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::chrdev::Dev;
+use super::mount::MountFlags;
+use super::{Dentry, Mutex};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::sync::SpinLock;
+
+/// What statfs(2) tells of a file system; lengths in blocks.
+#[derive(Clone, Copy, Default, Debug)]
+#[allow(missing_docs, reason = "the names are statfs(2)'s")]
+pub struct StatFs {
+    pub bsize: u64,
+    pub blocks: u64,
+    pub bfree: u64,
+    pub bavail: u64,
+    pub files: u64,
+    pub ffree: u64,
+}
+
+/// What a file system does as a whole.
+pub trait SuperOps: Any + Send + Sync {
+    /// Sizes and free space.
+    fn statfs(&self, _sb: &SuperBlock) -> Result<StatFs> {
+        Ok(StatFs { bsize: 4096, ..StatFs::default() })
+    }
+
+    /// Writes options for /proc/mounts, each with a comma before it.
+    fn show_options(&self, _out: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
+
+    /// Takes new options (`MS_REMOUNT`).
+    fn remount(&self, _sb: &SuperBlock, _data: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Options of nothing: for file systems without any.
+pub struct PlainSuper;
+
+impl SuperOps for PlainSuper {}
+
+/// One file system.
+#[repr(C)]
+pub struct SuperBlock {
+    /// Device number of its files (`st_dev`).
+    pub dev: Dev,
+    /// Name of its type.
+    pub fs_type: &'static str,
+    /// Magic number of statfs(2).
+    pub magic: u64,
+    /// Length of the longest file in bytes.
+    pub max_bytes: u64,
+    /// Nobody may write, through whichever mount.
+    read_only: AtomicBool,
+    /// Cross-directory renames go one at a time, so that the tree's shape stays put meanwhile.
+    pub(super) rename_lock: Mutex<()>,
+    next_ino: AtomicU64,
+    pub(super) mounts: AtomicUsize,
+    /// The file system's own part.
+    pub ops: Box<dyn SuperOps>,
+}
+
+/// Minor numbers of file systems without a device.
+static NEXT_ANON_DEV: AtomicU32 = AtomicU32::new(1);
+
+impl SuperBlock {
+    /// A file system of this type with an anonymous device number.
+    pub fn new(fs_type: &'static str, magic: u64, ops: Box<dyn SuperOps>) -> Result<Ref<Self>> {
+        Ref::try_new(Self {
+            dev: Dev::new(0, NEXT_ANON_DEV.fetch_add(1, Ordering::Relaxed)),
+            fs_type,
+            magic,
+            max_bytes: i64::MAX as u64,
+            read_only: AtomicBool::new(false),
+            rename_lock: Mutex::new(()),
+            next_ino: AtomicU64::new(1),
+            mounts: AtomicUsize::new(0),
+            ops,
+        })
+    }
+
+    /// A fresh inode number.
+    pub fn new_ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// True if nobody may write.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Forbids or allows writing.
+    pub fn set_read_only(&self, on: bool) {
+        self.read_only.store(on, Ordering::Relaxed);
+    }
+
+    /// The file system's own part as a `T`.
+    pub fn ops_as<T: SuperOps>(&self) -> Option<&T> {
+        (&*self.ops as &dyn Any).downcast_ref()
+    }
+}
+
+/// What mount(2) asks of a file system type.
+pub struct MountRequest<'a> {
+    /// The source's name; shown in /proc/mounts.
+    pub source: &'a [u8],
+    /// Options, comma separated, as text.
+    pub data: &'a [u8],
+    /// Flags of the mount.
+    pub flags: MountFlags,
+}
+
+impl<'a> MountRequest<'a> {
+    /// The options as (name, value) pairs; a value is empty if there is none.
+    pub fn options(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.data.split(|&b| b == b',').filter(|o| !o.is_empty()).map(|o| {
+            match o.iter().position(|&b| b == b'=') {
+                Some(at) => (&o[..at], &o[at + 1..]),
+                None => (o, &o[o.len()..]),
+            }
+        })
+    }
+}
+
+/// A type of file system.
+pub trait FileSystem: Send + Sync {
+    /// Its name: `tmpfs`.
+    fn name(&self) -> &'static str;
+
+    /// True if it needs a block device: /proc/filesystems then has no `nodev`.
+    fn needs_device(&self) -> bool {
+        false
+    }
+
+    /// Makes a file system, or finds the one there is, and returns its root.
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>>;
+}
+
+static FILE_SYSTEMS: SpinLock<Vec<&'static dyn FileSystem>> = SpinLock::new(Vec::new());
+
+/// Makes a type known to mount(2); called at boot.
+pub fn register_filesystem(fs: &'static dyn FileSystem) {
+    FILE_SYSTEMS.lock().push(fs);
+}
+
+/// The type of that name; `ENODEV` if there is none (mount(2)).
+pub fn find_filesystem(name: &[u8]) -> Result<&'static dyn FileSystem> {
+    let known = FILE_SYSTEMS.lock();
+    known.iter().find(|fs| fs.name().as_bytes() == name).copied().ok_or(Errno::ENODEV)
+}
+
+/// Calls `show` with every type, for /proc/filesystems.
+pub fn for_each_filesystem(mut show: impl FnMut(&'static dyn FileSystem)) {
+    let mut i = 0;
+    loop {
+        let Some(fs) = FILE_SYSTEMS.lock().get(i).copied() else { return };
+        show(fs);
+        i += 1;
+    }
+}
