@@ -6,9 +6,13 @@
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
 //! - [`machine`]: the board that every backend builds.
 //! - [`backend`]: what runs the guest's CPUs.
+//! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
+//! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
 //! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
 
 pub mod backend;
 pub mod image;
+pub mod introspect;
 pub mod machine;
 pub mod render;
+pub mod target;

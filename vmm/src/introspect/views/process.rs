@@ -1,0 +1,176 @@
+//! One task as the views see it: what `ps` and its relatives have in common.
+
+use super::super::{Error, Kernel, Object, Result, optional};
+
+/// Order of the pids in `SignalStruct.pids`, which is that of the kernel's `PidType`.
+const PGID: usize = 2;
+const SID: usize = 3;
+/// `exit_state` of a task that waits for its parent, and of one that is gone (Linux's values).
+const EXIT_ZOMBIE: u64 = 32;
+const EXIT_DEAD: u64 = 16;
+
+/// A task.
+pub(super) struct Process<'k> {
+    task: Object<'k>,
+}
+
+impl<'k> Process<'k> {
+    pub(super) fn new(task: Object<'k>) -> Self {
+        Self { task }
+    }
+
+    /// The task with that number in the initial namespace, leader or other thread.
+    pub(super) fn find(kernel: &'k Kernel<'_>, pid: u32) -> Result<Self> {
+        for leader in kernel.processes()? {
+            let leader = Self::new(leader);
+            if leader.pid()? == u64::from(pid) {
+                return Ok(leader);
+            }
+            for thread in leader.threads()? {
+                if thread.pid()? == u64::from(pid) {
+                    return Ok(thread);
+                }
+            }
+        }
+        Err(Error::NoProcess { pid })
+    }
+
+    /// The structure.
+    pub(super) fn task(&self) -> &Object<'k> {
+        &self.task
+    }
+
+    /// Number in the initial namespace.
+    pub(super) fn pid(&self) -> Result<u64> {
+        self.task.uint("pid")
+    }
+
+    /// Number of its parent's process; `None` if it has no parent.
+    pub(super) fn ppid(&self) -> Result<Option<u64>> {
+        self.task.ptr("real_parent")?.map(|p| p.uint("tgid")).transpose()
+    }
+
+    /// Process group and session, as the initial namespace numbers them; 0 for none.
+    pub(super) fn pgid_sid(&self) -> Result<(u64, u64)> {
+        let Some(signal) = self.task.ptr("signal")? else { return Ok((0, 0)) };
+        let number = |kind| -> Result<u64> {
+            let Some(pid) = signal.element("pids", kind)? else { return Ok(0) };
+            match pid.array("numbers")?.first() {
+                Some(outermost) => outermost.uint("nr"),
+                None => Ok(0),
+            }
+        };
+        Ok((number(PGID)?, number(SID)?))
+    }
+
+    /// The threads of its process, itself included.
+    pub(super) fn threads(&self) -> Result<Vec<Process<'k>>> {
+        match self.task.ptr("signal")? {
+            Some(signal) => {
+                let threads: Result<Vec<_>> = signal.list("threads")?.collect();
+                Ok(threads?.into_iter().map(Self::new).collect())
+            }
+            None => Ok(vec![]),
+        }
+    }
+
+    /// The letter of ps(1).
+    pub(super) fn state(&self) -> Result<char> {
+        match self.task.uint("exit_state")? {
+            0 => {}
+            state if state & EXIT_ZOMBIE != 0 => return Ok('Z'),
+            state if state & EXIT_DEAD != 0 => return Ok('X'),
+            _ => {}
+        }
+        let state = self.task.flags("se.state")?;
+        let has = |name: &str| state.iter().any(|s| s == name);
+        // The order of proc_pid_stat(5)'s letters: what says more comes first.
+        let letters = [
+            ("DEAD", 'X'),
+            ("TRACED", 't'),
+            ("STOPPED", 'T'),
+            ("PARKED", 'P'),
+            ("NOLOAD", 'I'),
+            ("UNINTERRUPTIBLE", 'D'),
+            ("NEW", 'D'),
+            ("INTERRUPTIBLE", 'S'),
+        ];
+        Ok(letters.into_iter().find(|(name, _)| has(name)).map_or('R', |(_, letter)| letter))
+    }
+
+    /// The class as ps(1) abbreviates it.
+    pub(super) fn policy(&self) -> Result<String> {
+        let name = self.task.enum_name("se.policy")?;
+        Ok(match name.as_str() {
+            "Normal" => "TS".into(),
+            "Fifo" => "FF".into(),
+            "RoundRobin" => "RR".into(),
+            "Batch" => "B".into(),
+            "Idle" => "IDL".into(),
+            "Deadline" => "DLN".into(),
+            _ => name,
+        })
+    }
+
+    /// Priority as proc_pid_stat(5) counts it: 20 for nice 0, negative for real time.
+    pub(super) fn prio(&self) -> Result<i64> {
+        Ok(self.task.int("se.prio")? - 100)
+    }
+
+    /// Nice value.
+    pub(super) fn nice(&self) -> Result<i64> {
+        Ok(self.task.int("se.static_prio")? - 120)
+    }
+
+    /// Where it sleeps; `None` while it does not.
+    pub(super) fn wchan(&self) -> Result<Option<String>> {
+        if self.state()? == 'R' {
+            return Ok(None);
+        }
+        match optional(self.task.ptr("se.wchan"))?.flatten() {
+            Some(channel) => channel.text("name").map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Nanoseconds that this thread has run.
+    pub(super) fn runtime(&self) -> Result<u64> {
+        self.task.uint("se.sum_exec_runtime")
+    }
+
+    /// Nanoseconds that the process has run, threads that ended included.
+    pub(super) fn process_runtime(&self) -> Result<u64> {
+        let mut total = 0u64;
+        for thread in self.threads()? {
+            total = total.saturating_add(thread.runtime()?);
+        }
+        if let Some(signal) = self.task.ptr("signal")? {
+            for part in ["dead.utime", "dead.stime"] {
+                total = total.saturating_add(optional(signal.uint(part))?.unwrap_or(0));
+            }
+        }
+        Ok(total)
+    }
+
+    /// The name; in brackets for a kernel thread, as ps(1) shows what has no command line.
+    pub(super) fn comm(&self) -> Result<String> {
+        let name = self.task.text("comm")?;
+        let kthread = self.task.flags("flags")?.iter().any(|f| f == "KTHREAD");
+        Ok(if kthread { format!("[{name}]") } else { name })
+    }
+
+    /// Whether it is on a CPU now, so that its registers are not in memory.
+    pub(super) fn on_cpu(&self) -> Result<bool> {
+        self.task.bool("se.on_cpu")
+    }
+
+    /// The CPU that it runs or last ran on.
+    pub(super) fn cpu(&self) -> Result<u64> {
+        self.task.uint("se.thread.info.cpu")
+    }
+
+    /// Its address space; `None` for kernel threads and zombies.
+    pub(super) fn mm(&self) -> Result<Option<Object<'k>>> {
+        self.task.ptr("se.mm")
+    }
+}

@@ -1,0 +1,110 @@
+//! Where physical memory comes from: a live machine's mapped RAM, a raw RAM file, bytes of a test.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use super::{Error, Ram};
+
+/// A machine's RAM while the machine is there. The guest may write meanwhile unless it is paused:
+/// every access is volatile, and what it returns is a value, never a reference into the guest.
+impl Ram for GuestMemoryMmap<()> {
+    fn ranges(&self) -> Vec<Range<u64>> {
+        self.iter().map(|r| r.start_addr().0..r.start_addr().0 + r.len()).collect()
+    }
+
+    fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.read_slice(buf, GuestAddress(phys))
+            .map_err(|_| Error::OutsideRam { phys, len: buf.len() })
+    }
+}
+
+/// A file that holds RAM byte for byte from one physical address on.
+#[derive(Debug)]
+pub struct RawRam {
+    file: File,
+    base: u64,
+    len: u64,
+}
+
+impl RawRam {
+    /// Takes `file` as the RAM from physical address `base` on.
+    pub fn new(file: File, base: u64) -> std::io::Result<Self> {
+        let len = file.metadata()?.len().min(u64::MAX - base);
+        Ok(Self { file, base, len })
+    }
+}
+
+impl Ram for RawRam {
+    fn ranges(&self) -> Vec<Range<u64>> {
+        Vec::from([self.base..self.base + self.len])
+    }
+
+    fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let offset = offset_in(self.base, self.len, phys, buf.len())?;
+        self.file.read_exact_at(buf, offset).map_err(|e| Error::Io { phys, cause: e.to_string() })
+    }
+}
+
+/// RAM in this process's own memory.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceRam<'a> {
+    /// The first physical address.
+    pub base: u64,
+    /// The bytes from there on.
+    pub bytes: &'a [u8],
+}
+
+impl Ram for SliceRam<'_> {
+    fn ranges(&self) -> Vec<Range<u64>> {
+        Vec::from([self.base..self.base.saturating_add(self.bytes.len() as u64)])
+    }
+
+    fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let at = offset_in(self.base, self.bytes.len() as u64, phys, buf.len())? as usize;
+        buf.copy_from_slice(&self.bytes[at..at + buf.len()]);
+        Ok(())
+    }
+}
+
+/// The offset of `len` bytes at `phys` in a region, or the error that it is not inside.
+fn offset_in(base: u64, size: u64, phys: u64, len: usize) -> Result<u64, Error> {
+    phys.checked_sub(base)
+        .filter(|offset| offset.checked_add(len as u64).is_some_and(|end| end <= size))
+        .ok_or(Error::OutsideRam { phys, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn read_at_the_edges_of_ram() {
+        let ram = SliceRam { base: 0x1000, bytes: &[7; 16] };
+        let mut buf = [0; 8];
+        assert_eq!(ram.read(0x1008, &mut buf), Ok(()));
+        assert_eq!(buf, [7; 8]);
+        for phys in [0, 0xfff, 0x1009, 0x1010, u64::MAX, u64::MAX - 3] {
+            assert_eq!(ram.read(phys, &mut buf), Err(Error::OutsideRam { phys, len: 8 }));
+        }
+    }
+
+    #[test]
+    fn raw_file_and_mapped_memory_read_the_same() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1, 2, 3, 4]).unwrap();
+        let raw = RawRam::new(file, 0x4000_0000).unwrap();
+        let map = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0x4000_0000), 4096)]).unwrap();
+        map.write_slice(&[1, 2, 3, 4], GuestAddress(0x4000_0000)).unwrap();
+        for ram in [&raw as &dyn Ram, &map] {
+            let mut buf = [0; 2];
+            ram.read(0x4000_0001, &mut buf).unwrap();
+            assert_eq!(buf, [2, 3]);
+            assert!(ram.read(0x3fff_ffff, &mut buf).is_err());
+        }
+        assert!(raw.read(0x4000_0003, &mut [0; 2]).is_err());
+    }
+}
