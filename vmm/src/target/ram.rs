@@ -39,7 +39,7 @@ impl RawRam {
 
 impl Ram for RawRam {
     fn ranges(&self) -> Vec<Range<u64>> {
-        Vec::from([self.base..self.base + self.len])
+        std::iter::once(self.base..self.base + self.len).collect()
     }
 
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
@@ -59,7 +59,7 @@ pub struct SliceRam<'a> {
 
 impl Ram for SliceRam<'_> {
     fn ranges(&self) -> Vec<Range<u64>> {
-        Vec::from([self.base..self.base.saturating_add(self.bytes.len() as u64)])
+        std::iter::once(self.base..self.base.saturating_add(self.bytes.len() as u64)).collect()
     }
 
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
