@@ -7,6 +7,7 @@ use crate::addr::{PhysAddr, VirtAddr};
 use crate::array::Array;
 use crate::kref::Ref;
 use crate::list::{Link, Linked, List};
+use crate::ns::CapSet;
 use crate::sync::{IrqLock, SeqCount, SpinLock};
 
 impl<T: Described> DescribeField for Ref<T> {
@@ -37,6 +38,10 @@ impl DescribeField for PhysAddr {
 }
 
 impl DescribeField for VirtAddr {
+    const KIND: Kind = Kind::plain(Tag::Hex, 8);
+}
+
+impl DescribeField for CapSet {
     const KIND: Kind = Kind::plain(Tag::Hex, 8);
 }
 

@@ -1,6 +1,8 @@
 //! Credentials (credentials(7), capabilities(7)): user and group ids, supplementary groups,
 //! capability sets. A [`Cred`] is never changed once it is shared: changing an id makes a new one.
 
+use belljar_abi::Described;
+
 use crate::array::Array;
 use crate::errno::Result;
 use crate::kref::Ref;
@@ -87,6 +89,7 @@ impl CapSet {
 
 /// Who a task is.
 #[repr(C)]
+#[derive(Described)]
 #[allow(missing_docs, reason = "the names are credentials(7)'s")]
 pub struct Cred {
     pub uid: u32,

@@ -4,6 +4,8 @@
 //! user namespace hangs on the credentials. A proxy is never changed: `unshare` and `setns` install a
 //! new one.
 
+use belljar_abi::Described;
+
 use crate::errno::Result;
 use crate::kref::Ref;
 use crate::ns::pid::{PidNs, init_pid_ns};
@@ -13,6 +15,7 @@ use crate::sync::Once;
 
 /// A namespace of a kind that so far only exists as the initial one: it has an identity and an owner.
 #[repr(C)]
+#[derive(Described)]
 pub struct PlainNs {
     /// Inode number of its /proc/PID/ns file.
     pub inum: u32,
@@ -28,6 +31,7 @@ impl PlainNs {
 
 /// The namespaces that a task uses.
 #[repr(C)]
+#[derive(Described)]
 pub struct NsProxy {
     /// Host name.
     pub uts: Ref<UtsNs>,

@@ -5,6 +5,8 @@
 //! by (number, namespace). A `Pid` lives while something holds a [`Ref`] to it (a task of any of the
 //! four kinds, a tty, a pidfd); its numbers are free again only then, so a held number is never reused.
 
+use belljar_abi::Described;
+
 use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -44,7 +46,7 @@ pub const PID_TYPES: usize = 4;
 
 /// The place of a task on a [`Pid`]'s list of one kind; embedded in the task.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Described, Default)]
 pub struct PidMember {
     link: Link,
 }
@@ -55,6 +57,7 @@ list_link!(
 
 /// One number of a [`Pid`].
 #[repr(C)]
+#[derive(Described)]
 pub struct Upid {
     /// The number.
     pub nr: u32,
@@ -74,6 +77,7 @@ list_link!(
 
 /// A process id with one number per namespace level.
 #[repr(C)]
+#[derive(Described)]
 pub struct Pid {
     /// Level of the innermost namespace that numbers it; `numbers` has one more.
     pub level: u32,
@@ -90,6 +94,7 @@ unsafe impl Sync for Pid {}
 
 /// A pid namespace.
 #[repr(C)]
+#[derive(Described)]
 pub struct PidNs {
     /// Inode number of its /proc/PID/ns file.
     pub inum: u32,
@@ -103,6 +108,7 @@ pub struct PidNs {
     pub child_reaper: AtomicPtr<()>,
     /// Pids alive in it.
     pub nr_hashed: AtomicU32,
+    #[described(skip)]
     map: IrqLock<PidMap>,
 }
 

@@ -1,5 +1,7 @@
 //! User namespaces (user_namespaces(7)): hierarchical owners of ids and capabilities.
 
+use belljar_abi::Described;
+
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::sync::Once;
@@ -9,6 +11,7 @@ pub const MAX_USER_NS_LEVEL: u32 = 32;
 
 /// A user namespace.
 #[repr(C)]
+#[derive(Described)]
 pub struct UserNs {
     /// Inode number of its /proc/PID/ns file.
     pub inum: u32,

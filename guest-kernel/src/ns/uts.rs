@@ -1,5 +1,7 @@
 //! UTS namespaces (uts_namespaces(7)): host name and domain name.
 
+use belljar_abi::Described;
+
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::user::UserNs;
@@ -13,7 +15,7 @@ pub type UtsName = [u8; UTS_LEN + 1];
 
 /// The names of a namespace.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Described, Clone, Copy)]
 pub struct UtsNames {
     /// Host name.
     pub nodename: UtsName,
@@ -23,6 +25,7 @@ pub struct UtsNames {
 
 /// A UTS namespace.
 #[repr(C)]
+#[derive(Described)]
 pub struct UtsNs {
     /// Inode number of its /proc/PID/ns file.
     pub inum: u32,
