@@ -9,10 +9,16 @@
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
 //! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
 //! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
+//! - [`runtime`]: a VM from start to end, and where other commands find it.
+//! - [`api`]: what a running VM serves, and its clients.
+//! - [`cli`]: the command line.
 
+pub mod api;
 pub mod backend;
+pub mod cli;
 pub mod image;
 pub mod introspect;
 pub mod machine;
 pub mod render;
+pub mod runtime;
 pub mod target;

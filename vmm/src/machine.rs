@@ -9,8 +9,8 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 pub const KERNEL_BASE: u64 = RAM_BASE + 0x20_0000;
 /// The least memory that the kernel and a small image run in.
 pub const MIN_MEMORY: u64 = 16 << 20;
-/// The memory of a VM if nobody says otherwise.
-pub const DEFAULT_MEMORY: u64 = 256 << 20;
+/// The most memory that the board's address map has room for, low devices included.
+pub const MAX_MEMORY: u64 = 128 << 30;
 /// The most CPUs that the board's interrupt controller serves in its first redistributor region.
 pub const MAX_CPUS: u32 = 8;
 /// RAM is given out in such steps.

@@ -1,3 +1,7 @@
 //! The `belljar` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    belljar::cli::main(std::env::args_os())
+}

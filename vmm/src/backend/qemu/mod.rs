@@ -164,7 +164,7 @@ fn report(event: qmp::Event, child: &OnceLock<Child>, events: &Mutex<Option<Even
 /// Why the child closed its monitor before the handshake: mostly an option that it does not know.
 fn failed_start(command: &Command, child: &Child, cause: std::io::Error) -> Error {
     let program = command.program.display().to_string();
-    if let Some(found) = command.version().filter(|v| too_old(v)) {
+    if let Some(found) = command.version().filter(too_old) {
         return Error::TooOld { program, found: format!("{}.{}", found.0, found.1) };
     }
     let how = child.how_it_ended();

@@ -1,0 +1,169 @@
+//! The client's side of the API: one connection a request.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde::de::DeserializeOwned;
+
+use super::{Failure, Status};
+use crate::introspect;
+use crate::render::Envelope;
+use crate::runtime::{self, Outcome, folder};
+
+/// Answers larger than this are not believed.
+const MAX_ANSWER: u64 = 256 << 20;
+
+/// Why a VM did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It was not found.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// It does not answer.
+    #[error("VM {vm} does not answer: {cause}: if that lasts, end it with belljar kill {vm}")]
+    NoAnswer {
+        /// Its name.
+        vm: String,
+        /// What happened.
+        cause: String,
+    },
+    /// It refused.
+    #[error("VM {vm}: {reason}")]
+    Refused {
+        /// Its name.
+        vm: String,
+        /// Its reason.
+        reason: String,
+    },
+}
+
+/// A running VM.
+pub struct Client {
+    name: String,
+    /// Keeps the way to the socket valid, and is unlocked when the VM ends.
+    dir: File,
+    socket: std::path::PathBuf,
+}
+
+impl Client {
+    /// Finds the VM `name`.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let (dir, path) = folder::open(name)?;
+        Ok(Self { name: name.to_owned(), dir, socket: path.join(folder::SOCKET) })
+    }
+
+    /// What the VM is and how it does.
+    pub fn status(&self) -> Result<Status, Error> {
+        self.get("/v1/vm")
+    }
+
+    /// Stops its CPUs.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.request("POST", "/v1/pause").map(drop)
+    }
+
+    /// Lets its CPUs run on.
+    pub fn unpause(&self) -> Result<(), Error> {
+        self.request("POST", "/v1/unpause").map(drop)
+    }
+
+    /// Ends it, and waits until nothing of it is left.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.request("POST", "/v1/kill")?;
+        self.wait_gone()
+    }
+
+    /// Waits until it ends, and says how it did.
+    pub fn wait(&self) -> Result<Outcome, Error> {
+        let outcome = self.get("/v1/exit")?;
+        self.wait_gone()?;
+        Ok(outcome)
+    }
+
+    /// The last of what the guest printed.
+    pub fn console(&self) -> Result<Vec<u8>, Error> {
+        self.request("GET", "/v1/console")
+    }
+
+    /// Looks at the guest.
+    pub fn view(&self, request: &introspect::Request) -> Result<Envelope, Error> {
+        let path = view_path(request).map_err(|cause| self.no_answer(&cause))?;
+        self.get(&path)
+    }
+
+    fn wait_gone(&self) -> Result<(), Error> {
+        folder::wait_gone(&self.dir).map_err(|e| self.no_answer(&e))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let body = self.request("GET", path)?;
+        serde_json::from_slice(&body).map_err(|e| self.no_answer(&e))
+    }
+
+    /// Sends one request and returns the body of a good answer.
+    fn request(&self, method: &str, path: &str) -> Result<Vec<u8>, Error> {
+        let answer = self.exchange(method, path).map_err(|e| self.no_answer(&e))?;
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let start = match response.parse(&answer) {
+            Ok(httparse::Status::Complete(start)) => start,
+            Ok(httparse::Status::Partial) => return Err(self.no_answer(&"its answer is cut short")),
+            Err(e) => return Err(self.no_answer(&e)),
+        };
+        let (code, body) = (response.code.unwrap_or(0), &answer[start..]);
+        if (200..300).contains(&code) {
+            return Ok(body.to_vec());
+        }
+        let reason = match serde_json::from_slice::<Failure>(body) {
+            Ok(failure) => failure.error,
+            Err(_) => format!("it answered with status {code}"),
+        };
+        Err(Error::Refused { vm: self.name.clone(), reason })
+    }
+
+    /// One request without keep-alive: the answer ends with the connection. HTTP/1.0 keeps the server
+    /// from sending it in chunks.
+    fn exchange(&self, method: &str, path: &str) -> std::io::Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn no_answer(&self, cause: &dyn std::fmt::Display) -> Error {
+        Error::NoAnswer { vm: self.name.clone(), cause: cause.to_string() }
+    }
+}
+
+/// The path and query of a view: its fields are the query, as the server reads them back.
+fn view_path(request: &introspect::Request) -> Result<String, serde_json::Error> {
+    let value = serde_json::to_value(request)?;
+    let fields = value.as_object().into_iter().flatten();
+    let mut name = "";
+    let mut query = Vec::new();
+    for (key, value) in fields {
+        match (key.as_str(), value.as_str()) {
+            ("view", Some(view)) => name = view,
+            (key, Some(text)) => query.push(format!("{key}={text}")),
+            (key, None) => query.push(format!("{key}={value}")),
+        }
+    }
+    Ok(match query.is_empty() {
+        true => format!("/v1/view/{name}"),
+        false => format!("/v1/view/{name}?{}", query.join("&")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn view_path_carries_the_arguments() {
+        let request = introspect::Request::Vtop { pid: 7, addr: 16 };
+        assert_eq!(view_path(&request).unwrap(), "/v1/view/vtop?pid=7&addr=16");
+        assert_eq!(view_path(&introspect::Request::Ps).unwrap(), "/v1/view/ps");
+    }
+}

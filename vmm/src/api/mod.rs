@@ -1,0 +1,28 @@
+//! The API of a running VM: HTTP/1.1 and JSON over the Unix socket in its runtime folder.
+//!
+//! `openapi.yaml` beside this crate's manifest describes it. [`server`] runs in the VM's process,
+//! [`client`] in every other command. Errors are `{"error": "one line"}` with a 4xx or 5xx status.
+
+pub mod client;
+pub mod server;
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::{Info, State};
+
+/// The answer to `GET /v1/vm`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What the VM is.
+    #[serde(flatten)]
+    pub info: Info,
+    /// How it does.
+    pub state: State,
+}
+
+/// The answer to anything that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One line for the user.
+    pub error: String,
+}

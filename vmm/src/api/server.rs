@@ -1,0 +1,135 @@
+//! The server's side of the API: a thread that accepts, a thread for each request.
+//!
+//! The socket lies in a folder that only its owner can enter, so whoever connects is the owner.
+
+use std::io::{self, Cursor};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tiny_http::{Header, Method, Request, Response, Server};
+
+use super::{Failure, Status};
+use crate::introspect::{self, Kernel};
+use crate::render::{Consistency, Envelope};
+use crate::runtime::{Vm, VmError};
+
+/// Serves `vm` on `listener` until the process ends.
+pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
+    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
+    thread::Builder::new().name("api".into()).spawn(move || {
+        for request in server.incoming_requests() {
+            let vm = Arc::clone(&vm);
+            let answer = move || {
+                let _caller = vm.caller();
+                let response = answer(&vm, &request);
+                // A client that went away does not want its answer.
+                let _ = request.respond(response);
+            };
+            // Without memory for a thread the client sees its connection closed.
+            let _ = thread::Builder::new().name("api-request".into()).spawn(answer);
+        }
+    })?;
+    Ok(())
+}
+
+type Body = Response<Cursor<Vec<u8>>>;
+
+fn answer(vm: &Vm, request: &Request) -> Body {
+    let url = request.url();
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let result = match (request.method(), path) {
+        (Method::Get, "/v1/vm") => {
+            Ok(json(200, &Status { info: vm.info().clone(), state: vm.state() }))
+        }
+        (Method::Post, "/v1/pause") => vm.pause().map(|()| empty()).map_err(vm_error),
+        (Method::Post, "/v1/unpause") => vm.unpause().map(|()| empty()).map_err(vm_error),
+        (Method::Post, "/v1/kill") => {
+            vm.kill();
+            Ok(empty())
+        }
+        (Method::Get, "/v1/exit") => vm
+            .wait(None)
+            .map(|outcome| json(200, &outcome))
+            .ok_or_else(|| (410, "the VM has ended".to_owned())),
+        (Method::Get, "/v1/console") => Ok(Response::from_data(vm.console_tail())
+            .with_header(content_type("application/octet-stream"))),
+        (Method::Get, path) => match path.strip_prefix("/v1/view/") {
+            Some(view) => show(vm, view, query).map(|envelope| json(200, &envelope)),
+            None => Err((404, format!("no such path: {path}"))),
+        },
+        (method, path) => Err((404, format!("no such request: {method} {path}"))),
+    };
+    result.unwrap_or_else(|(code, error)| json(code, &Failure { error }))
+}
+
+/// Makes the view `name` with the arguments in `query` while the guest stands still.
+fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
+    let request = parse_view(name, query).map_err(|error| (400, error))?;
+    let answer = vm.look(|memory| {
+        let answer =
+            Kernel::open(memory, true).and_then(|kernel| introspect::view(&kernel, &request, None));
+        let quiesced =
+            answer.as_ref().is_ok_and(|answer| answer.consistency == Consistency::Quiesced);
+        (answer, quiesced)
+    });
+    let answer = answer.map_err(vm_error)?.map_err(|e| (422, e.to_string()))?;
+    Ok(answer.envelope(vm.info().name.clone()))
+}
+
+/// `maps` and `pid=7` as a request. Numbers may be decimal or `0x…`.
+fn parse_view(name: &str, query: &str) -> Result<introspect::Request, String> {
+    let mut fields = Map::new();
+    fields.insert("view".into(), name.into());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let number = match value.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => value.parse().ok(),
+        };
+        fields.insert(key.into(), number.map_or_else(|| value.into(), Value::from));
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|e| format!("view {name}: {e}"))
+}
+
+fn vm_error(error: VmError) -> (u16, String) {
+    let code = match error {
+        VmError::Ended(_) => 410,
+        VmError::Backend(_) => 500,
+    };
+    (code, error.to_string())
+}
+
+fn json(code: u16, body: &impl Serialize) -> Body {
+    let text = serde_json::to_vec(body).expect("the API's types serialise to JSON");
+    Response::from_data(text).with_status_code(code).with_header(content_type("application/json"))
+}
+
+fn empty() -> Body {
+    Response::from_data(Vec::new()).with_status_code(204)
+}
+
+fn content_type(value: &str) -> Header {
+    Header::from_bytes("Content-Type", value).expect("a media type is a valid header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_view_takes_numbers_of_both_bases() {
+        let request = parse_view("vtop", "pid=7&addr=0xffff0000").unwrap();
+        assert_eq!(request, introspect::Request::Vtop { pid: 7, addr: 0xffff_0000 });
+        assert_eq!(parse_view("ps", ""), Ok(introspect::Request::Ps));
+    }
+
+    #[test]
+    fn parse_view_refuses_unknown_views_and_missing_arguments() {
+        assert!(parse_view("nonsense", "").is_err());
+        assert!(parse_view("maps", "").unwrap_err().contains("pid"));
+        assert!(parse_view("maps", "pid=abc").is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! The command line: one file a subcommand, each of which parses, calls and prints.
+//!
+//! stdout carries answers and the guest's output only; everything that Bell Jar has to say of itself
+//! is one line on stderr. The exit status is 125 if Bell Jar itself failed, wrong usage included.
+
+mod build;
+mod console;
+mod kill;
+mod ls;
+mod pause;
+mod run;
+mod view;
+mod wait;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::render::{self, Envelope, Schema};
+use crate::runtime::FAILURE;
+
+/// Why a command failed: the one line that the user sees.
+type Error = Box<dyn std::error::Error>;
+
+/// Runs unmodified AArch64 Linux programs in a small virtual machine whose every process can be
+/// seen from outside.
+#[derive(Debug, Parser)]
+#[command(name = "belljar", version, disable_help_subcommand = true)]
+#[command(after_help = "Exit status: that of the command; 125 if belljar itself failed.")]
+struct Cli {
+    /// How answers are printed
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Build(build::Args),
+    Ls(ls::Args),
+    #[command(flatten)]
+    View(view::Views),
+    Console(console::Args),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
+    Kill(kill::Args),
+    Wait(wait::Args),
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// Aligned columns
+    #[default]
+    Table,
+    /// One object: schema, target, consistency, rows
+    Json,
+    /// A heading line and one line a row
+    Csv,
+}
+
+impl From<Format> for render::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Table => Self::Table,
+            Format::Json => Self::Json,
+            Format::Csv => Self::Csv,
+        }
+    }
+}
+
+/// Runs the command line `args`, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version come this way too, for stdout.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let format = cli.format.into();
+    let result = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ls(args) => ls::run(&args, format).map(|()| ExitCode::SUCCESS),
+        Command::View(view) => view::run(&view, format).map(|()| ExitCode::SUCCESS),
+        Command::Console(args) => console::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Pause(args) => pause::pause(&args).map(|()| ExitCode::SUCCESS),
+        Command::Unpause(args) => pause::unpause(&args).map(|()| ExitCode::SUCCESS),
+        Command::Kill(args) => kill::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Wait(args) => wait::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        if !is_broken_pipe(&error) {
+            complain(&error.to_string());
+        }
+        ExitCode::from(FAILURE)
+    })
+}
+
+/// Tells the user something in one line.
+fn complain(message: &str) {
+    let line = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    // If stderr is gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "belljar: {}", render::escape(&line));
+}
+
+/// Prints an answer.
+fn print(schema: &Schema, envelope: &Envelope, format: render::Format) -> Result<(), Error> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    render::render(&mut out, schema, envelope, format)?;
+    Ok(out.flush()?)
+}
+
+/// Whether the reader of stdout just had enough, as `head` does.
+fn is_broken_pipe(error: &Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

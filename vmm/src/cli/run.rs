@@ -1,0 +1,245 @@
+//! `belljar run`
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{Error, complain};
+use crate::backend::{self, Config, Initrd, Request, qemu};
+use crate::image::{Boot, Image, Program};
+use crate::runtime::daemon::{self, Side};
+use crate::runtime::{self, Outcome, Plan, terminal};
+use crate::{api, machine};
+
+/// Run an image in a new VM
+///
+/// The guest's console is this terminal (Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h
+/// lists these), or stdin and stdout, byte for byte, if they are no terminal. The exit status is that
+/// of the guest's first program (128+N if signal N killed it), 124 after --timeout, 137 after `belljar
+/// kill`, 125 if belljar or the guest's kernel failed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to run: the name of an image, a folder, a cpio or tar archive (also gzip), one AArch64 ELF
+    /// program, or a bootable Image made by `belljar build`
+    #[arg(default_value = "shell")]
+    image: String,
+    /// The first program and its arguments; for an image that is one program: its arguments
+    #[arg(last = true, value_name = "CMD")]
+    cmd: Vec<String>,
+    /// Name of the VM, for the other commands [default: made from IMAGE]
+    #[arg(long)]
+    name: Option<String>,
+    /// Number of CPUs
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(machine::MAX_CPUS)))]
+    cpus: u32,
+    /// Memory, such as 64M or 1G; a plain number is MiB
+    #[arg(long, default_value = "256M", value_parser = parse_memory)]
+    memory: u64,
+    /// Set a variable of the first program, or pass on your own with just NAME
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Return when the VM runs, and print its name
+    #[arg(long, short)]
+    detach: bool,
+    /// End the VM after this time, such as 10, 1.5s, 500ms or 2m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// What runs the guest's CPUs
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+    /// Boot this arm64 Image instead of Bell Jar's own kernel
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Add words to the kernel's command line
+    #[arg(long, value_name = "WORDS")]
+    append: Option<String>,
+    /// Print the command that the backend would run, and do nothing
+    #[arg(long)]
+    print_command: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// kvm where it can work, else qemu; naming it says which one and why
+    #[default]
+    Auto,
+    /// A child qemu-system-aarch64, on any host
+    Qemu,
+    /// The host's virtualisation, on AArch64 hosts
+    Kvm,
+}
+
+/// Why a VM of the wanted size cannot run the image.
+#[derive(Debug, thiserror::Error)]
+enum SizeError {
+    /// Less than any guest needs.
+    #[error("--memory {}M is too small: give {}M or more", .0 >> 20, machine::MIN_MEMORY >> 20)]
+    BelowMinimum(u64),
+    /// Less than this guest needs.
+    #[error("--memory {}M is too small for image {image}, which takes {}M to boot: give {}M or more",
+        .memory >> 20, .footprint >> 20, .enough >> 20)]
+    BelowImage { memory: u64, image: String, footprint: u64, enough: u64 },
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
+    // A choice that nobody questioned is not worth a line.
+    let asked_auto =
+        std::env::args().any(|arg| arg == "--backend" || arg.starts_with("--backend="));
+    let choice = backend::choose(match args.backend {
+        Backend::Auto => Request::Auto,
+        Backend::Qemu => Request::Qemu,
+        Backend::Kvm => Request::Kvm,
+    })?;
+    if asked_auto && args.backend == Backend::Auto {
+        complain(&format!("backend {}, because {}", choice.kind, choice.why));
+    }
+    if args.memory < machine::MIN_MEMORY {
+        return Err(SizeError::BelowMinimum(args.memory).into());
+    }
+    let image = Image::resolve(&args.image)?;
+    let name = image.name.clone();
+    let program = Program { cmd: args.cmd.clone(), env: args.env.clone() };
+    let boot = image.boot(&program, args.kernel.as_deref())?;
+    check_size(args.memory, &name, &boot)?;
+    let attached = !args.detach;
+    let config = Config {
+        cpus: args.cpus,
+        memory: args.memory,
+        kernel: boot.kernel,
+        initrd: boot.initrd.map(Initrd::Memory),
+        cmdline: cmdline(attached, args.append.as_deref()),
+    };
+    if args.print_command {
+        println!("{}", qemu::Command::new(qemu::find()?, &config));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan =
+        Plan { name: args.name, image: name, choice, config, timeout: args.timeout, attached };
+    match args.detach {
+        true => detached(plan),
+        false => finish(runtime::run(plan, api::server::serve, |_| ())?),
+    }
+}
+
+/// Runs `plan` in a process of its own and returns when the guest runs.
+fn detached(plan: Plan) -> Result<ExitCode, Error> {
+    let report = match daemon::detach()? {
+        Side::Caller(Ok(name)) => {
+            println!("{name}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Side::Caller(Err(why)) => return Err(why.into()),
+        Side::Keeper(report) => report,
+    };
+    let mut report = Some(report);
+    let ended = runtime::run(plan, api::server::serve, |name| {
+        if let Some(report) = report.take() {
+            report.ready(name);
+        }
+    });
+    match (ended, report) {
+        (Ok(end), _) => finish(end),
+        (Err(error), Some(report)) => {
+            report.failed(&error.to_string());
+            Ok(ExitCode::from(runtime::FAILURE))
+        }
+        // The caller has long been told that the VM runs.
+        (Err(_), None) => Ok(ExitCode::from(runtime::FAILURE)),
+    }
+}
+
+fn finish((name, outcome): (String, Outcome)) -> Result<ExitCode, Error> {
+    if let Some(complaint) = outcome.complaint(&name) {
+        complain(&complaint);
+    }
+    Ok(ExitCode::from(outcome.exit_status()))
+}
+
+/// What the kernel is told: where its console is and how it shall treat it.
+fn cmdline(attached: bool, more: Option<&str>) -> String {
+    let mut words = vec!["console=ttyAMA0".to_owned(), "quiet".into(), "belljar.mounts=1".into()];
+    if attached && !io::stdout().is_terminal() {
+        // Output leaves the guest as the program wrote it, without carriage returns.
+        words.push("belljar.console=raw".into());
+    }
+    if attached && !io::stdin().is_terminal() {
+        // What comes from a pipe is not shown again.
+        words.push("belljar.echo=off".into());
+    }
+    if attached && let Some((rows, columns)) = terminal::size() {
+        words.push(format!("belljar.winsize={rows}x{columns}"));
+    }
+    words.extend(more.map(str::to_owned));
+    words.join(" ")
+}
+
+/// The files are in RAM twice while the kernel unpacks them.
+fn check_size(memory: u64, image: &str, boot: &Boot) -> Result<(), SizeError> {
+    /// What the kernel itself needs beside its image and the initrd.
+    const WORKING: u64 = 8 << 20;
+    let footprint = boot.footprint + WORKING;
+    if footprint <= memory {
+        return Ok(());
+    }
+    let enough = (2 * boot.footprint + 2 * WORKING).next_multiple_of(16 << 20);
+    Err(SizeError::BelowImage { memory, image: image.to_owned(), footprint, enough })
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 20,
+        "k" | "kb" | "kib" => 10,
+        "g" | "gb" | "gib" => 30,
+        unit => return Err(format!("unknown unit {unit:?}: write 64M or 1G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a size: write 64M or 1G".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes <= machine::MAX_MEMORY)
+        .ok_or_else(|| format!("more than {} GiB", machine::MAX_MEMORY >> 30))?;
+    Ok(bytes.next_multiple_of(machine::MEMORY_STEP))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("unknown unit {unit:?}: write 10s, 500ms or 2m")),
+    };
+    let number: f64 =
+        digits.parse().map_err(|_| "not a time: write 10s, 500ms or 2m".to_owned())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_with_its_unit_and_rounded_up() {
+        assert_eq!(parse_memory("32M"), Ok(32 << 20));
+        assert_eq!(parse_memory("64"), Ok(64 << 20));
+        assert_eq!(parse_memory("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_memory("1500k"), Ok(2 << 20));
+        for bad in ["", "M", "-1", "1T", "99999999999G", "1.5G"] {
+            assert!(parse_memory(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "s", "-1", "5d", "nan"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The guest's console: one thread copies what the guest prints, one what the user types.
+//!
+//! Output goes to stdout (or nowhere, if detached), and its last bytes are kept. Input comes from a
+//! terminal, where Ctrl-A starts a command to Bell Jar itself, or from a pipe or file, whose end the
+//! guest sees as Ctrl-D.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// How much of the output is kept.
+const KEPT: usize = 256 << 10;
+
+/// The end of everything that the guest printed so far.
+#[derive(Debug, Default)]
+pub struct Tail(Mutex<VecDeque<u8>>);
+
+impl Tail {
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap();
+        let bytes = &bytes[bytes.len().saturating_sub(KEPT)..];
+        let excess = (kept.len() + bytes.len()).saturating_sub(KEPT);
+        kept.drain(..excess);
+        kept.extend(bytes);
+    }
+
+    /// The kept bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().iter().copied().collect()
+    }
+}
+
+/// Copies the guest's output to `out`, if any, and to `tail` until the console closes; then calls
+/// `done`, with the error if `out` could not be written.
+pub fn pump_output(
+    mut console: UnixStream,
+    mut out: Option<Box<dyn Write + Send>>,
+    tail: Arc<Tail>,
+    done: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> io::Result<()> {
+    thread::Builder::new().name("console-out".into()).spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        let result = loop {
+            match console.read(&mut buffer) {
+                Ok(0) => break Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // The other end is gone: that is how the guest's console closes.
+                Err(_) => break Ok(()),
+                Ok(n) => {
+                    tail.push(&buffer[..n]);
+                    if let Some(out) = &mut out
+                        && let Err(e) = out.write_all(&buffer[..n]).and_then(|()| out.flush())
+                    {
+                        break Err(e);
+                    }
+                }
+            }
+        };
+        done(result);
+    })?;
+    Ok(())
+}
+
+/// Copies stdin to the guest. `on_quit` is called when the user types Ctrl-A x at a terminal.
+pub fn pump_input(
+    mut console: UnixStream,
+    terminal: bool,
+    on_quit: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    thread::Builder::new().name("console-in".into()).spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut keys = Keys::default();
+        let mut line_ended = true;
+        let mut buffer = vec![0; 4 << 10];
+        loop {
+            let n = match stdin.read(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(n) if n > 0 => n,
+                Ok(_) | Err(_) => break,
+            };
+            let typed = &buffer[..n];
+            let (forward, quit) = match terminal {
+                true => keys.feed(typed),
+                false => (typed.to_vec(), false),
+            };
+            if let Some(last) = forward.last() {
+                line_ended = *last == b'\n';
+            }
+            if console.write_all(&forward).is_err() {
+                return;
+            }
+            if quit {
+                on_quit();
+                return;
+            }
+        }
+        if !terminal {
+            // In the middle of a line, the first one only ends the line (termios(3), VEOF).
+            let end: &[u8] = if line_ended { &[CTRL_D] } else { &[CTRL_D, CTRL_D] };
+            // A guest that is gone needs no end of file.
+            let _ = console.write_all(end);
+        }
+    })?;
+    Ok(())
+}
+
+const CTRL_A: u8 = 0x01;
+const CTRL_D: u8 = 0x04;
+
+/// What Ctrl-A does, printed after Ctrl-A h.
+pub const KEYS_HELP: &str =
+    "\r\nCtrl-A x  end the VM\r\nCtrl-A Ctrl-A  send Ctrl-A\r\nCtrl-A h  this list\r\n";
+
+/// Finds Ctrl-A commands in what is typed.
+#[derive(Debug, Default)]
+struct Keys {
+    after_ctrl_a: bool,
+}
+
+impl Keys {
+    /// What of `typed` goes to the guest, and whether the user wants to end the VM.
+    fn feed(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut forward = Vec::with_capacity(typed.len());
+        for &key in typed {
+            if !std::mem::take(&mut self.after_ctrl_a) {
+                match key {
+                    CTRL_A => self.after_ctrl_a = true,
+                    _ => forward.push(key),
+                }
+                continue;
+            }
+            match key {
+                b'x' => return (forward, true),
+                b'h' | b'?' => eprint!("{KEYS_HELP}"),
+                CTRL_A => forward.push(CTRL_A),
+                other => forward.extend([CTRL_A, other]),
+            }
+        }
+        (forward, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_a_x_quits_even_if_typed_in_two_reads() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.feed(b"ls\x01"), (b"ls".to_vec(), false));
+        assert_eq!(keys.feed(b"xrest"), (vec![], true));
+    }
+
+    #[test]
+    fn ctrl_a_twice_sends_one_and_unknown_commands_pass() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.feed(b"\x01\x01a\x01b"), (b"\x01a\x01b".to_vec(), false));
+    }
+
+    #[test]
+    fn tail_keeps_the_last_bytes() {
+        let tail = Tail::default();
+        tail.push(&vec![b'a'; KEPT - 1]);
+        tail.push(b"bcd");
+        let bytes = tail.bytes();
+        assert_eq!((bytes.len(), &bytes[KEPT - 4..]), (KEPT, &b"abcd"[..]));
+        tail.push(&vec![b'e'; KEPT + 7]);
+        assert_eq!(tail.bytes(), vec![b'e'; KEPT]);
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of one VM in its process: start, one loop over everything that can happen, end.
+//!
+//! Threads report to the loop through one channel: the machine (it ended), the console (it closed),
+//! signals, the API (kill) and the clock. The loop alone decides how the VM ended; then everything is
+//! taken down in one place.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+
+use super::Error;
+use super::console::{self, Tail};
+use super::folder::{self, Folder};
+use super::guard::Guard;
+use super::outcome::Outcome;
+use super::terminal::{self, RawMode};
+use super::vm::{Info, Vm};
+use crate::backend::{self, Choice, Config, Event};
+
+/// What the loop waits for.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The machine ended.
+    Machine(Event),
+    /// Everything that the guest printed was written out, or could not be.
+    OutputDone(io::Result<()>),
+    /// This process got a signal.
+    Signal(i32),
+    /// `belljar kill` or Ctrl-A x.
+    Kill,
+}
+
+/// What is to be run and how.
+pub struct Plan {
+    /// The VM's name, if the user gave one.
+    pub name: Option<String>,
+    /// What the name is made of otherwise, and what `ls` shows.
+    pub image: String,
+    /// The backend.
+    pub choice: Choice,
+    /// The machine.
+    pub config: Config,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+    /// Whether stdin and stdout are the guest's console.
+    pub attached: bool,
+}
+
+/// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
+/// instruction, `ready` its name once the guest runs.
+///
+/// Must be called on the main thread while there is no other one: children are forked, and they die
+/// with the thread that started them.
+pub fn run(
+    plan: Plan,
+    serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
+    ready: impl FnOnce(&str),
+) -> Result<(String, Outcome), Error> {
+    let folder = Folder::claim(plan.name.as_deref(), &plan.image)?;
+    let tty = plan.attached.then(terminal::settings).flatten();
+    let guard = Guard::start(folder.path().to_owned(), tty.clone()).map_err(Error::Host)?;
+
+    let name = folder.name().to_owned();
+    let result = run_guarded(plan, &folder, tty.is_some(), serve, ready);
+    terminal::restore();
+    drop(folder);
+    guard.dismiss();
+    Ok((name, result?))
+}
+
+fn run_guarded(
+    plan: Plan,
+    folder: &Folder,
+    terminal: bool,
+    serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
+    ready: impl FnOnce(&str),
+) -> Result<Outcome, Error> {
+    let (sender, messages) = channel();
+    watch_signals(sender.clone()).map_err(Error::Host)?;
+    let socket = UnixListener::bind(folder.short_path().join(folder::SOCKET));
+    let listener = socket.map_err(|cause| Error::folder(folder, cause))?;
+
+    let (cpus, memory) = (plan.config.cpus, plan.config.memory);
+    let events = sender.clone();
+    let on_event = Box::new(move |event| {
+        // The loop is gone only if the process is about to end.
+        let _ = events.send(Message::Machine(event));
+    });
+    let started = backend::start(plan.choice.kind, plan.config, on_event)?;
+    let info = Info {
+        name: folder.name().to_owned(),
+        image: plan.image,
+        pid: std::process::id(),
+        backend_pid: started.machine.pid(),
+        backend: plan.choice.kind.to_string(),
+        backend_reason: plan.choice.why,
+        cpus,
+        memory,
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+    };
+    write_info(folder, &info).map_err(|cause| Error::folder(folder, cause))?;
+    let tail = Arc::new(Tail::default());
+    let vm = Arc::new(Vm::new(info, started.machine, Arc::clone(&tail), sender.clone()));
+    serve(Arc::clone(&vm), listener).map_err(Error::Host)?;
+
+    let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
+    connect_console(&started.console, plan.attached, terminal, tail, &sender)
+        .map_err(Error::Host)?;
+    vm.machine().resume()?;
+    ready(folder.name());
+
+    let mut life = Life {
+        vm: &vm,
+        messages: &messages,
+        deadline: plan.timeout.map(|timeout| Instant::now() + timeout),
+        raw,
+        output_done: false,
+    };
+    let outcome = life.until_end();
+    vm.end(outcome.clone());
+    life.until_written(&outcome);
+    vm.wait_for_callers();
+    Ok(outcome)
+}
+
+/// Starts the threads between the guest's console and ours. A detached guest hears nothing.
+fn connect_console(
+    console: &UnixStream,
+    attached: bool,
+    terminal: bool,
+    tail: Arc<Tail>,
+    sender: &Sender<Message>,
+) -> io::Result<()> {
+    let out: Option<Box<dyn Write + Send>> = match attached {
+        true => Some(Box::new(unbuffered_stdout()?)),
+        false => None,
+    };
+    let done = sender.clone();
+    console::pump_output(console.try_clone()?, out, tail, move |result| {
+        // See above.
+        let _ = done.send(Message::OutputDone(result));
+    })?;
+    if attached {
+        let quit = sender.clone();
+        console::pump_input(console.try_clone()?, terminal, move || {
+            // See above.
+            let _ = quit.send(Message::Kill);
+        })?;
+    }
+    Ok(())
+}
+
+/// Stdout without the line buffer of the standard library: the guest's bytes pass as they come.
+fn unbuffered_stdout() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+fn write_info(folder: &Folder, info: &Info) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(info)?;
+    text.push(b'\n');
+    std::fs::write(folder.path().join(folder::INFO), text)
+}
+
+/// The loop's view of the VM.
+struct Life<'a> {
+    vm: &'a Vm,
+    messages: &'a Receiver<Message>,
+    deadline: Option<Instant>,
+    /// While the terminal is raw.
+    raw: Option<RawMode>,
+    output_done: bool,
+}
+
+impl Life<'_> {
+    /// Waits until something ends the VM.
+    fn until_end(&mut self) -> Outcome {
+        loop {
+            match self.next(self.deadline) {
+                None => return Outcome::TimedOut,
+                Some(Message::Machine(Event::Shutdown { .. })) => {
+                    return Outcome::of_guest(self.vm.machine().memory());
+                }
+                Some(Message::Machine(Event::Died(cause))) => return Outcome::Died { cause },
+                Some(Message::Kill) => return Outcome::Killed,
+                Some(Message::Signal(SIGTSTP)) => self.stop_like_a_job(),
+                Some(Message::Signal(signal)) => {
+                    return Outcome::Interrupted { signal: signal as u8 };
+                }
+                Some(Message::OutputDone(result)) => {
+                    self.output_done = true;
+                    if let Err(cause) = result {
+                        return Outcome::of_output_error(&cause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the guest's last output is written. After an orderly end that takes as long as the
+    /// reader takes, unless a signal or the timeout says otherwise.
+    fn until_written(&mut self, outcome: &Outcome) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let orderly = matches!(
+            outcome,
+            Outcome::Exited { .. } | Outcome::Signalled { .. } | Outcome::Panicked { .. }
+        );
+        let deadline = if orderly { self.deadline } else { Some(Instant::now() + PATIENCE) };
+        while !self.output_done {
+            match self.next(deadline) {
+                None | Some(Message::Signal(_) | Message::Kill) => return,
+                Some(Message::OutputDone(_)) => self.output_done = true,
+                Some(Message::Machine(_)) => {}
+            }
+        }
+    }
+
+    /// The next message, or `None` if `deadline` passes first.
+    fn next(&self, deadline: Option<Instant>) -> Option<Message> {
+        // The API holds a sender as long as the VM lives, so the channel never closes.
+        let Some(deadline) = deadline else { return self.messages.recv().ok() };
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.messages.recv_timeout(left).ok()
+    }
+
+    /// What Ctrl-Z means to a program that caught it: tidy up, stop, and go on when continued. The
+    /// guest stands still meanwhile.
+    fn stop_like_a_job(&mut self) {
+        let was_raw = self.raw.take().is_some();
+        let stop = || kill_process(rustix::process::getpid(), Signal::STOP);
+        if self.vm.while_paused(stop).is_err() {
+            return;
+        }
+        if was_raw {
+            // If the terminal is gone, its SIGHUP says so.
+            self.raw = RawMode::enter().ok();
+        }
+    }
+}
+
+/// Starts a thread that reports signals, except those that our parent had ignored (nohup(1), `&`).
+fn watch_signals(sender: Sender<Message>) -> io::Result<()> {
+    let ignored = ignored_signals();
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP];
+    let wanted = wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(Message::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The signals that this process ignores, as the mask in proc(5).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}

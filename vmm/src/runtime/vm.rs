@@ -1,0 +1,234 @@
+//! A running VM as its API sees it: what it is, how it does, and the few things one can do to it.
+//!
+//! One lock orders everything that stops or starts the CPUs, so a view that pauses the guest to read
+//! it never lets a guest run that the user has paused.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::console::Tail;
+use super::outcome::Outcome;
+use super::supervise::Message;
+use crate::backend::{self, GuestMemory, Machine};
+
+/// What a VM is; fixed from its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// What it runs.
+    pub image: String,
+    /// The process that keeps it.
+    pub pid: u32,
+    /// The process that runs its CPUs, if that is another one.
+    pub backend_pid: Option<u32>,
+    /// The backend.
+    pub backend: String,
+    /// Why that backend.
+    pub backend_reason: String,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// When it was started, in seconds since 1970.
+    pub started: u64,
+}
+
+/// How a VM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its CPUs run.
+    Running,
+    /// The user paused it.
+    Paused,
+    /// It has ended; its process is about to.
+    Ended,
+}
+
+/// Why something could not be done to a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It has ended meanwhile.
+    #[error("VM {0} has just ended")]
+    Ended(String),
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+}
+
+/// A VM, shared by the supervisor and the API.
+pub struct Vm {
+    info: Info,
+    machine: Box<dyn Machine>,
+    state: Mutex<State>,
+    tail: Arc<Tail>,
+    outcome: Mutex<Option<Outcome>>,
+    ended: Condvar,
+    supervisor: Sender<Message>,
+    callers: AtomicUsize,
+}
+
+/// Somebody whom the API is answering.
+#[derive(Debug)]
+pub struct Caller<'a>(&'a AtomicUsize);
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Vm {
+    pub(super) fn new(
+        info: Info,
+        machine: Box<dyn Machine>,
+        tail: Arc<Tail>,
+        supervisor: Sender<Message>,
+    ) -> Self {
+        Self {
+            info,
+            machine,
+            state: Mutex::new(State::Running),
+            tail,
+            outcome: Mutex::new(None),
+            ended: Condvar::new(),
+            supervisor,
+            callers: AtomicUsize::new(0),
+        }
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How it does.
+    pub fn state(&self) -> State {
+        *self.state.lock().unwrap()
+    }
+
+    /// The last of what the guest printed.
+    pub fn console_tail(&self) -> Vec<u8> {
+        self.tail.bytes()
+    }
+
+    /// Stops the CPUs until [`Vm::unpause`].
+    pub fn pause(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap();
+        match *state {
+            State::Ended => return Err(self.has_ended()),
+            State::Paused => {}
+            State::Running => self.machine.pause()?,
+        }
+        *state = State::Paused;
+        Ok(())
+    }
+
+    /// Lets the CPUs run again.
+    pub fn unpause(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap();
+        match *state {
+            State::Ended => return Err(self.has_ended()),
+            State::Running => {}
+            State::Paused => self.machine.resume()?,
+        }
+        *state = State::Running;
+        Ok(())
+    }
+
+    /// Asks the supervisor to end the VM.
+    pub fn kill(&self) {
+        // A supervisor that does not listen any more is ending it already.
+        let _ = self.supervisor.send(Message::Kill);
+    }
+
+    /// Does `act` while the CPUs stand still.
+    pub(super) fn while_paused<T>(&self, act: impl FnOnce() -> T) -> Result<T, Error> {
+        let mut act = Some(act);
+        self.look(|_| (act.take().map(|act| act()), true))
+            .map(|done| done.expect("look calls once if it is told that all is in order"))
+    }
+
+    /// Reads the guest while its CPUs stand still. `look` says whether what it saw was in order; if
+    /// not (it met a change half done) and the VM was running, the guest runs on for a moment and
+    /// `look` tries again, a few times.
+    pub fn look<T>(&self, mut look: impl FnMut(&GuestMemory) -> (T, bool)) -> Result<T, Error> {
+        const TRIES: u32 = 20;
+        /// Long enough to finish a change, short enough not to be noticed.
+        const MOMENT: Duration = Duration::from_millis(1);
+        let state = self.state.lock().unwrap();
+        let running = match *state {
+            State::Ended => return Err(self.has_ended()),
+            State::Running => true,
+            State::Paused => false,
+        };
+        let mut tries = TRIES;
+        loop {
+            if running {
+                self.machine.pause()?;
+            }
+            let (seen, in_order) = look(self.machine.memory());
+            if running {
+                self.machine.resume()?;
+            }
+            tries -= 1;
+            if in_order || !running || tries == 0 {
+                return Ok(seen);
+            }
+            std::thread::sleep(MOMENT);
+        }
+    }
+
+    /// Waits for the end, at most `patience`.
+    pub fn wait(&self, patience: Option<Duration>) -> Option<Outcome> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut outcome = self.outcome.lock().unwrap();
+        while outcome.is_none() {
+            outcome = match deadline {
+                None => self.ended.wait(outcome).unwrap(),
+                Some(deadline) => {
+                    let left = deadline.checked_duration_since(Instant::now())?;
+                    self.ended.wait_timeout(outcome, left).unwrap().0
+                }
+            };
+        }
+        outcome.clone()
+    }
+
+    /// Ends the machine for good and tells everybody who waits.
+    pub(super) fn end(&self, outcome: Outcome) {
+        // Whoever pauses it at this moment gets an error from the machine, not a wait.
+        self.machine.quit();
+        *self.state.lock().unwrap() = State::Ended;
+        *self.outcome.lock().unwrap() = Some(outcome);
+        self.ended.notify_all();
+    }
+
+    /// Counts a caller of the API until the guard is dropped.
+    pub fn caller(&self) -> Caller<'_> {
+        self.callers.fetch_add(1, Ordering::SeqCst);
+        Caller(&self.callers)
+    }
+
+    /// Gives callers that wait for the end a moment to get their answers.
+    pub(super) fn wait_for_callers(&self) {
+        const PATIENCE: Duration = Duration::from_millis(300);
+        let start = Instant::now();
+        while self.callers.load(Ordering::SeqCst) > 0 && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(super) fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    fn has_ended(&self) -> Error {
+        Error::Ended(self.info.name.clone())
+    }
+}
