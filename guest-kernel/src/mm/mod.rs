@@ -25,6 +25,16 @@ pub use user::{IoDst, IoSrc, Pod, UserPtr, UserSlice};
 
 use crate::errno::{Errno, Result};
 
+/// An address space. To be written.
+#[derive(belljar_abi::Described)]
+#[repr(C)]
+pub struct Mm(u32);
+
+impl Mm {
+    /// Makes its tables those of user space on this CPU.
+    pub fn activate(&self) {}
+}
+
 /// `Box::new` that reports `ENOMEM`.
 pub fn try_box<T>(value: T) -> Result<Box<T>> {
     let layout = Layout::new::<T>();

@@ -1,5 +1,63 @@
-//! The scheduler. To be written.
+//! The scheduler: decides which [`Entity`] runs on which CPU, and when.
+//!
+//! It knows entities, not tasks: a task (a later floor) begins with one.
+//!
+//! # The states of an entity
+//!
+//! ```text
+//!          wake_up_new                 schedule()
+//!   NEW ───────────────▶ RUNNING ◀──────────────────▶ RUNNING      preempted: stays queued
+//!                        (queued)      (picked)       (on a CPU)
+//!                            ▲                            │ prepare_sleep(INTERRUPTIBLE │ UNINTERRUPTIBLE │
+//!                            │                            │               STOPPED │ TRACED │ PARKED),
+//!                    WAKING ─┤                            │ condition checked, schedule()
+//!              (moved to     │ wake_up(states)            ▼
+//!              another CPU)  └──────────────────────── sleeping      (off the CPU, not queued)
+//!
+//!   RUNNING (on a CPU) ── exit_current() ──▶ DEAD ── switched away ──▶ EntityOps::put
+//! ```
+//!
+//! # What is where
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`entity`], [`state`] | the entity and its transitions |
+//! | [`prio`], [`prio_array`], [`runqueue`] | priorities and slices; 140 levels and a bitmap; one CPU's queue |
+//! | [`schedule`](mod@schedule) | schedule, the switch, waking, the tick |
+//! | [`balance`], [`cpu`] | several CPUs |
+//! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
+//! | [`clock`], [`timer`], [`heap`] | time, deadlines |
+//! | [`cputime`] | accounting |
+//! | [`restart`] | what an interrupted sleep goes on with |
 
-/// A preemption point was reached with a reschedule wanted.
-#[unsafe(no_mangle)]
-fn preempt_schedule() {}
+pub mod balance;
+pub mod clock;
+pub mod completion;
+pub mod cpu;
+pub mod cputime;
+pub mod entity;
+pub mod heap;
+mod parking;
+pub mod prio;
+pub mod prio_array;
+pub mod restart;
+pub mod runqueue;
+pub mod schedule;
+pub mod state;
+pub mod timer;
+pub mod wait;
+
+pub use clock::{ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime};
+pub use completion::Completion;
+pub use cpu::handle_ipi;
+pub use cputime::CpuTime;
+pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
+pub use prio::Policy;
+pub use restart::RestartBlock;
+pub use schedule::{
+    exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, sched_fork, schedule, schedule_in,
+    wake_up, wake_up_new, wake_up_process, yield_now,
+};
+pub use state::TaskState;
+pub use timer::{SleepTimer, Timer, schedule_timeout, timer_interrupt};
+pub use wait::{Wait, WaitEntry, WaitQueue};

@@ -21,9 +21,15 @@ pub use time::{counter, counter_frequency, set_timer, stop_timer};
 /// Whether interrupts were on.
 pub type IrqState = bool;
 
+unsafe extern "Rust" {
+    /// Makes what a host thread runs as: a thread that is the first field of an entity. The scheduler
+    /// defines it.
+    safe fn boot_thread() -> &'static Thread;
+}
+
 thread_local! {
     static IRQS: Cell<bool> = const { Cell::new(true) };
-    static CURRENT: Cell<&'static Thread> = Cell::new(Box::leak(Box::new(Thread::new())));
+    static CURRENT: Cell<&'static Thread> = Cell::new(boot_thread());
 }
 
 /// The thread that runs on this CPU.

@@ -1,0 +1,391 @@
+//! The run queue of one CPU: who is runnable here, and who goes next.
+//!
+//! Everything here happens under the queue's lock and takes the time as an argument, so that it can be
+//! tried out without a machine. The running entity stays queued while it runs; the idle entity is never
+//! queued. Normal entities that used up their slice wait in the expired array until the active one
+//! is empty and the two change places: nobody starves, and nobody is ever searched for.
+
+use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
+
+use belljar_abi::Described;
+
+use super::entity::Entity;
+use super::prio::{self, MAX_PRIO, Policy};
+use super::prio_array::PrioArray;
+use super::state::TaskState;
+use crate::kref::Ref;
+use crate::mm::Mm;
+use crate::sync::SeqCount;
+
+/// How often a busy CPU samples what it is doing, and looks at slices: 100 Hz, none when idle.
+pub const TICK_NS: u64 = 10_000_000;
+/// How long the expired entities may wait, for each runnable one, before interactive ones stop being
+/// put back into the active array.
+const STARVATION_LIMIT: u64 = 1_000_000_000;
+
+/// The run queue of one CPU.
+#[repr(C)]
+#[derive(Described)]
+pub struct RunQueue {
+    cpu: u32,
+    /// Odd while the queue changes.
+    pub(super) seq: SeqCount,
+    /// Runnable entities, the running one included, idle not.
+    nr_running: u32,
+    /// Entities that went to an uninterruptible sleep here minus those that were woken here: only the sum
+    /// over all CPUs means something.
+    nr_uninterruptible: i64,
+    nr_switches: u64,
+    /// Runs now.
+    curr: *const Entity,
+    /// Runs when nothing else does; null until the CPU schedules.
+    idle: *const Entity,
+    /// Runs before all others (stop class), when it is runnable.
+    stop: *const Entity,
+    /// The one of `arrays` whose entities run before the other's.
+    active: *mut PrioArray,
+    /// The other one.
+    expired: *mut PrioArray,
+    /// When the oldest of the expired entities expired; 0 if there is none.
+    expired_since: u64,
+    /// The last accounting tick.
+    last_tick: u64,
+    /// What the entity just switched away from had borrowed.
+    #[described(skip)]
+    pub(super) prev_mm: Option<Ref<Mm>>,
+    #[described(skip)]
+    arrays: [PrioArray; 2],
+}
+
+// SAFETY: the pointers are to entities that live while they are queued or run; the lock guards them.
+unsafe impl Send for RunQueue {}
+
+impl Default for RunQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RunQueue {
+    /// The queue of a CPU that does not schedule yet.
+    pub const fn new() -> Self {
+        Self {
+            cpu: 0,
+            seq: SeqCount::new(),
+            nr_running: 0,
+            nr_uninterruptible: 0,
+            nr_switches: 0,
+            curr: ptr::null(),
+            idle: ptr::null(),
+            stop: ptr::null(),
+            active: ptr::null_mut(),
+            expired: ptr::null_mut(),
+            expired_since: 0,
+            last_tick: 0,
+            prev_mm: None,
+            arrays: [PrioArray::new(), PrioArray::new()],
+        }
+    }
+
+    /// Starts scheduling: `idle` is what runs now. The queue does not move any more.
+    ///
+    /// # Safety
+    /// `idle` lives for ever, and is what runs on the CPU.
+    pub unsafe fn start(&mut self, cpu: usize, idle: &'static Entity, now: u64) {
+        self.cpu = cpu as u32;
+        let [active, expired] = self.arrays.each_mut();
+        (self.active, self.expired) = (active, expired);
+        self.idle = idle;
+        self.curr = idle;
+        self.last_tick = now;
+        idle.exec_start.store(now, Relaxed);
+    }
+
+    /// Names the entity of the stop class. It is scheduled like a FIFO one, but before all others.
+    pub fn set_stop(&mut self, stop: &'static Entity) {
+        self.stop = stop;
+    }
+
+    /// The CPU's number.
+    pub fn cpu(&self) -> usize {
+        self.cpu as usize
+    }
+
+    /// Runnable entities.
+    pub fn nr_running(&self) -> u32 {
+        self.nr_running
+    }
+
+    /// This queue's share of the uninterruptible sleepers.
+    pub fn nr_uninterruptible(&self) -> i64 {
+        self.nr_uninterruptible
+    }
+
+    /// Context switches so far.
+    pub fn nr_switches(&self) -> u64 {
+        self.nr_switches
+    }
+
+    /// What runs now.
+    #[inline]
+    pub fn curr(&self) -> &Entity {
+        // SAFETY: set by `start`, and a running entity lives.
+        unsafe { &*self.curr }
+    }
+
+    /// True while nothing but the idle entity runs.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        ptr::eq(self.curr, self.idle)
+    }
+
+    /// What the CPU switches to; counts the switch.
+    pub(super) fn set_curr(&mut self, next: &Entity, now: u64) {
+        self.curr = next;
+        self.nr_switches += 1;
+        next.exec_start.store(now, Relaxed);
+    }
+
+    fn array(&mut self, entity: &Entity) -> &mut PrioArray {
+        // SAFETY: set when the entity was queued, to one of `self.arrays`; the lock is held (`&mut`).
+        unsafe { &mut *entity.array.load(Relaxed) }
+    }
+
+    fn insert(&mut self, entity: &Entity, array: *mut PrioArray, head: bool) {
+        debug_assert!(!entity.on_rq.load(Relaxed));
+        let prio = entity.prio() as usize;
+        // SAFETY: it is one of `self.arrays`; `&mut self` is the lock; a queued entity lives until it
+        // is dequeued.
+        unsafe {
+            if head { (*array).enqueue_head(entity, prio) } else { (*array).enqueue(entity, prio) }
+        }
+        entity.array.store(array, Relaxed);
+        entity.on_rq.store(true, Relaxed);
+    }
+
+    fn extract(&mut self, entity: &Entity) {
+        debug_assert!(entity.on_rq.load(Relaxed));
+        let prio = entity.prio() as usize;
+        // SAFETY: `&mut self` is the lock; it is queued in that array on its level.
+        unsafe { self.array(entity).dequeue(entity, prio) };
+        entity.array.store(ptr::null_mut(), Relaxed);
+        entity.on_rq.store(false, Relaxed);
+    }
+
+    /// Queues a runnable entity behind its equals.
+    pub fn enqueue_task(&mut self, entity: &Entity) {
+        self.insert(entity, self.active, false);
+        self.nr_running += 1;
+    }
+
+    /// Queues a runnable entity before its equals: it goes next unless somebody better is runnable.
+    pub fn enqueue_task_head(&mut self, entity: &Entity) {
+        self.insert(entity, self.active, true);
+        self.nr_running += 1;
+    }
+
+    /// Takes an entity off: it sleeps, died, or moves to another CPU.
+    pub fn dequeue_task(&mut self, entity: &Entity) {
+        self.extract(entity);
+        self.nr_running -= 1;
+    }
+
+    /// A sleeper becomes runnable: what it slept counts for it.
+    pub fn activate_task(&mut self, entity: &Entity, now: u64) {
+        if counts_as_load(entity.state()) {
+            self.nr_uninterruptible -= 1;
+        }
+        if entity.normal_prio() >= prio::MAX_RT_PRIO {
+            let slept = now.saturating_sub(entity.timestamp.load(Relaxed));
+            let sleep_avg = (entity.sleep_avg.load(Relaxed) + slept.min(prio::MAX_SLEEP_AVG))
+                .min(prio::MAX_SLEEP_AVG);
+            entity.sleep_avg.store(sleep_avg, Relaxed);
+            entity.prio.store(effective_prio(entity), Relaxed);
+        }
+        entity.timestamp.store(now, Relaxed);
+        self.enqueue_task(entity);
+    }
+
+    /// The running entity goes to sleep (or dies).
+    pub fn deactivate_task(&mut self, entity: &Entity, now: u64) {
+        if counts_as_load(entity.state()) {
+            self.nr_uninterruptible += 1;
+        }
+        entity.timestamp.store(now, Relaxed);
+        self.dequeue_task(entity);
+    }
+
+    /// An entity that slept here is woken elsewhere: the books stay right in sum.
+    pub(super) fn forget_sleeper(&mut self, state: TaskState) {
+        if counts_as_load(state) {
+            self.nr_uninterruptible -= 1;
+        }
+    }
+
+    /// The entity to run next: the first of the best level, in a few instructions however many there are.
+    #[inline]
+    pub fn pick_next_task(&mut self) -> *const Entity {
+        // SAFETY: the stop entity lives for ever.
+        if let Some(stop) = unsafe { self.stop.as_ref() }
+            && stop.on_rq.load(Relaxed)
+        {
+            return stop;
+        }
+        if self.nr_running == 0 {
+            return self.idle;
+        }
+        // SAFETY: both point into `self.arrays` (set by `start`); `&mut self` is the lock.
+        if unsafe { (*self.active).is_empty() } {
+            core::mem::swap(&mut self.active, &mut self.expired);
+            self.expired_since = 0;
+        }
+        // SAFETY: as above.
+        unsafe { (*self.active).first() }.map_or(self.idle, ptr::from_ref)
+    }
+
+    /// Charges the running entity up to `now`.
+    #[inline]
+    pub fn update_curr(&mut self, now: u64) {
+        let curr = self.curr();
+        let delta = now.saturating_sub(curr.exec_start.load(Relaxed));
+        curr.exec_start.store(now, Relaxed);
+        curr.sum_exec_runtime.store(curr.sum_exec_runtime.load(Relaxed) + delta, Relaxed);
+        curr.time_slice.store(curr.time_slice.load(Relaxed).saturating_sub(delta), Relaxed);
+        curr.sleep_avg.store(curr.sleep_avg.load(Relaxed).saturating_sub(delta), Relaxed);
+    }
+
+    /// True if the newly runnable `entity` should run at once instead of the current one: its level is
+    /// better, and its policy lets it preempt.
+    #[inline]
+    pub fn preempts_curr(&self, entity: &Entity) -> bool {
+        if self.is_idle() || ptr::eq(entity, self.stop) {
+            return true;
+        }
+        entity.prio() < self.curr().prio()
+            && (entity.is_rt() || entity.policy.load(Relaxed) == Policy::Normal as u32)
+    }
+
+    /// Looks at the running entity's slice, after [`update_curr`](Self::update_curr); true if another one
+    /// should run.
+    pub fn task_tick(&mut self, now: u64) -> bool {
+        self.last_tick = now;
+        if self.is_idle() {
+            return false;
+        }
+        // SAFETY: the running entity lives; detached from the borrow of `self`.
+        let curr = unsafe { &*self.curr };
+        if !curr.on_rq.load(Relaxed) || curr.time_slice.load(Relaxed) > 0 {
+            return false;
+        }
+        let policy = curr.policy();
+        let Some(slice) = prio::slice(policy, curr.static_prio()) else {
+            return false;
+        };
+        curr.time_slice.store(slice, Relaxed);
+        if curr.is_rt() {
+            let prio = curr.prio() as usize;
+            // SAFETY: it is queued in its array on its level; `&mut self` is the lock.
+            unsafe { self.array(curr).requeue(curr, prio) };
+            return policy == Policy::RoundRobin && self.nr_running > 1;
+        }
+        self.extract(curr);
+        curr.prio.store(effective_prio(curr), Relaxed);
+        let stays = prio::is_interactive(curr.prio(), curr.static_prio()) && !self.is_starving(now);
+        if !stays && self.expired_since == 0 {
+            self.expired_since = now;
+        }
+        self.insert(curr, if stays { self.active } else { self.expired }, false);
+        self.nr_running > 1
+    }
+
+    fn is_starving(&self, now: u64) -> bool {
+        self.expired_since != 0
+            && now.saturating_sub(self.expired_since)
+                >= STARVATION_LIMIT * u64::from(self.nr_running)
+    }
+
+    /// The running entity lets the others go first: behind its equals at a real-time level, else behind
+    /// everybody (the expired array), with its slice as it is.
+    pub fn yield_task(&mut self, now: u64) {
+        // SAFETY: the running entity lives; detached from the borrow of `self`.
+        let curr = unsafe { &*self.curr };
+        if self.is_idle() || !curr.on_rq.load(Relaxed) {
+            return;
+        }
+        self.extract(curr);
+        let array = if curr.is_rt() { self.active } else { self.expired };
+        if array == self.expired && self.expired_since == 0 {
+            self.expired_since = now;
+        }
+        self.insert(curr, array, false);
+    }
+
+    /// When the scheduler next has to look at the running entity; `None` if idle.
+    #[inline]
+    pub fn next_event(&self, now: u64) -> Option<u64> {
+        if self.is_idle() {
+            return None;
+        }
+        let tick = self.last_tick.max(now.saturating_sub(TICK_NS)) + TICK_NS;
+        let curr = self.curr();
+        if self.nr_running > 1 && curr.policy.load(Relaxed) != Policy::Fifo as u32 {
+            // A slice of 0 is one that the tick has not looked at yet.
+            return Some(tick.min(now + curr.time_slice.load(Relaxed)).max(now + 1000));
+        }
+        Some(tick)
+    }
+
+    /// Puts an entity on another level, queued or not.
+    pub fn set_prio(&mut self, entity: &Entity, prio: i32) {
+        debug_assert!((0..MAX_PRIO as i32).contains(&prio));
+        if !entity.on_rq.load(Relaxed) {
+            entity.prio.store(prio, Relaxed);
+            return;
+        }
+        let raised = prio < entity.prio();
+        let array = entity.array.load(Relaxed);
+        self.extract(entity);
+        entity.prio.store(prio, Relaxed);
+        // A real-time entity is never among the expired ones.
+        let array = if prio < prio::MAX_RT_PRIO { self.active } else { array };
+        // sched(7): one that is raised goes behind its new equals, one that is lowered before them.
+        self.insert(entity, array, !raised);
+    }
+
+    /// An entity that another CPU may take: not the running one, and allowed there.
+    pub(super) fn find_movable(&self, to_cpu: usize) -> Option<&Entity> {
+        // What is expired is least likely to have anything of it in this CPU's caches.
+        [self.expired, self.active].into_iter().find_map(|array| {
+            // SAFETY: it points into `self.arrays`, and `&self` is the lock.
+            unsafe { &*array }.iter().take(32).find(|e| {
+                !ptr::eq(*e, self.curr)
+                    && !e.is_on_cpu()
+                    && !ptr::eq(*e, self.stop)
+                    && e.cpus_allowed() & (1 << to_cpu) != 0
+            })
+        })
+    }
+
+    /// Everything queued, the active array first.
+    pub fn iter(&self) -> impl Iterator<Item = &Entity> {
+        // SAFETY: both point into `self.arrays`, and `&self` is the lock.
+        [self.active, self.expired].into_iter().flat_map(|array| unsafe { &*array }.iter())
+    }
+}
+
+/// The level that policy, nice value, bonus and inheritance give.
+pub(super) fn effective_prio(entity: &Entity) -> i32 {
+    let normal = entity.normal_prio();
+    let own = if normal < prio::MAX_RT_PRIO {
+        normal
+    } else {
+        prio::effective_prio(entity.policy(), entity.static_prio(), entity.sleep_avg.load(Relaxed))
+    };
+    own.min(entity.pi_prio.load(Relaxed))
+}
+
+#[inline]
+fn counts_as_load(state: TaskState) -> bool {
+    state.contains(TaskState::UNINTERRUPTIBLE) && !state.contains(TaskState::NOLOAD)
+}

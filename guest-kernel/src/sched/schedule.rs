@@ -1,0 +1,526 @@
+//! The verbs: `schedule`, `switch_to` and what follows it, waking up, preemption, the tick.
+//!
+//! # Locks
+//! A run queue's lock is held from before the choice of the next entity until the switch is over: the
+//! entity switched *to* lets go of it (`finish_task_switch`). So whoever holds the lock of the queue
+//! of an entity's CPU and finds it not queued knows that it is off the CPU altogether, and may queue it
+//! anywhere. Lock order: wait queue, futex bucket → run queue → timer base.
+
+use core::ptr;
+use core::sync::atomic::{Ordering, Ordering::Relaxed, fence};
+
+use super::clock::monotonic_ns;
+use super::cpu;
+use super::entity::{Entity, WaitChannel, current};
+use super::prio;
+use super::runqueue::{RunQueue, effective_prio};
+use super::state::TaskState;
+use super::timer;
+use crate::arch::{self, Thread, ThreadFlags};
+use crate::kref::Ref;
+use crate::mm::Mm;
+use crate::sync::{IrqGuard, IrqLock, IrqLockGuard, MAX_CPUS, PerCpu, PreemptGuard, this_cpu};
+
+/// All run queues.
+pub static RUNQUEUES: PerCpu<IrqLock<RunQueue>> =
+    PerCpu::new([const { IrqLock::new(RunQueue::new()) }; MAX_CPUS]);
+
+/// This CPU starts to schedule; what runs now becomes its idle entity.
+pub fn init_cpu() {
+    let idle = current();
+    let _irq = IrqGuard::new();
+    let cpu = this_cpu();
+    idle.policy.store(prio::Policy::Idle as u32, Relaxed);
+    idle.prio.store(prio::MAX_PRIO as i32 - 1, Relaxed);
+    idle.cpus_allowed.store(1 << cpu, Relaxed);
+    idle.on_cpu.store(true, Relaxed);
+    idle.set_running();
+    // SAFETY: the boot entity of a CPU lives for ever (`boot_thread`, or a static of the task floor's).
+    unsafe { RUNQUEUES.of(cpu).lock().start(cpu, idle, monotonic_ns()) };
+    cpu::set_online(cpu);
+}
+
+/// True once this CPU schedules.
+#[inline]
+fn is_online() -> bool {
+    cpu::online_mask() & (1 << this_cpu()) != 0
+}
+
+/// What a CPU does when nothing else is runnable.
+pub fn idle_loop() -> ! {
+    loop {
+        arch::irq_disable();
+        if !current().thread.info.need_resched() {
+            // An interrupt ends the wait even while it is masked, so none can slip in between.
+            arch::wait_for_interrupt();
+        }
+        arch::irq_enable();
+        if current().thread.info.need_resched() {
+            schedule();
+        }
+    }
+}
+
+/// Locks the run queue of the CPU that an entity is on.
+fn lock_rq_of(entity: &Entity) -> IrqLockGuard<'static, RunQueue> {
+    loop {
+        let cpu = entity.cpu();
+        let rq = RUNQUEUES.of(cpu).lock();
+        if entity.cpu() == cpu {
+            return rq;
+        }
+    }
+}
+
+/// Makes the CPU of a queue look for something better to run.
+#[inline]
+fn resched_curr(rq: &RunQueue) {
+    let info = &rq.curr().thread.info;
+    if !info.need_resched() {
+        info.set(ThreadFlags::NEED_RESCHED);
+        if rq.cpu() != this_cpu() {
+            arch::irq::send_ipi(rq.cpu(), cpu::IPI_RESCHEDULE);
+        }
+    }
+}
+
+// ---- Giving up the CPU ----
+
+/// Gives up the CPU. If the current entity's state is a sleep, it sleeps until it is woken.
+pub fn schedule() {
+    let info = &arch::current_thread().info;
+    debug_assert_eq!(info.preempt_count(), 0, "schedule() with preemption off");
+    loop {
+        info.preempt_disable();
+        schedule_once(false);
+        if !info.preempt_enable() || !info.need_resched() {
+            break;
+        }
+    }
+}
+
+/// [`schedule`], showing `channel` as what is waited for.
+#[inline]
+pub fn schedule_in(channel: &'static WaitChannel) {
+    let me = current();
+    me.set_wchan(Some(channel));
+    schedule();
+    me.set_wchan(None);
+}
+
+/// A preemption point was reached with a reschedule wanted (the last guard was dropped).
+#[unsafe(no_mangle)]
+fn preempt_schedule() {
+    if !is_online() {
+        return;
+    }
+    let info = &arch::current_thread().info;
+    loop {
+        info.preempt_disable();
+        schedule_once(true);
+        if !info.preempt_enable() || !info.need_resched() {
+            break;
+        }
+    }
+}
+
+/// An interrupt that came at EL1 is about to return, preemption is allowed and a reschedule wanted.
+/// Interrupts are off, and off again on return.
+pub fn preempt_schedule_irq() {
+    let info = &arch::current_thread().info;
+    if !is_online() || info.preempt_count() != 0 {
+        return;
+    }
+    while info.need_resched() {
+        info.preempt_disable();
+        schedule_once(true);
+        info.preempt_enable();
+    }
+}
+
+/// Lets the others run first.
+pub fn yield_now() {
+    if is_online() {
+        RUNQUEUES.this().lock().yield_task(monotonic_ns());
+        schedule();
+    }
+}
+
+/// One choice and, if it falls on another entity, one switch. Preemption is off. A preempted entity stays
+/// queued whatever its state: it may be on its way to a sleep, condition not yet checked.
+fn schedule_once(preempted: bool) {
+    if !is_online() {
+        return wait_without_scheduler();
+    }
+    let irq = arch::irq_save();
+    let prev = current();
+    let mut rq = RUNQUEUES.this().lock();
+    let now = monotonic_ns();
+    rq.update_curr(now);
+    let state = prev.state();
+    let mut voluntary = false;
+    if !preempted && state != TaskState::RUNNING {
+        if prev.signal_pending_state(state) {
+            prev.end_sleep();
+        } else {
+            rq.deactivate_task(prev, now);
+            voluntary = true;
+        }
+    }
+    prev.thread.info.clear(ThreadFlags::NEED_RESCHED);
+    if prev.is_queued() && prev.cpus_allowed() & (1 << rq.cpu()) == 0 {
+        // It may not run here any more; `finish_task_switch` sends it off.
+        rq.dequeue_task(prev);
+        prev.migrate.store(true, Relaxed);
+    }
+    if rq.nr_running() == 0 && cpu::online_count() > 1 {
+        super::balance::pull(&mut rq, 1);
+    }
+    // SAFETY: what is queued, and the idle entity, live.
+    let next = unsafe { &*rq.pick_next_task() };
+    if ptr::eq(prev, next) {
+        drop(rq);
+        arch::irq_restore(irq);
+        return;
+    }
+    let count = if voluntary { &prev.nvcsw } else { &prev.nivcsw };
+    count.store(count.load(Relaxed) + 1, Relaxed);
+    rq.set_curr(next, now);
+    if let Some(at) = rq.next_event(now) {
+        timer::want_sched_event(at);
+    }
+    let last = context_switch(rq, prev, next);
+    let leftover = finish_task_switch(last);
+    arch::irq_restore(irq);
+    leftover.dispose();
+}
+
+/// Before the CPU schedules there is nobody to switch to: the sleep is a wait for interrupts.
+#[cold]
+fn wait_without_scheduler() {
+    let me = current();
+    me.thread.info.clear(ThreadFlags::NEED_RESCHED);
+    while me.state() != TaskState::RUNNING {
+        if me.signal_pending_state(me.state()) {
+            me.cancel_sleep();
+            break;
+        }
+        timer::poll();
+        let irq = arch::irq_save();
+        if me.state() != TaskState::RUNNING {
+            arch::wait_for_interrupt();
+        }
+        arch::irq_restore(irq);
+    }
+}
+
+/// Address space first, then stack and registers. Returns, once somebody switches back to `prev`, whom
+/// that CPU ran before.
+fn context_switch(
+    mut rq: IrqLockGuard<'static, RunQueue>,
+    prev: &Entity,
+    next: &Entity,
+) -> &'static Thread {
+    // SAFETY: both belong to the scheduler: `prev` is the current entity, `next` runs nowhere.
+    let ((prev_mm, prev_active), (next_mm, next_active)) =
+        unsafe { (prev.mm_cells(), next.mm_cells()) };
+    // SAFETY: as above, and the cells of two entities are distinct.
+    let (prev_active, next_active) = unsafe { (&mut *prev_active, &mut *next_active) };
+    match next_mm {
+        // A kernel thread goes on with whatever tables are in use, and keeps them alive.
+        None => {
+            *next_active = match prev_mm {
+                Some(mm) => Some(mm.clone()),
+                None => prev_active.take(),
+            };
+        }
+        Some(mm) => {
+            let in_use = prev_mm.as_ref().or(prev_active.as_ref());
+            if !in_use.is_some_and(|used| Ref::ptr_eq(used, mm)) {
+                mm.activate();
+            }
+            rq.prev_mm = prev_active.take();
+        }
+    }
+    next.on_cpu.store(true, Relaxed);
+    // The lock is carried across: whoever runs next lets go of it.
+    core::mem::forget(rq);
+    // SAFETY: `prev` is current and `next` is off every CPU; the run queue's lock is held and interrupts
+    // are off, so nothing touches either meanwhile.
+    unsafe { arch::switch_to(&prev.thread, &next.thread) }
+}
+
+/// What is left to be let go of after a switch, with interrupts on.
+struct Leftover {
+    mm: Option<Ref<Mm>>,
+    dead: Option<&'static Entity>,
+    homeless: Option<&'static Entity>,
+}
+
+/// Ends a switch, on the stack of the entity switched to: `last` is off this CPU from here on.
+fn finish_task_switch(last: &'static Thread) -> Leftover {
+    // SAFETY: every thread is the first field of an entity.
+    let prev: &'static Entity = unsafe { &*ptr::from_ref(last).cast::<Entity>() };
+    let queue = RUNQUEUES.this();
+    // SAFETY: the lock was carried across the switch.
+    let mm = unsafe { (*queue.data_ptr()).prev_mm.take() };
+    let dead = (prev.state() == TaskState::DEAD).then_some(prev);
+    let homeless = prev.migrate.load(Relaxed).then_some(prev);
+    prev.on_cpu.store(false, Ordering::Release);
+    // SAFETY: `context_switch` forgot the guard; the caller restores interrupts.
+    unsafe { queue.force_unlock() };
+    Leftover { mm, dead, homeless }
+}
+
+impl Leftover {
+    #[inline]
+    fn dispose(self) {
+        drop(self.mm);
+        if let Some(entity) = self.homeless {
+            entity.migrate.store(false, Relaxed);
+            place(entity);
+        }
+        if let Some(entity) = self.dead {
+            (entity.ops().put)(entity);
+        }
+    }
+}
+
+/// The first thing that a new thread does: ends the switch to it. `ret_from_fork` calls it with
+/// interrupts off; they are on afterwards.
+#[unsafe(no_mangle)]
+extern "C" fn schedule_tail(prev: &'static Thread) {
+    let leftover = finish_task_switch(prev);
+    arch::irq_enable();
+    leftover.dispose();
+    let info = &arch::current_thread().info;
+    if info.preempt_enable() && info.need_resched() {
+        preempt_schedule();
+    }
+}
+
+/// The current entity ends: it is never run again, and `EntityOps::put` is called once it is off its
+/// stack.
+pub fn exit_current() -> ! {
+    let info = &arch::current_thread().info;
+    info.preempt_disable();
+    current().die();
+    schedule_once(false);
+    unreachable!("a dead entity was scheduled")
+}
+
+// ---- Waking up ----
+
+/// Makes `entity` runnable if its state is one of `states`; true if it was. O(1), from any context.
+pub fn wake_up(entity: &Entity, states: TaskState) -> bool {
+    // The caller's change (the condition) before the look at the state; `prepare_sleep` has the other half.
+    fence(Ordering::SeqCst);
+    if !entity.state().intersects(states) {
+        return false;
+    }
+    if cpu::online_mask() & (1 << entity.cpu()) == 0 {
+        return entity.end_sleep_if(states);
+    }
+    let mut rq = lock_rq_of(entity);
+    let state = entity.state();
+    if !state.intersects(states) {
+        return false;
+    }
+    if entity.is_queued() {
+        // It has not got as far as `schedule`, or was preempted on its way there.
+        entity.end_sleep();
+        return true;
+    }
+    if cpu::online_count() > 1 {
+        let target = super::balance::select_cpu(entity, rq.cpu());
+        if target != rq.cpu() {
+            rq.forget_sleeper(state);
+            // Nobody else wakes or locks it away while it is WAKING.
+            entity.begin_waking();
+            entity.thread.info.set_cpu(target);
+            drop(rq);
+            rq = RUNQUEUES.of(target).lock();
+        }
+    }
+    rq.activate_task(entity, monotonic_ns());
+    entity.end_sleep();
+    arrived(&rq, entity);
+    true
+}
+
+/// Wakes an entity out of any ordinary sleep.
+pub fn wake_up_process(entity: &Entity) -> bool {
+    wake_up(entity, TaskState::NORMAL)
+}
+
+/// `entity` was queued: it may preempt; if not, the running one now has a slice that ends.
+#[inline]
+fn arrived(rq: &RunQueue, entity: &Entity) {
+    if rq.preempts_curr(entity) {
+        resched_curr(rq);
+    } else if rq.nr_running() == 2 && rq.cpu() == this_cpu() {
+        let now = monotonic_ns();
+        if let Some(at) = rq.next_event(now) {
+            timer::want_sched_event(at);
+        }
+    }
+}
+
+/// Makes an entity runnable that is on no CPU and in no queue.
+fn place(entity: &Entity) {
+    let cpu = super::balance::select_cpu(entity, entity.cpu());
+    let mut rq = RUNQUEUES.of(cpu).lock();
+    entity.thread.info.set_cpu(cpu);
+    rq.enqueue_task(entity);
+    arrived(&rq, entity);
+}
+
+/// Sets up the scheduling of a new entity from the current one's: `copy_process` calls it before anybody
+/// else can see the child. The child gets half of what is left of the parent's slice.
+pub fn sched_fork(child: &Entity) {
+    let parent = current();
+    let mut policy = parent.policy();
+    let mut static_prio = parent.static_prio();
+    let mut rt_priority = parent.rt_priority();
+    if parent.reset_on_fork() {
+        if policy.is_rt() {
+            policy = prio::Policy::Normal;
+            static_prio = prio::DEFAULT_PRIO;
+            rt_priority = 0;
+        }
+        static_prio = static_prio.max(prio::DEFAULT_PRIO);
+    }
+    if ptr::eq(RUNQUEUES.this().lock().curr(), parent) && parent.cpus_allowed().count_ones() == 1 {
+        // An idle entity forks at boot only; its binding to its CPU is not inherited.
+        if parent.prio() == prio::MAX_PRIO as i32 - 1 && policy == prio::Policy::Idle {
+            policy = prio::Policy::Normal;
+        }
+    }
+    child.policy.store(policy as u32, Relaxed);
+    child.static_prio.store(static_prio, Relaxed);
+    child.rt_priority.store(rt_priority, Relaxed);
+    child.normal_prio.store(prio::normal_prio(policy, static_prio, rt_priority), Relaxed);
+    child.cpus_allowed.store(parent.cpus_allowed(), Relaxed);
+    let slice = prio::slice(policy, static_prio).unwrap_or(0);
+    let half = parent.time_slice.load(Relaxed).div_ceil(2);
+    child.time_slice.store(half.clamp(slice.min(1_000_000), slice), Relaxed);
+    child.sleep_avg.store(parent.sleep_avg.load(Relaxed) / 16 * 15, Relaxed);
+    child.prio.store(effective_prio(child), Relaxed);
+    child.thread.info.set_cpu(this_cpu());
+    // `schedule_tail` drops this one.
+    child.thread.info.set_preempt_count(1);
+}
+
+/// Starts a new entity. If it has an address space of its own it runs before its parent goes on: it will
+/// most likely exec or exit, and then the parent copies nothing of what they share until then.
+pub fn wake_up_new(entity: &Entity) {
+    let parent = current();
+    entity.start();
+    let now = monotonic_ns();
+    entity.timestamp.store(now, Relaxed);
+    let cpu = if cpu::online_count() > 1 {
+        super::balance::select_cpu(entity, this_cpu())
+    } else {
+        this_cpu()
+    };
+    let mut rq = RUNQUEUES.of(cpu).lock();
+    entity.thread.info.set_cpu(cpu);
+    // SAFETY: the entity was not started when its cells were set, and is only looked at.
+    let (mm, _) = unsafe { entity.mm_cells() };
+    let own_mm =
+        mm.as_ref().is_some_and(|mm| !parent.mm().is_some_and(|parents| Ref::ptr_eq(parents, mm)));
+    if own_mm && cpu == this_cpu() && entity.prio() <= parent.prio() && !entity.is_rt() {
+        // Before its equals, the parent included.
+        entity.prio.store(parent.prio().max(prio::MAX_RT_PRIO), Relaxed);
+        rq.enqueue_task_head(entity);
+        resched_curr(&rq);
+    } else {
+        rq.enqueue_task(entity);
+        arrived(&rq, entity);
+    }
+}
+
+/// Makes a running entity enter the kernel soon, so that it sees its flags: what a signal does to a
+/// target that runs on another CPU.
+pub fn kick(entity: &Entity) {
+    let _preempt = PreemptGuard::new();
+    if entity.is_on_cpu() && entity.cpu() != this_cpu() {
+        arch::irq::send_ipi(entity.cpu(), cpu::IPI_RESCHEDULE);
+    }
+}
+
+// ---- The tick ----
+
+/// The scheduler's event of this CPU came: account, look at the slice, ask for the next one. Interrupts
+/// are off.
+pub(super) fn scheduler_tick(user: bool) {
+    if !is_online() {
+        return;
+    }
+    let curr = current();
+    {
+        let mut rq = RUNQUEUES.this().lock();
+        let now = monotonic_ns();
+        rq.update_curr(now);
+        super::cputime::sample(curr, user);
+        if rq.task_tick(now) {
+            resched_curr(&rq);
+        }
+        if cpu::online_count() > 1 {
+            super::balance::tick(&mut rq);
+        }
+        if let Some(at) = rq.next_event(now) {
+            timer::set_sched_event(at);
+        }
+    }
+    (curr.ops().tick)(curr);
+}
+
+/// Charges the current entity up to now and says how long it ran in all.
+pub(super) fn current_runtime() -> u64 {
+    let me = current();
+    if is_online() {
+        RUNQUEUES.this().lock().update_curr(monotonic_ns());
+    }
+    me.sum_exec_runtime.load(Relaxed)
+}
+
+/// How long an entity ran in all, up to now.
+pub(super) fn runtime_of(entity: &Entity) -> u64 {
+    if cpu::online_mask() != 0 {
+        let mut rq = lock_rq_of(entity);
+        if ptr::eq(rq.curr(), entity) {
+            rq.update_curr(monotonic_ns());
+        }
+    }
+    entity.sum_exec_runtime.load(Relaxed)
+}
+
+/// Changes scheduling parameters under the run queue's lock and puts the entity where it now belongs.
+pub(super) fn change_params(entity: &Entity, change: impl FnOnce()) {
+    if cpu::online_mask() == 0 {
+        change();
+        entity.prio.store(effective_prio(entity), Relaxed);
+        return;
+    }
+    let mut rq = lock_rq_of(entity);
+    let before = entity.prio();
+    change();
+    let after = effective_prio(entity);
+    if after != before {
+        rq.set_prio(entity, after);
+    }
+    if ptr::eq(rq.curr(), entity) {
+        // Somebody better may wait by now, or the CPU is not allowed any more.
+        if after > before || entity.cpus_allowed() & (1 << rq.cpu()) == 0 {
+            resched_curr(&rq);
+        }
+    } else if entity.is_queued() {
+        if entity.cpus_allowed() & (1 << rq.cpu()) == 0 {
+            rq.dequeue_task(entity);
+            drop(rq);
+            return place(entity);
+        }
+        arrived(&rq, entity);
+    }
+}
