@@ -138,6 +138,11 @@ impl Dentry {
         Self::alloc(Some(parent.clone()), name, Some(inode))
     }
 
+    /// A name that is not there and is not remembered either.
+    pub fn new_absent(parent: &Ref<Dentry>, name: &[u8]) -> Result<Ref<Self>> {
+        Self::alloc(Some(parent.clone()), name, None)
+    }
+
     /// What the name stands for; `None` if it is absent.
     #[inline]
     pub fn inode(&self) -> Option<&Ref<Inode>> {

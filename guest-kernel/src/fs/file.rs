@@ -10,6 +10,8 @@ use belljar_abi::Described;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::signal::hooks;
+use crate::sync::Once;
 use crate::uapi;
 
 bitflags::bitflags! {
@@ -471,4 +473,26 @@ impl Drop for File {
             self.inode.allow_write_access();
         }
     }
+}
+
+/// What the process floor knows of the caller and writing must ask.
+static SIZE_LIMIT: Once<fn() -> u64> = Once::new();
+
+/// Says how `RLIMIT_FSIZE` of the caller is found; called once at boot.
+pub fn set_size_limit_source(limit: fn() -> u64) {
+    SIZE_LIMIT.set(limit);
+}
+
+/// The longest that the caller may make a file (`RLIMIT_FSIZE`).
+pub fn size_limit() -> u64 {
+    SIZE_LIMIT.try_get().map_or(u64::MAX, |limit| limit())
+}
+
+/// Checks that a file of `old` bytes may become `new` bytes long; else `SIGXFSZ` and `EFBIG`.
+pub fn check_size_limit(old: u64, new: u64) -> Result<()> {
+    if new > old && new > size_limit() {
+        hooks::send_current(uapi::SIGXFSZ as i32);
+        return Err(Errno::EFBIG);
+    }
+    Ok(())
 }

@@ -38,6 +38,8 @@ bitflags::bitflags! {
         const NO_NEGATIVE = 1 << 3;
         /// [`InodeOps::permission`] is to be asked.
         const CUSTOM_PERMISSION = 1 << 4;
+        /// A file without a name that may be given one (`O_TMPFILE` without `O_EXCL`).
+        const LINKABLE = 1 << 5;
     }
 }
 belljar_abi::describe_flags!(InodeFlags);
@@ -397,7 +399,8 @@ impl Inode {
         self.flags.fetch_or(flags.bits(), Ordering::Relaxed);
     }
 
-    fn clear_flags(&self, flags: InodeFlags) {
+    /// Clears flags.
+    pub fn clear_flags(&self, flags: InodeFlags) {
         self.flags.fetch_and(!flags.bits(), Ordering::Relaxed);
     }
 

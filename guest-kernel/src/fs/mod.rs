@@ -28,6 +28,8 @@ pub mod fs_struct;
 pub mod inode;
 pub mod locks;
 pub mod mount;
+pub mod namei;
+pub mod open;
 pub mod path;
 pub mod perm;
 pub mod pipe;
@@ -35,6 +37,7 @@ pub mod poll;
 pub mod superblock;
 pub mod time;
 pub mod userbuf;
+pub mod verbs;
 
 pub use chrdev::{CharDevice, Dev, register_chrdev};
 pub use dentry::Dentry;

@@ -1,0 +1,311 @@
+//! Opening files (open(2), openat2(2)).
+
+use alloc::boxed::Box;
+
+use super::chrdev::find_chrdev;
+use super::file::{FMode, FileOps, OpenFlags, PathOnly};
+use super::inode::{InodeFlags, NodeKind};
+use super::namei::{LastKind, LookupFlags, Walk, lookup, lookup_child, lookup_locked};
+use super::perm::{self, Access};
+use super::{Caller, Dentry, File, Inode, MountFlags, Path, dentry, pipe, verbs};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::ns::Cap;
+use crate::uapi;
+
+/// How to open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenHow {
+    /// Flags.
+    pub flags: OpenFlags,
+    /// Permission bits of a file that is made; the umask is applied to them.
+    pub mode: u32,
+    /// `RESOLVE_*`.
+    pub resolve: LookupFlags,
+}
+
+/// Opens `name`, from `start` or the working directory.
+pub fn open(caller: Caller<'_>, start: Option<&Path>, name: &[u8], how: OpenHow) -> Result<Ref<File>> {
+    let flags = how.flags;
+    let mut walk = how.resolve;
+    walk.set(LookupFlags::FOLLOW, !flags.intersects(OpenFlags::NOFOLLOW));
+    walk.set(LookupFlags::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
+    if flags.contains(OpenFlags::PATH) {
+        let path = lookup(caller, start, name, walk)?;
+        return File::new(path, flags, FMode::PATH, Box::new(PathOnly));
+    }
+    if flags.contains(OpenFlags::TMPFILE_BIT) {
+        return open_tmpfile(caller, start, name, how, walk);
+    }
+    if flags.contains(OpenFlags::CREAT) {
+        if flags.contains(OpenFlags::DIRECTORY) {
+            return Err(Errno::EINVAL);
+        }
+        return open_create(caller, start, name, how, walk);
+    }
+    let path = lookup(caller, start, name, walk)?;
+    open_path(caller, path, flags, false)
+}
+
+/// `O_CREAT`: the walk stops before the last component, which is made if it is absent.
+fn open_create(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    how: OpenHow,
+    walk_flags: LookupFlags,
+) -> Result<Ref<File>> {
+    let exclusive = how.flags.contains(OpenFlags::EXCL);
+    let follow = walk_flags.contains(LookupFlags::FOLLOW) && !exclusive;
+    let mut walk = Walk::start(caller, start, name, walk_flags)?;
+    loop {
+        let last = walk.to_last()?;
+        if last.kind != LastKind::Name || last.slash {
+            return Err(Errno::EISDIR);
+        }
+        walk.check_search()?;
+        let (dentry, created) = find_or_create(caller, &walk, walk.name(&last), how)?;
+        if created {
+            let path = Path { mnt: walk.at().mnt.clone(), dentry };
+            return open_path(caller, path, how.flags, true);
+        }
+        if exclusive {
+            return Err(Errno::EEXIST);
+        }
+        if !walk.take_dentry(dentry, &last, follow)? {
+            break;
+        }
+    }
+    let path = walk.finish();
+    if path.inode()?.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    open_path(caller, path, how.flags, false)
+}
+
+/// The dentry of the last component, and whether it was made just now.
+fn find_or_create(
+    caller: Caller<'_>,
+    walk: &Walk<'_>,
+    name: &[u8],
+    how: OpenHow,
+) -> Result<(Ref<Dentry>, bool)> {
+    let dir = walk.at();
+    let cached = lookup_child(&dir.dentry, name)?;
+    if cached.inode().is_some() {
+        return Ok((cached, false));
+    }
+    let _guard = dir.inode()?.lock.lock();
+    let found = lookup_locked(&dir.dentry, name)?;
+    if found.inode().is_some() {
+        return Ok((found, false));
+    }
+    let mode = uapi::S_IFREG | (how.mode & 0o7777 & !caller.fs.umask());
+    verbs::create_locked(caller, dir, found, name, mode, NodeKind::Plain).map(|d| (d, true))
+}
+
+fn open_tmpfile(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    how: OpenHow,
+    walk: LookupFlags,
+) -> Result<Ref<File>> {
+    if !how.flags.contains(OpenFlags::DIRECTORY) || !how.flags.writes() {
+        return Err(Errno::EINVAL);
+    }
+    let dir = lookup(caller, start, name, walk | LookupFlags::DIRECTORY)?;
+    dir.mnt.want_write()?;
+    let dir_inode = dir.inode()?;
+    perm::may_create(dir_inode, caller.cred)?;
+    let mode = uapi::S_IFREG | (how.mode & 0o7777 & !caller.fs.umask());
+    let new = verbs::new_node(caller, dir_inode, mode, NodeKind::Plain);
+    let inode = dir_inode.ops().tmpfile(dir_inode, &new)?;
+    if !how.flags.contains(OpenFlags::EXCL) {
+        inode.set_flags(InodeFlags::LINKABLE);
+    }
+    let text = NumberName::new(inode.ino);
+    let dentry = Dentry::new_unnamed(&dir.dentry, text.bytes(), inode)?;
+    let flags = how.flags - OpenFlags::TMPFILE_BIT - OpenFlags::DIRECTORY;
+    open_path(caller, Path { mnt: dir.mnt, dentry }, flags, true)
+}
+
+/// `#INO`: how Linux shows a file without a name.
+struct NumberName([u8; 21], usize);
+
+impl NumberName {
+    fn new(mut n: u64) -> Self {
+        let mut digits = [0; 21];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (n % 10) as u8;
+            n /= 10;
+            if n == 0 {
+                break;
+            }
+        }
+        at -= 1;
+        digits[at] = b'#';
+        Self(digits, at)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.1..]
+    }
+}
+
+/// Checks that the inode may be opened so.
+fn may_open(caller: Caller<'_>, path: &Path, flags: OpenFlags, created: bool) -> Result<()> {
+    let inode = path.inode()?;
+    match inode.file_type() {
+        uapi::S_IFLNK => return Err(Errno::ELOOP),
+        uapi::S_IFDIR if flags.writes() || flags.contains(OpenFlags::TRUNC) => {
+            return Err(Errno::EISDIR);
+        }
+        uapi::S_IFCHR | uapi::S_IFBLK if path.mnt.flags().contains(MountFlags::NODEV) => {
+            return Err(Errno::EACCES);
+        }
+        _ => {}
+    }
+    if created {
+        return Ok(());
+    }
+    let mut access = Access::empty();
+    access.set(Access::READ, flags.reads());
+    access.set(Access::WRITE, flags.writes() || flags.contains(OpenFlags::TRUNC));
+    perm::permission(inode, access, caller.cred)?;
+    if access.contains(Access::WRITE) && perm::writes_to_disk(inode) {
+        path.mnt.want_write()?;
+    }
+    if flags.contains(OpenFlags::NOATIME) && !perm::owner_or_capable(inode, caller.cred) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// Opens the file at `path`; one that was created just now needs no permission.
+pub fn open_path(caller: Caller<'_>, path: Path, flags: OpenFlags, created: bool) -> Result<Ref<File>> {
+    may_open(caller, &path, flags, created)?;
+    let inode = path.inode()?.clone();
+    let truncate = flags.contains(OpenFlags::TRUNC) && inode.is_regular() && !created;
+    let mut fmode = FMode::empty();
+    fmode.set(FMode::READ, flags.reads());
+    fmode.set(FMode::WRITE, flags.writes());
+    fmode.set(FMode::NOATIME, !keeps_atime(&path, &inode, flags));
+    let writer = WriteAccess::get(&inode, inode.is_regular() && (flags.writes() || truncate))?;
+    let ops = open_inode(&inode, &path, flags)?;
+    fmode |= writer.hand_over();
+    inode.recheck_atime();
+    let file = File::new(path, flags, fmode, ops)?;
+    if truncate {
+        verbs::set_length(&inode, 0)?;
+    }
+    Ok(file)
+}
+
+fn keeps_atime(path: &Path, inode: &Inode, flags: OpenFlags) -> bool {
+    let mount = path.mnt.flags();
+    !(flags.contains(OpenFlags::NOATIME)
+        || mount.contains(MountFlags::NOATIME)
+        || path.mnt.is_read_only()
+        || (inode.is_dir() && mount.contains(MountFlags::NODIRATIME)))
+}
+
+/// A writer's count, given back unless it was handed over to the file.
+struct WriteAccess<'a>(Option<&'a Inode>);
+
+impl<'a> WriteAccess<'a> {
+    fn get(inode: &'a Inode, wanted: bool) -> Result<Self> {
+        if wanted {
+            inode.get_write_access()?;
+        }
+        Ok(Self(wanted.then_some(inode)))
+    }
+
+    fn hand_over(mut self) -> FMode {
+        if self.0.take().is_some() { FMode::WRITER } else { FMode::empty() }
+    }
+}
+
+impl Drop for WriteAccess<'_> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.0 {
+            inode.put_write_access();
+        }
+    }
+}
+
+/// What the file does, by the type of its inode.
+fn open_inode(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+    match inode.file_type() {
+        uapi::S_IFCHR => find_chrdev(inode.rdev)?.open(inode.rdev, inode, path, flags),
+        uapi::S_IFIFO => pipe::open_fifo(inode, path, flags),
+        uapi::S_IFBLK | uapi::S_IFSOCK => Err(Errno::ENXIO),
+        _ => inode.ops().open(inode, path, flags),
+    }
+}
+
+/// Opens a program to be run (execve(2), `uselib`): it must be a regular file that may be executed,
+/// and nobody may write to it while it is open. The kernel may read it even if the caller may not.
+pub fn open_exec(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    flags: LookupFlags,
+) -> Result<Ref<File>> {
+    let path = lookup(caller, start, name, flags)?;
+    let inode = path.inode()?.clone();
+    if inode.is_symlink() {
+        return Err(Errno::ELOOP);
+    }
+    if !inode.is_regular() || path.mnt.flags().contains(MountFlags::NOEXEC) {
+        return Err(Errno::EACCES);
+    }
+    perm::permission(&inode, Access::EXEC, caller.cred)?;
+    let ops = inode.ops().open(&inode, &path, OpenFlags::empty())?;
+    inode.deny_write_access()?;
+    // From here on the file gives the access back, also if it comes to nothing.
+    File::new(path, OpenFlags::empty(), FMode::READ | FMode::EXEC, ops)
+}
+
+/// Opens a directory or file by place for the kernel's own use, with no questions asked.
+pub fn open_kernel(path: Path, flags: OpenFlags) -> Result<Ref<File>> {
+    let inode = path.inode()?.clone();
+    let ops = open_inode(&inode, &path, flags)?;
+    let mut fmode = FMode::empty();
+    fmode.set(FMode::READ, flags.reads());
+    fmode.set(FMode::WRITE, flags.writes());
+    File::new(path, flags, fmode, ops)
+}
+
+/// True if set-id bits of the program at `file` count.
+pub fn honours_set_id(file: &File) -> bool {
+    !file.path.mnt.flags().contains(MountFlags::NOSUID)
+}
+
+/// chroot(2) and chdir(2) need a directory that may be searched.
+pub fn directory(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+) -> Result<Path> {
+    let path = lookup(caller, start, name, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    perm::permission(path.inode()?, Access::EXEC, caller.cred)?;
+    Ok(path)
+}
+
+/// chroot(2).
+pub fn chroot(caller: Caller<'_>, name: &[u8]) -> Result<()> {
+    let path = directory(caller, None, name)?;
+    if !caller.cred.capable(Cap::SysChroot) {
+        return Err(Errno::EPERM);
+    }
+    caller.fs.set_root(path);
+    Ok(())
+}
+
+/// Forgets unused names; for tests and for when memory is short.
+pub fn forget_names() -> usize {
+    dentry::shrink(usize::MAX)
+}
