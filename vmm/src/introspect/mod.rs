@@ -10,6 +10,11 @@ mod note;
 mod object;
 mod root;
 mod symbols;
+#[cfg(any(test, feature = "synthetic"))]
+#[doc(hidden)]
+pub mod synthetic;
+#[cfg(test)]
+mod tests;
 pub mod views;
 
 pub use error::{Error, Result, optional};
@@ -17,7 +22,7 @@ pub use note::{Field, Kind, Note, Type};
 pub use object::{List, Object, Value};
 pub use root::Root;
 pub use symbols::{Location, SourceMap, Symbols};
-pub use views::{Answer, Request, schemas, view};
+pub use views::{Answer, Request, log_text, schemas, view};
 
 use std::cell::Cell;
 

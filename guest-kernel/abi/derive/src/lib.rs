@@ -180,9 +180,18 @@ fn describe_fields(owner: &syn::Ident, fields: &Fields) -> Result<Vec<TokenStrea
     Ok(described)
 }
 
+/// The type itself, without the group that a `macro_rules!` puts around a `$t:ty`.
+fn bare(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => bare(&group.elem),
+        Type::Paren(paren) => bare(&paren.elem),
+        ty => ty,
+    }
+}
+
 /// The expressions of the field's kind and of the offset of the value inside the field.
 fn field_kind(field: &Field, options: &Options) -> Result<(TokenStream, TokenStream)> {
-    let ty = &field.ty;
+    let ty = bare(&field.ty);
     if let Some(text) = &options.kind {
         let words: Vec<String> = text.value().split_whitespace().map(str::to_string).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -253,7 +262,7 @@ fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStr
             quote!({ static __ELEM: __layout::Kind = #elem; __layout::Kind::vec(&__ELEM, 0) })
         }
         ["array", elem @ ..] => {
-            let Some(Type::Array(array)) = ty else {
+            let Some(Type::Array(array)) = ty.map(bare) else {
                 return Err("`array` stands on a field of type [T; N]".into());
             };
             let (item, len) = (&array.elem, &array.len);

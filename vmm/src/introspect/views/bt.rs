@@ -45,11 +45,11 @@ pub(super) fn rows(
         let function = Some(format!("(running on CPU {})", process.cpu()?));
         return Ok(vec![Frame { frame: 0, pc: hex(0), function, offset: None, source: None }]);
     }
-    let base = task.uint("entity.thread.stack.base")?;
-    let size = task.uint("entity.thread.stack.size")?;
+    let base = task.uint("se.thread.stack.base")?;
+    let size = task.uint("se.thread.stack.size")?;
     let stack = base..base.saturating_add(size);
-    let mut pc = task.uint("entity.thread.context.pc")?;
-    let mut fp = task.uint("entity.thread.context.fp")?;
+    let mut pc = task.uint("se.thread.context.pc")?;
+    let mut fp = task.uint("se.thread.context.fp")?;
     let mut frames = vec![];
     while pc != 0 && frames.len() < MAX_FRAMES {
         // A return address names the instruction after the call; the call is what is meant.
@@ -68,10 +68,8 @@ pub(super) fn rows(
         }
         let next = kernel.space().read_u64(fp)?;
         pc = kernel.space().read_u64(fp + 8)?;
-        if next <= fp && next != 0 {
-            break;
-        }
-        fp = next;
+        // A record below this one would lead in circles; this return address is the last.
+        fp = if next > fp { next } else { 0 };
     }
     Ok(frames)
 }
