@@ -52,10 +52,8 @@ pub use superblock::{FileSystem, MountRequest, StatFs, SuperBlock, SuperOps, reg
 pub use time::Timestamp;
 pub use userbuf::UserBuf;
 
-/// The lock that may be held while sleeping.
-pub(crate) use crate::sync::SpinLock as Mutex;
-/// Where readers and writers wait.
-pub struct WaitQueue(());
+pub use crate::sched::WaitQueue;
+use crate::sync::Mutex;
 
 /// Longest name of one component (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
