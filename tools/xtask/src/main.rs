@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod build;
 mod exec;
 mod guest_run;
@@ -41,6 +42,8 @@ enum Command {
     Test(test::Args),
     /// Run an AArch64 program on Debian's own kernel
     Reference(reference::Args),
+    /// Measure Debian's kernel and ours with the same program
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(args),
         Command::Reference(args) => reference::main(args),
+        Command::Bench(args) => bench::main(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
