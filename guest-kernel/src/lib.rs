@@ -40,6 +40,7 @@ pub mod list;
 pub mod mm;
 pub mod net;
 pub mod ns;
+pub mod panic;
 pub mod process;
 pub mod procfs;
 pub mod sched;

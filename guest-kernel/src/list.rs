@@ -211,7 +211,11 @@ impl<T: Linked<Tag>, Tag> List<T, Tag> {
     /// Walks the list from the front. The item just returned may be unlinked meanwhile.
     pub fn iter(&self) -> Iter<'_, T, Tag> {
         let next = self.head.next.get();
-        Iter { head: &self.head, next: if next.is_null() { &self.head } else { next }, _list: PhantomData }
+        Iter {
+            head: &self.head,
+            next: if next.is_null() { &self.head } else { next },
+            _list: PhantomData,
+        }
     }
 }
 

@@ -379,7 +379,10 @@ mod tests {
     fn entries_have_the_architectures_bits() {
         let phys = PhysAddr(0x4123_4000);
         let text = Pte::user_page(phys, Prot::EXEC);
-        assert_eq!(text.0, 0x4123_4000 | 0b11 | 1 << 6 | 1 << 7 | 3 << 8 | 1 << 10 | 1 << 11 | 1 << 53);
+        assert_eq!(
+            text.0,
+            0x4123_4000 | 0b11 | 1 << 6 | 1 << 7 | 3 << 8 | 1 << 10 | 1 << 11 | 1 << 53
+        );
         let data = Pte::user_page(phys, Prot::WRITE);
         assert_eq!(data.0, 0x4123_4000 | 0b11 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 11 | 3 << 53);
         let device = Pte::kernel_block(PhysAddr(0x0800_0000), Prot::WRITE, MemoryType::Device);
@@ -400,7 +403,9 @@ mod tests {
     fn rights_change_nothing_else() {
         let page = Pte::user_page(PhysAddr(0x5000), Prot::WRITE).with_cow(true).with_special(true);
         let text = page.with_user_prot(Prot::EXEC);
-        assert!(text.is_user_executable() && !text.is_writable() && text.is_cow() && text.is_special());
+        assert!(
+            text.is_user_executable() && !text.is_writable() && text.is_cow() && text.is_special()
+        );
         assert_eq!(text.with_user_prot(Prot::WRITE), page);
         assert_eq!(page.read_only().writable(), page);
     }

@@ -31,8 +31,10 @@ describe_flags!(ThreadFlags);
 
 impl ThreadFlags {
     /// Flags that take the slow path on the way to EL0.
-    pub const EXIT_WORK: Self =
-        Self::SIGPENDING.union(Self::NEED_RESCHED).union(Self::NOTIFY_RESUME).union(Self::SINGLESTEP);
+    pub const EXIT_WORK: Self = Self::SIGPENDING
+        .union(Self::NEED_RESCHED)
+        .union(Self::NOTIFY_RESUME)
+        .union(Self::SINGLESTEP);
     /// Flags that take the slow path at system call entry and exit.
     pub const SYSCALL_WORK: Self = Self::SYSCALL_TRACE.union(Self::SECCOMP);
 }

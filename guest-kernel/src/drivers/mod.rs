@@ -1,3 +1,9 @@
-//! Devices: terminals.
+//! Devices, and what the boot loader says about them.
 
+pub mod console;
+pub mod fdt;
+pub mod irq;
+pub mod klog;
+pub mod pl011;
+pub mod pl031;
 pub mod tty;

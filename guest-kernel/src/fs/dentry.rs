@@ -99,7 +99,9 @@ unsafe impl Sync for Dentry {}
 static RENAME: SpinLock<()> = SpinLock::new(());
 
 /// Names and parents stay as they are while this lives.
-pub struct RenameGuard(#[allow(dead_code, reason = "held for its drop")] SpinLockGuard<'static, ()>);
+pub struct RenameGuard(
+    #[allow(dead_code, reason = "held for its drop")] SpinLockGuard<'static, ()>,
+);
 
 /// Holds renames off.
 pub fn hold_renames() -> RenameGuard {
@@ -107,11 +109,17 @@ pub fn hold_renames() -> RenameGuard {
 }
 
 impl Dentry {
-    fn alloc(parent: Option<Ref<Dentry>>, name: &[u8], inode: Option<Ref<Inode>>) -> Result<Ref<Self>> {
+    fn alloc(
+        parent: Option<Ref<Dentry>>,
+        name: &[u8],
+        inode: Option<Ref<Inode>>,
+    ) -> Result<Ref<Self>> {
         let this = Ref::try_new(Self {
             name: UnsafeCell::new(Name::new(name)?),
             parent: UnsafeCell::new(parent),
-            inode: AtomicPtr::new(inode.map_or(core::ptr::null_mut(), |i| Ref::into_raw(i).cast_mut())),
+            inode: AtomicPtr::new(
+                inode.map_or(core::ptr::null_mut(), |i| Ref::into_raw(i).cast_mut()),
+            ),
             next: UnsafeCell::new(None),
             hash: AtomicU32::new(0),
             hashed: AtomicBool::new(false),

@@ -291,7 +291,12 @@ pub struct File {
 impl File {
     /// An open file at `path`, which is not negative. `inode` counts a writer already if `fmode` says
     /// so.
-    pub fn new(path: Path, flags: OpenFlags, fmode: FMode, ops: Box<dyn FileOps>) -> Result<Ref<Self>> {
+    pub fn new(
+        path: Path,
+        flags: OpenFlags,
+        fmode: FMode,
+        ops: Box<dyn FileOps>,
+    ) -> Result<Ref<Self>> {
         let inode = path.dentry.inode().ok_or(Errno::ENOENT)?.clone();
         let kept = OpenFlags::all()
             - (OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::NOCTTY | OpenFlags::TRUNC)

@@ -280,9 +280,7 @@ impl Files {
     pub fn close_on_exec(&self) {
         let any = self.table.lock().cloexec.iter().any(|&w| w != 0);
         if any {
-            self.close_where(0, usize::MAX, |t, fd| {
-                t.cloexec[fd / BITS] & (1 << (fd % BITS)) != 0
-            });
+            self.close_where(0, usize::MAX, |t, fd| t.cloexec[fd / BITS] & (1 << (fd % BITS)) != 0);
         }
     }
 

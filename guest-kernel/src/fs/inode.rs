@@ -262,7 +262,12 @@ pub struct RenameOp<'a> {
 
 impl Inode {
     /// An inode of `sb` with this number, type and permission bits, owned by root, with one link.
-    pub fn new(sb: &Ref<SuperBlock>, ino: u64, mode: u32, ops: Box<dyn InodeOps>) -> Result<Ref<Self>> {
+    pub fn new(
+        sb: &Ref<SuperBlock>,
+        ino: u64,
+        mode: u32,
+        ops: Box<dyn InodeOps>,
+    ) -> Result<Ref<Self>> {
         Self::with_rdev(sb, ino, mode, Dev::default(), ops)
     }
 

@@ -94,7 +94,12 @@ pub struct Mount {
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Mount {
-    fn build(root: Ref<Dentry>, source: &[u8], flags: MountFlags, pseudo: bool) -> Result<Ref<Self>> {
+    fn build(
+        root: Ref<Dentry>,
+        source: &[u8],
+        flags: MountFlags,
+        pseudo: bool,
+    ) -> Result<Ref<Self>> {
         let sb = root.require_inode()?.sb.clone();
         let mount = Ref::try_new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -401,7 +406,8 @@ impl MntNs {
     /// `old_root` is the caller's root. The tasks' roots and directories are the caller's to move.
     pub fn pivot_root(&self, old_root: &Path, new_root: &Path, put_old: &Path) -> Result<()> {
         let _guard = self.lock.lock();
-        if new_root.inode()?.file_type() != put_old.inode()?.file_type() || !new_root.inode()?.is_dir()
+        if new_root.inode()?.file_type() != put_old.inode()?.file_type()
+            || !new_root.inode()?.is_dir()
         {
             return Err(Errno::ENOTDIR);
         }

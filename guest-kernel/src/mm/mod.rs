@@ -74,7 +74,8 @@ pub mod testing {
             let start = arch::RAM_BASE;
             let end = PhysAddr(start.0 + arch::RAM_SIZE as u64);
             let root = arch::kernel_root();
-            let reserved = [start..PhysAddr(start.0 + 0x3456), root..PhysAddr(root.0 + PAGE_SIZE as u64)];
+            let reserved =
+                [start..PhysAddr(start.0 + 0x3456), root..PhysAddr(root.0 + PAGE_SIZE as u64)];
             // SAFETY: the test machine's RAM is used by nobody else.
             unsafe { frame::init(&[start..end], &reserved) };
         });

@@ -38,7 +38,11 @@ pub struct UtsNs {
 /// A name as `uname` returns it; `EINVAL` if it is too long (sethostname(2)).
 pub fn uts_name(name: &[u8]) -> Result<UtsName> {
     let mut padded = [0; UTS_LEN + 1];
-    padded.get_mut(..name.len()).filter(|_| name.len() <= UTS_LEN).ok_or(Errno::EINVAL)?.copy_from_slice(name);
+    padded
+        .get_mut(..name.len())
+        .filter(|_| name.len() <= UTS_LEN)
+        .ok_or(Errno::EINVAL)?
+        .copy_from_slice(name);
     Ok(padded)
 }
 

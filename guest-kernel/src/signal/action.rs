@@ -1,8 +1,8 @@
 //! Dispositions: what a process does about each signal (sigaction(2)).
 
 use super::{NSIG, SigSet};
-use super::{SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH};
 use super::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGQUIT, SIGSEGV, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ};
+use super::{SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH};
 use crate::errno::Result;
 use crate::kref::Ref;
 use crate::sync::IrqLock;
@@ -49,9 +49,8 @@ pub const fn default_disposition(sig: i32) -> Disposition {
         SIGCONT => Disposition::Continue,
         SIGCHLD | SIGURG | SIGWINCH => Disposition::Ignore,
         SIGSTOP | SIGTSTP | SIGTTIN | SIGTTOU => Disposition::Stop,
-        SIGQUIT | SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGXCPU | SIGXFSZ | SIGSYS => {
-            Disposition::Core
-        }
+        SIGQUIT | SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGXCPU | SIGXFSZ
+        | SIGSYS => Disposition::Core,
         _ => Disposition::Terminate,
     }
 }
@@ -93,7 +92,10 @@ impl Sighand {
     pub fn reset_for_exec(&self) {
         for action in self.actions.lock().iter_mut() {
             let keep = action.handler == SigAction::SIG_IGN;
-            *action = SigAction { handler: if keep { SigAction::SIG_IGN } else { 0 }, ..Default::default() };
+            *action = SigAction {
+                handler: if keep { SigAction::SIG_IGN } else { 0 },
+                ..Default::default()
+            };
         }
     }
 

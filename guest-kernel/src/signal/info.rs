@@ -101,7 +101,9 @@ impl SigInfo {
 
     /// Reads the bytes of `siginfo_t`.
     pub fn from_user(bytes: &[u8; Self::USER_SIZE]) -> Self {
-        let word = |at: usize| i32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            i32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let field = |i: usize| pair(word(16 + i * 8) as u32, word(20 + i * 8) as u32);
         Self::new(word(0), word(8), [field(0), field(1), field(2), field(3)]).with_errno(word(4))
     }

@@ -88,7 +88,8 @@ mod tests {
             p.add(SigInfo::user(40, info::SI_QUEUE, pid, 0));
         }
         assert_eq!(p.take(SigSet::EMPTY).unwrap().pid(), 1);
-        let order: Vec<u32> = std::iter::from_fn(|| p.take(SigSet::EMPTY)).map(|i| i.pid()).collect();
+        let order: Vec<u32> =
+            std::iter::from_fn(|| p.take(SigSet::EMPTY)).map(|i| i.pid()).collect();
         assert_eq!(order, [3, 4, 5]);
         assert!(p.set().is_empty());
     }

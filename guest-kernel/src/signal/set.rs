@@ -83,7 +83,8 @@ impl SigSet {
 
     /// The signal to deliver first: one that the program's own fault raised, else the lowest.
     pub const fn next(self) -> Option<i32> {
-        let first = if self.0 & Self::SYNCHRONOUS.0 != 0 { self.0 & Self::SYNCHRONOUS.0 } else { self.0 };
+        let first =
+            if self.0 & Self::SYNCHRONOUS.0 != 0 { self.0 & Self::SYNCHRONOUS.0 } else { self.0 };
         if first == 0 { None } else { Some(first.trailing_zeros() as i32 + 1) }
     }
 }

@@ -31,7 +31,8 @@ impl<T> Once<T> {
 
     /// Sets the value and returns it; the first caller wins, and a later one's value is dropped.
     pub fn set(&self, value: T) -> &T {
-        if self.state.compare_exchange(EMPTY, SETTING, Ordering::Acquire, Ordering::Acquire).is_ok() {
+        if self.state.compare_exchange(EMPTY, SETTING, Ordering::Acquire, Ordering::Acquire).is_ok()
+        {
             // SAFETY: this caller alone moved the state to `SETTING`.
             unsafe { (*self.value.get()).write(value) };
             self.state.store(SET, Ordering::Release);

@@ -6,9 +6,9 @@ use std::cell::Cell;
 
 use super::{PtRegs, Thread};
 
+pub mod irq;
 mod mem;
 mod time;
-pub mod irq;
 pub mod tlb;
 pub mod uaccess;
 
@@ -103,11 +103,7 @@ pub unsafe fn setup_kernel_thread(
 ///
 /// # Safety
 /// As on the bare machine: the thread does not run.
-pub unsafe fn setup_user_thread(
-    thread: &Thread,
-    stack: super::KernelStackRange,
-    regs: &PtRegs,
-) {
+pub unsafe fn setup_user_thread(thread: &Thread, stack: super::KernelStackRange, regs: &PtRegs) {
     // SAFETY: the caller owns the thread and its stack.
     unsafe {
         *thread.stack.get() = stack;
@@ -139,7 +135,12 @@ pub fn cpu_count() -> usize {
 }
 
 /// There are no others to start.
-pub fn cpu_on(_cpu: usize, _thread: &'static Thread, _stack_top: u64) -> Result<(), i32> {
+pub fn cpu_on(
+    _cpu: usize,
+    _thread: &'static Thread,
+    _stack_top: u64,
+    _entry: extern "C" fn() -> !,
+) -> Result<(), i32> {
     Err(-1)
 }
 
@@ -155,8 +156,7 @@ pub fn reset() -> ! {
 
 /// Writes to the console before it has a driver.
 pub fn early_put(bytes: &[u8]) {
-    use std::io::Write;
-    let _ = std::io::stderr().write_all(bytes);
+    eprint!("{}", String::from_utf8_lossy(bytes));
 }
 
 /// AT_HWCAP and AT_HWCAP2: floating point and Advanced SIMD.
@@ -164,7 +164,7 @@ pub fn hwcaps() -> (u64, u64) {
     (0b11, 0)
 }
 
-/// Some bytes that differ between runs; `None` if the CPU has no random number instruction.
+/// A random number of the CPU; `None` if the CPU has no random number instruction.
 pub fn random_u64() -> Option<u64> {
     None
 }
@@ -177,4 +177,9 @@ pub fn emulate_id_register(_regs: &mut PtRegs, _op: super::exception::SysReg) ->
 /// Continues a faulted user access at its fix-up; there are none on a host.
 pub fn fixup_exception(_regs: &mut PtRegs) -> bool {
     false
+}
+
+/// The address of the last abort.
+pub fn fault_address() -> u64 {
+    0
 }

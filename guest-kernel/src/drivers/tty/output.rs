@@ -1,9 +1,7 @@
 //! Output processing (termios(3), `c_oflag`): what is done to bytes on their way to the terminal,
 //! and the cursor column that tabs and erasing depend on.
 
-use super::termios::{
-    IUTF8, OCRNL, OLCUC, ONLCR, ONLRET, ONOCR, OPOST, TABDLY, Termios, XTABS,
-};
+use super::termios::{IUTF8, OCRNL, OLCUC, ONLCR, ONLRET, ONOCR, OPOST, TABDLY, Termios, XTABS};
 
 /// The state of output processing.
 pub struct Output {
