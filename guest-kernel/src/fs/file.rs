@@ -231,6 +231,11 @@ pub trait FileOps: Any + Send + Sync {
     /// The last reference is gone.
     fn release(&self, _file: &File) {}
 
+    /// True if readiness means something: epoll(7) refuses regular files and directories.
+    fn is_pollable(&self) -> bool {
+        self.abilities().is_empty()
+    }
+
     /// Which of [`FMode::SEEKABLE`] it can do.
     fn abilities(&self) -> FMode {
         FMode::SEEKABLE
@@ -284,6 +289,9 @@ pub struct File {
     pos_lock: Mutex<()>,
     #[described(skip)]
     owner: crate::sync::SpinLock<Owner>,
+    /// The epoll sets that watch it.
+    #[described(skip)]
+    pub watchers: super::epoll::Watchers,
     #[described(skip)]
     ops: Box<dyn FileOps>,
 }
@@ -310,6 +318,7 @@ impl File {
             path,
             pos_lock: Mutex::new(()),
             owner: crate::sync::SpinLock::new(Owner::default()),
+            watchers: super::epoll::Watchers::new(),
             ops,
         })
     }
@@ -469,6 +478,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        super::epoll::release_file(self);
         self.ops.release(self);
         self.inode.locks.release_file(self);
         if self.fmode.contains(FMode::WRITER) {

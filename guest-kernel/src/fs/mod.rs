@@ -10,7 +10,8 @@
 //! | [`verbs`], [`open`] | what names can undergo: create, link, unlink, rename, open |
 //! | [`perm`] | who may |
 //! | [`file`], [`files`], [`fs_struct`] | [`File`]: an open file; [`Files`]: the descriptor table; [`FsStruct`]: root, working directory, umask |
-//! | [`userbuf`], [`poll`] | how data and readiness get out of a file |
+//! | [`userbuf`], [`poll`], [`poller`] | how data and readiness get out of a file, and waiting for several |
+//! | [`pipe`], [`eventfd`], [`epoll`] | pipes and FIFOs, counters to wait for, sets of files to watch |
 //! | [`chrdev`], [`dev`] | the registry of character devices, /dev and the memory devices |
 //! | [`tmpfs`], [`initramfs`], [`anon`] | the file system in memory, what fills it at boot, files without a name |
 //!
@@ -22,6 +23,8 @@
 
 pub mod chrdev;
 pub mod dentry;
+pub mod epoll;
+pub mod eventfd;
 pub mod file;
 pub mod files;
 pub mod fs_struct;
@@ -34,6 +37,7 @@ pub mod path;
 pub mod perm;
 pub mod pipe;
 pub mod poll;
+pub mod poller;
 pub mod superblock;
 pub mod time;
 pub mod userbuf;

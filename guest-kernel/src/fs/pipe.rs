@@ -1,12 +1,559 @@
-//! Pipes and FIFOs.
+//! Pipes and FIFOs (pipe(7), fifo(7)).
+//!
+//! A pipe is a ring of page-sized slots. Pages are taken when a writer needs one and user memory is
+//! copied straight into and out of them; one page that was read empty is kept for the next writer, so
+//! that a pipe in steady use allocates nothing. A write of up to `PIPE_BUF` bytes goes into the last
+//! page or into one new page, never into two: that is what makes it atomic.
+//!
+//! The ring is under a sleeping lock, because copying may fault. Wake-ups happen outside of it and
+//! only if somebody waits: readers when the pipe was empty, writers when it was full.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::{FileOps, Inode, OpenFlags, Path};
+use super::{
+    FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable, UserBuf,
+};
+use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::frame::{AllocFlags, FrameRef, PageKind, alloc_page_of};
+use crate::mm::user::UserPtr;
+use crate::sched::WaitQueue;
+use crate::signal::{self, SIGPIPE};
+use crate::sync::Mutex;
+use crate::wait_event_interruptible_exclusive;
 
-/// Opens a FIFO by its name (fifo(7)).
-pub fn open_fifo(_inode: &Ref<Inode>, _path: &Path, _flags: OpenFlags) -> Result<Box<dyn FileOps>> {
-    Err(Errno::ENXIO)
+/// Slots of a new pipe: 64 KiB.
+const DEFAULT_SLOTS: usize = 16;
+/// Largest size that F_SETPIPE_SZ gives to unprivileged callers; /proc/sys/fs/pipe-max-size.
+pub const PIPE_MAX_SIZE: usize = 1 << 20;
+
+/// A page that only its pipe knows.
+struct PipePage(FrameRef);
+
+impl PipePage {
+    fn try_new() -> Result<Self> {
+        Ok(Self(alloc_page_of(PageKind::Kernel, AllocFlags::USER)?))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the frame is a page long, belongs to this pipe alone, and changes through
+        // `bytes_mut` only.
+        unsafe { core::slice::from_raw_parts(self.0.as_ptr(), PAGE_SIZE) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; `self` is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.0.as_ptr(), PAGE_SIZE) }
+    }
 }
+
+/// A page with `len` bytes from `start` on.
+struct Slot {
+    page: PipePage,
+    start: usize,
+    len: usize,
+    /// One packet of O_DIRECT mode: nothing is appended, and a read ends with it.
+    packet: bool,
+}
+
+/// The ring of slots.
+struct Ring {
+    slots: Box<[Option<Slot>]>,
+    head: usize,
+    tail: usize,
+    spare: Option<PipePage>,
+}
+
+fn try_slots(n: usize) -> Result<Box<[Option<Slot>]>> {
+    let mut slots = Vec::new();
+    slots.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+    slots.resize_with(n, || None);
+    Ok(slots.into_boxed_slice())
+}
+
+impl Ring {
+    fn try_new(slots: usize) -> Result<Self> {
+        Ok(Self { slots: try_slots(slots)?, head: 0, tail: 0, spare: None })
+    }
+
+    fn used(&self) -> usize {
+        self.head - self.tail
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    fn is_full(&self) -> bool {
+        self.used() >= self.slots.len()
+    }
+
+    fn slot(&mut self, position: usize) -> Option<&mut Slot> {
+        let at = position & (self.slots.len() - 1);
+        self.slots[at].as_mut()
+    }
+
+    fn bytes(&self) -> usize {
+        self.slots.iter().flatten().map(|slot| slot.len).sum()
+    }
+
+    /// Copies what does not fill whole pages behind the last bytes, if all of it fits there.
+    fn append(&mut self, src: &mut UserBuf<'_>) -> Result<usize> {
+        let part = src.remaining() % PAGE_SIZE;
+        if part == 0 || self.is_empty() {
+            return Ok(0);
+        }
+        let Some(last) = self.slot(self.head - 1) else { return Ok(0) };
+        let end = last.start + last.len;
+        if last.packet || end + part > PAGE_SIZE {
+            return Ok(0);
+        }
+        let n = src.take(&mut last.page.bytes_mut()[end..end + part])?;
+        last.len += n;
+        Ok(n)
+    }
+
+    /// Copies up to a page into a new slot; the ring is not full.
+    fn push(&mut self, src: &mut UserBuf<'_>, packet: bool) -> Result<usize> {
+        let mut page = match self.spare.take() {
+            Some(page) => page,
+            None => PipePage::try_new()?,
+        };
+        let want = src.remaining().min(PAGE_SIZE);
+        match src.take(&mut page.bytes_mut()[..want]) {
+            Ok(len) if len > 0 => {
+                let at = self.head & (self.slots.len() - 1);
+                self.slots[at] = Some(Slot { page, start: 0, len, packet });
+                self.head += 1;
+                Ok(len)
+            }
+            other => {
+                self.spare = Some(page);
+                other
+            }
+        }
+    }
+
+    /// Copies from the oldest slot; the ring is not empty. Returns the bytes and whether a packet
+    /// ended with them.
+    fn pop(&mut self, dst: &mut UserBuf<'_>) -> Result<(usize, bool)> {
+        let tail = self.tail;
+        let Some(slot) = self.slot(tail) else { return Ok((0, false)) };
+        let want = slot.len.min(dst.remaining());
+        let n = dst.put(&slot.page.bytes()[slot.start..slot.start + want])?;
+        slot.start += n;
+        slot.len -= n;
+        let packet = slot.packet;
+        if slot.len == 0 || packet {
+            let at = tail & (self.slots.len() - 1);
+            let page = self.slots[at].take().map(|slot| slot.page);
+            self.spare = self.spare.take().or(page);
+            self.tail += 1;
+        }
+        Ok((n, packet))
+    }
+
+    /// Changes the number of slots, a power of two; `EBUSY` if more are in use.
+    fn resize(&mut self, n: usize) -> Result<()> {
+        if self.used() > n {
+            return Err(Errno::EBUSY);
+        }
+        let mut slots = try_slots(n)?;
+        let used = self.used();
+        for (i, new) in slots.iter_mut().take(used).enumerate() {
+            *new = self.slots[(self.tail + i) & (self.slots.len() - 1)].take();
+        }
+        *self = Self { slots, head: used, tail: 0, spare: self.spare.take() };
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.slots.fill_with(|| None);
+        (self.head, self.tail, self.spare) = (0, 0, None);
+    }
+}
+
+/// What both ends of a pipe share.
+pub struct Pipe {
+    ring: Mutex<Ring>,
+    /// Slots in use and slots there are, as of the last change: for looks without the lock.
+    used: AtomicU32,
+    slots: AtomicU32,
+    readers: AtomicU32,
+    writers: AtomicU32,
+    /// How often an end was opened, ever: a FIFO's open waits for the other's to grow.
+    reader_opens: AtomicU32,
+    writer_opens: AtomicU32,
+    read_wait: WaitQueue,
+    write_wait: WaitQueue,
+    /// Somebody polled: edge-triggered watchers hear of every write, not only of the first.
+    polled: AtomicBool,
+}
+
+impl Pipe {
+    fn try_new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            ring: Mutex::new(Ring::try_new(DEFAULT_SLOTS)?),
+            used: AtomicU32::new(0),
+            slots: AtomicU32::new(DEFAULT_SLOTS as u32),
+            readers: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
+            reader_opens: AtomicU32::new(0),
+            writer_opens: AtomicU32::new(0),
+            read_wait: WaitQueue::new(),
+            write_wait: WaitQueue::new(),
+            polled: AtomicBool::new(false),
+        }))
+    }
+
+    fn publish(&self, ring: &Ring) {
+        self.used.store(ring.used() as u32, Ordering::Release);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.used.load(Ordering::Acquire) == 0
+    }
+
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Acquire) >= self.slots.load(Ordering::Acquire)
+    }
+
+    fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Acquire) != 0
+    }
+
+    fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) != 0
+    }
+
+    fn wake_readers(&self) {
+        self.read_wait.wake_poll((PollFlags::IN | PollFlags::RDNORM).bits());
+    }
+
+    fn wake_writers(&self) {
+        self.write_wait.wake_poll((PollFlags::OUT | PollFlags::WRNORM).bits());
+    }
+
+    fn read(&self, nonblock: bool, buf: &mut UserBuf<'_>) -> Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let mut done = 0;
+        loop {
+            let (was_full, result) = {
+                let mut ring = self.ring.lock();
+                let was_full = ring.is_full();
+                let result = Self::drain(&mut ring, buf, &mut done);
+                self.publish(&ring);
+                (was_full && !ring.is_full(), result)
+            };
+            if was_full {
+                self.wake_writers();
+            }
+            match result {
+                Err(error) if done == 0 => return Err(error),
+                _ if done > 0 => break,
+                _ => {}
+            }
+            if !self.has_writers() {
+                // A writer may have left its last bytes just before it closed.
+                if self.is_empty() {
+                    return Ok(0);
+                }
+                continue;
+            }
+            if nonblock {
+                return Err(Errno::EAGAIN);
+            }
+            wait_event_interruptible_exclusive!(
+                self.read_wait,
+                !self.is_empty() || !self.has_writers()
+            )?;
+        }
+        if !self.is_empty() && self.read_wait.has_waiters() {
+            self.wake_readers();
+        }
+        Ok(done)
+    }
+
+    fn drain(ring: &mut Ring, buf: &mut UserBuf<'_>, done: &mut usize) -> Result<()> {
+        while !ring.is_empty() && !buf.is_empty() {
+            let (n, packet) = ring.pop(buf)?;
+            *done += n;
+            if packet {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, nonblock: bool, packets: bool, buf: &mut UserBuf<'_>) -> Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let mut done = 0;
+        let result = loop {
+            let (had_readers, was_empty, result) = {
+                let mut ring = self.ring.lock();
+                let was_empty = ring.is_empty();
+                let had_readers = self.has_readers();
+                let result = match had_readers {
+                    true => Self::fill(&mut ring, packets, buf, &mut done),
+                    false => Err(Errno::EPIPE),
+                };
+                self.publish(&ring);
+                (had_readers, was_empty && !ring.is_empty(), result)
+            };
+            if was_empty || self.polled.load(Ordering::Relaxed) {
+                self.wake_readers();
+            }
+            if !had_readers {
+                signal::hooks::send_current(SIGPIPE);
+            }
+            if result.is_err() || buf.is_empty() {
+                break result;
+            }
+            if nonblock {
+                break Err(Errno::EAGAIN);
+            }
+            let waited = wait_event_interruptible_exclusive!(
+                self.write_wait,
+                !self.is_full() || !self.has_readers()
+            );
+            if waited.is_err() {
+                break waited;
+            }
+        };
+        if !self.is_full() && self.write_wait.has_waiters() {
+            self.wake_writers();
+        }
+        match result {
+            Err(error) if done == 0 => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    fn fill(ring: &mut Ring, packets: bool, buf: &mut UserBuf<'_>, done: &mut usize) -> Result<()> {
+        if *done == 0 && !packets {
+            *done += ring.append(buf)?;
+        }
+        while !buf.is_empty() && !ring.is_full() {
+            let n = ring.push(buf, packets)?;
+            *done += n;
+            if n == 0 {
+                return Err(Errno::EFAULT);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait to be read.
+    pub fn len(&self) -> usize {
+        self.ring.lock().bytes()
+    }
+
+    /// Size in bytes (F_GETPIPE_SZ).
+    pub fn capacity(&self) -> usize {
+        self.slots.load(Ordering::Relaxed) as usize * PAGE_SIZE
+    }
+
+    /// Sets the size, rounded up to a power of two of pages (F_SETPIPE_SZ); returns the new one.
+    pub fn set_capacity(&self, bytes: usize, privileged: bool) -> Result<usize> {
+        let bytes = bytes.max(PAGE_SIZE).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
+        if bytes > 1 << 31 {
+            return Err(Errno::EINVAL);
+        }
+        if bytes > PIPE_MAX_SIZE && bytes > self.capacity() && !privileged {
+            return Err(Errno::EPERM);
+        }
+        let slots = bytes / PAGE_SIZE;
+        let was_full = {
+            let mut ring = self.ring.lock();
+            let was_full = ring.is_full();
+            ring.resize(slots)?;
+            self.slots.store(slots as u32, Ordering::Release);
+            was_full
+        };
+        if was_full {
+            self.write_wait.wake_all();
+        }
+        Ok(bytes)
+    }
+
+    fn open_end(&self, end: &AtomicU32, opens: &AtomicU32) {
+        opens.fetch_add(1, Ordering::AcqRel);
+        end.fetch_add(1, Ordering::AcqRel);
+        self.read_wait.wake_all();
+        self.write_wait.wake_all();
+    }
+
+    fn close(&self, reads: bool, writes: bool) {
+        let mut last = false;
+        if reads {
+            last |= self.readers.fetch_sub(1, Ordering::AcqRel) == 1;
+        }
+        if writes {
+            last |= self.writers.fetch_sub(1, Ordering::AcqRel) == 1;
+        }
+        if !last {
+            return;
+        }
+        if !self.has_readers() && !self.has_writers() {
+            let mut ring = self.ring.lock();
+            ring.clear();
+            self.publish(&ring);
+        }
+        self.read_wait.wake_all();
+        self.write_wait.wake_all();
+    }
+}
+
+/// An open end (or, for a FIFO opened for both, both ends) of a pipe.
+pub struct PipeFile {
+    pipe: Arc<Pipe>,
+    reads: bool,
+    writes: bool,
+    /// Writers there had been when a FIFO was opened: without a newer one, nobody has hung up.
+    writer_opens: u32,
+}
+
+impl PipeFile {
+    fn open(pipe: &Arc<Pipe>, reads: bool, writes: bool) -> Self {
+        let writer_opens = pipe.writer_opens.load(Ordering::Acquire);
+        if reads {
+            pipe.open_end(&pipe.readers, &pipe.reader_opens);
+        }
+        if writes {
+            pipe.open_end(&pipe.writers, &pipe.writer_opens);
+        }
+        Self { pipe: pipe.clone(), reads, writes, writer_opens }
+    }
+
+    /// The pipe.
+    pub fn pipe(&self) -> &Arc<Pipe> {
+        &self.pipe
+    }
+}
+
+impl Drop for PipeFile {
+    fn drop(&mut self) {
+        self.pipe.close(self.reads, self.writes);
+    }
+}
+
+impl FileOps for PipeFile {
+    fn read(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
+        self.pipe.read(file.is_nonblocking(), buf)
+    }
+
+    fn write(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
+        let flags = file.flags();
+        let nonblock = flags.contains(OpenFlags::NONBLOCK);
+        self.pipe.write(nonblock, flags.contains(OpenFlags::DIRECT), buf)
+    }
+
+    fn ioctl(&self, _file: &File, cmd: u32, arg: u64) -> Result<usize> {
+        match cmd {
+            linux_raw_sys::ioctl::FIONREAD => {
+                UserPtr::<u32>::new(arg).write(self.pipe.len() as u32)?;
+                Ok(0)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
+        let pipe = &self.pipe;
+        pipe.polled.store(true, Ordering::Relaxed);
+        let mut ready = PollFlags::empty();
+        if self.reads {
+            table.wait(&pipe.read_wait);
+        }
+        if self.writes {
+            table.wait(&pipe.write_wait);
+        }
+        if self.reads {
+            if !pipe.is_empty() {
+                ready |= PollFlags::READABLE;
+            }
+            let seen_writer = pipe.writer_opens.load(Ordering::Acquire) != self.writer_opens;
+            if !pipe.has_writers() && seen_writer {
+                ready |= PollFlags::HUP;
+            }
+        }
+        if self.writes {
+            if !pipe.is_full() {
+                ready |= PollFlags::WRITABLE;
+            }
+            if !pipe.has_readers() {
+                ready |= PollFlags::ERR;
+            }
+        }
+        ready
+    }
+
+    fn abilities(&self) -> FMode {
+        FMode::empty()
+    }
+
+    fn kind(&self) -> Option<FileKind> {
+        Some(FileKind::Pipe)
+    }
+}
+
+/// The two ends of a new pipe. They count themselves in order: the reader is there before the writer,
+/// which lets it see that a writer has been there.
+pub fn ends() -> Result<(PipeFile, PipeFile)> {
+    let pipe = Pipe::try_new()?;
+    Ok((PipeFile::open(&pipe, true, false), PipeFile::open(&pipe, false, true)))
+}
+
+/// Opens a FIFO (fifo(7)): readers and writers wait for each other, unless they do not want to.
+pub fn open_fifo(inode: &Ref<Inode>, _path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+    let pipe = match inode.special.try_get() {
+        Some(special) => special,
+        None => inode.special.set(Box::new(Pipe::try_new()?)),
+    };
+    let pipe = pipe.downcast_ref::<Arc<Pipe>>().ok_or(Errno::ENXIO)?;
+    let (reads, writes) = (flags.reads(), flags.writes());
+    let nonblock = flags.contains(OpenFlags::NONBLOCK);
+    if writes && !reads && nonblock && !pipe.has_readers() {
+        return Err(Errno::ENXIO);
+    }
+    let (readers, writers) =
+        (pipe.reader_opens.load(Ordering::Acquire), pipe.writer_opens.load(Ordering::Acquire));
+    let mut file = PipeFile::open(pipe, reads, writes);
+    if reads && !writes {
+        if nonblock || pipe.has_writers() {
+            // The reader of a FIFO without writers sees no hangup before one came and went; one
+            // with writers has seen them.
+            if pipe.has_writers() {
+                file.writer_opens = writers.wrapping_sub(1);
+            }
+        } else {
+            wait_event_interruptible_exclusive!(
+                pipe.read_wait,
+                pipe.writer_opens.load(Ordering::Acquire) != writers
+            )?;
+        }
+    } else if writes && !reads && !pipe.has_readers() {
+        wait_event_interruptible_exclusive!(
+            pipe.write_wait,
+            pipe.reader_opens.load(Ordering::Acquire) != readers
+        )?;
+    }
+    Ok(Box::new(file))
+}
+
+/// The pipe behind a file, for F_GETPIPE_SZ, splice and /proc.
+pub fn pipe_of(file: &File) -> Option<&Arc<Pipe>> {
+    file.ops_as::<PipeFile>().map(PipeFile::pipe)
+}
+
+#[cfg(test)]
+#[path = "pipe_tests.rs"]
+mod tests;

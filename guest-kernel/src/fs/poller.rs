@@ -1,0 +1,123 @@
+//! [`Poller`]: one caller that waits for several files at once (poll(2), select(2)).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::{File, PollFlags, PollTable, poll::PollWaiter};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::sched::clock::Deadline;
+use crate::sched::{WaitEntry, WaitQueue};
+use crate::wait_event_interruptible_timeout;
+
+/// What is shared with the wake-up functions. Boxed, so that it stays where it is.
+#[derive(Default)]
+struct Signal {
+    triggered: AtomicBool,
+    wait: WaitQueue,
+}
+
+/// A place on one queue.
+#[repr(C)]
+struct Entry {
+    wait: WaitEntry,
+    signal: *const Signal,
+    /// Events that the caller is interested in.
+    interest: u32,
+    queue: *const WaitQueue,
+    /// Keeps the queue alive.
+    file: Ref<File>,
+}
+
+impl Entry {
+    fn wake(wait: &WaitEntry, key: u32) -> bool {
+        // SAFETY: `wait` is the first field of an `Entry` (repr(C)): `add` queues no other.
+        let entry = unsafe { &*ptr::from_ref(wait).cast::<Entry>() };
+        if key & entry.interest != 0 {
+            // SAFETY: the poller removes all entries before its `Signal` goes.
+            let signal = unsafe { &*entry.signal };
+            signal.triggered.store(true, Ordering::Release);
+            signal.wait.wake_all();
+        }
+        // It stays queued until the poller is done with all its files.
+        false
+    }
+}
+
+/// Waits for any of several files.
+pub struct Poller {
+    signal: Box<Signal>,
+    #[allow(clippy::vec_box, reason = "a queued entry does not move")]
+    entries: Vec<Box<Entry>>,
+    failed: bool,
+}
+
+/// The file that is being asked.
+struct Asking<'a> {
+    poller: &'a mut Poller,
+    file: &'a Ref<File>,
+    interest: PollFlags,
+}
+
+impl PollWaiter for Asking<'_> {
+    fn add(&mut self, queue: &WaitQueue) {
+        let poller = &mut *self.poller;
+        let entry = crate::mm::try_box(Entry {
+            wait: WaitEntry::with(Entry::wake, false),
+            signal: &raw const *poller.signal,
+            interest: (self.interest | PollFlags::ERR | PollFlags::HUP).bits(),
+            queue,
+            file: self.file.clone(),
+        });
+        match entry {
+            Ok(entry) if poller.entries.try_reserve(1).is_ok() => {
+                // SAFETY: the entry is boxed, its file keeps the queue alive, and `Poller::drop`
+                // takes it off before either goes.
+                unsafe { queue.add(&entry.wait) };
+                poller.entries.push(entry);
+            }
+            _ => poller.failed = true,
+        }
+    }
+}
+
+impl Poller {
+    /// Waits for nothing yet.
+    pub fn try_new() -> Result<Self> {
+        let signal = crate::mm::try_box(Signal::default())?;
+        Ok(Self { signal, entries: Vec::new(), failed: false })
+    }
+
+    /// Asks a file what it is ready for; with `wait`, its next change ends [`sleep`](Self::sleep).
+    pub fn ask(&mut self, file: &Ref<File>, interest: PollFlags, wait: bool) -> PollFlags {
+        if !wait {
+            return file.ops().poll(file, &mut PollTable::empty());
+        }
+        let mut asking = Asking { poller: self, file, interest };
+        file.ops().poll(file, &mut PollTable::new(&mut asking))
+    }
+
+    /// Sleeps until a file changed, `ERESTARTSYS` if a signal came first, `ETIMEDOUT` at the deadline.
+    pub fn sleep(&self, deadline: Deadline) -> Result<()> {
+        if self.failed {
+            return Err(Errno::ENOMEM);
+        }
+        let signal = &*self.signal;
+        let triggered = || signal.triggered.load(Ordering::Acquire);
+        wait_event_interruptible_timeout!(signal.wait, triggered(), deadline)?;
+        signal.triggered.store(false, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        for entry in &self.entries {
+            // SAFETY: the entry's file keeps the queue alive.
+            unsafe { &*entry.queue }.remove(&entry.wait);
+            let _ = &entry.file;
+        }
+    }
+}
