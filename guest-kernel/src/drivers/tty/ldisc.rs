@@ -495,6 +495,13 @@ impl LineDiscipline {
         }
     }
 
+    /// [`skip_eof_mark`](Self::skip_eof_mark) if the read was a canonical one.
+    pub fn skip_eof_mark_if(&mut self, canonical: bool) {
+        if canonical {
+            self.skip_eof_mark();
+        }
+    }
+
     fn advance(&mut self, n: usize) {
         self.tail += n;
         self.canon_head = self.canon_head.max(self.tail);

@@ -1,6 +1,145 @@
-//! Terminals: line discipline, settings, and what a terminal is to the job control of a session.
+//! Terminals.
+//!
+//! A [`Tty`] is what a program sees as a terminal: settings, a line discipline and a place in job
+//! control (tty_ioctl(2), termios(3), credentials(7)). Behind it is a [`Backend`]: the console's
+//! serial port, or the master side of a pseudoterminal, which lives in the same [`Tty`].
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`termios`], [`ldisc`], [`output`], [`ring`] | the logic, free of locks and devices |
+//! | [`io`] | read, write and poll of the terminal side; input from the device |
+//! | [`job`] | controlling terminals, background access, hangup |
+//! | [`ioctl`] | requests that programs make of a terminal |
+//! | [`pty`], [`devpts`] | pseudoterminals: /dev/ptmx and /dev/pts |
+//! | [`console`] | /dev/console, /dev/tty and the serial console |
+//!
+//! All state of a terminal is under one lock that interrupt handlers take too: the serial port hands
+//! its input over, signals and echo included, in its interrupt. User memory is never touched and
+//! nothing is written to the device under it.
 
+pub mod console;
+pub mod devpts;
+pub mod io;
+pub mod ioctl;
+pub mod job;
 pub mod ldisc;
 pub mod output;
+pub mod pty;
 pub mod ring;
 pub mod termios;
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::errno::Result;
+use crate::fs::Dev;
+use crate::kref::Ref;
+use crate::ns::Pid;
+use crate::sched::WaitQueue;
+use crate::sync::{IrqLock, Mutex};
+pub use job::disassociate_ctty;
+use ldisc::LineDiscipline;
+use pty::Master;
+use termios::{Termios, WinSize};
+
+/// The device under a console terminal.
+pub trait ConsoleDevice: Send + Sync {
+    /// Sends bytes; returns when all of them are on their way.
+    fn write(&self, bytes: &[u8]);
+    /// Input that was held back can be taken again.
+    fn resume_input(&self);
+}
+
+/// What a terminal is attached to.
+pub enum Backend {
+    /// A serial port.
+    Console(&'static dyn ConsoleDevice),
+    /// A program that holds the master side.
+    Pty(Master),
+}
+
+/// A terminal.
+pub struct Tty {
+    /// Device number of its node.
+    pub dev: Dev,
+    /// The device, or the other side.
+    pub backend: Backend,
+    state: IrqLock<State>,
+    /// Readers of the terminal, and whoever polls it.
+    read_wait: WaitQueue,
+    /// Writers of the terminal, and whoever polls it.
+    write_wait: WaitQueue,
+    /// Keeps what one call writes together.
+    write_lock: Mutex<()>,
+    /// Raised by a hangup: files opened before it are dead.
+    generation: AtomicU32,
+}
+
+/// What a terminal's lock guards.
+pub struct State {
+    /// Its settings.
+    pub termios: Termios,
+    /// Its size in characters and pixels.
+    pub winsize: WinSize,
+    /// What was received and is echoed.
+    pub ldisc: LineDiscipline,
+    /// The session that it controls.
+    session: Option<Ref<Pid>>,
+    /// The foreground process group.
+    pgrp: Option<Ref<Pid>>,
+    /// TIOCEXCL: only privileged callers may open it.
+    exclusive: bool,
+    /// Open files of the terminal side.
+    opens: u32,
+    /// The terminal sent VSTOP because its input buffer fills up (IXOFF).
+    sent_stop: bool,
+}
+
+impl Tty {
+    /// A terminal that nobody has open.
+    pub fn try_new(dev: Dev, backend: Backend, termios: Termios) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            dev,
+            backend,
+            state: IrqLock::new(State {
+                termios,
+                winsize: WinSize::default(),
+                ldisc: LineDiscipline::try_new()?,
+                session: None,
+                pgrp: None,
+                exclusive: false,
+                opens: 0,
+                sent_stop: false,
+            }),
+            read_wait: WaitQueue::new(),
+            write_wait: WaitQueue::new(),
+            write_lock: Mutex::new(()),
+            generation: AtomicU32::new(0),
+        }))
+    }
+
+    /// The master side of a pseudoterminal.
+    pub fn master(&self) -> Option<&Master> {
+        match &self.backend {
+            Backend::Pty(master) => Some(master),
+            Backend::Console(_) => None,
+        }
+    }
+
+    /// True if a hangup came after a file with this generation was opened.
+    fn is_hung_up(&self, generation: u32) -> bool {
+        self.generation.load(Ordering::Acquire) != generation
+    }
+
+    /// Looks at the state: for /proc and tests.
+    pub fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.state.lock())
+    }
+}
+
+impl State {
+    /// The foreground process group.
+    pub fn pgrp(&self) -> Option<&Ref<Pid>> {
+        self.pgrp.as_ref()
+    }
+}

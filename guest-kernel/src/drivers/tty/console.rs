@@ -1,0 +1,185 @@
+//! Terminals by their device nodes: /dev/console, /dev/ttyAMA0, /dev/tty, /dev/ptmx, /dev/pts/N; and
+//! the terminal of the machine's serial port.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use super::io::OpenedAs;
+use super::pty::Ptmx;
+use super::termios::Termios;
+use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job};
+use crate::errno::{Errno, Result};
+use crate::fs::chrdev::{CharDevEntry, register_chrdev_region};
+use crate::fs::{
+    CharDevice, Dev, FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable,
+    UserBuf, register_chrdev, register_filesystem,
+};
+use crate::kref::Ref;
+use crate::sync::Once;
+
+/// /dev/ttyAMA0, the serial port.
+pub const TTY_AMA0: Dev = Dev::new(204, 64);
+/// /dev/tty, the caller's controlling terminal.
+pub const TTY: Dev = Dev::new(5, 0);
+/// /dev/console.
+pub const CONSOLE: Dev = Dev::new(5, 1);
+/// /dev/ptmx.
+pub const PTMX: Dev = Dev::new(5, 2);
+
+static CONSOLE_TTY: Once<Arc<Tty>> = Once::new();
+
+/// The terminal of the serial port.
+pub fn console() -> Option<&'static Arc<Tty>> {
+    CONSOLE_TTY.try_get()
+}
+
+/// Makes the console's terminal and the device nodes; boot order calls it once. `raw`: the console is
+/// a pipe to another program, not a terminal (`belljar.console=raw`).
+pub fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
+    let termios = if raw { Termios::RAW_CONSOLE } else { Termios::STANDARD };
+    CONSOLE_TTY.set(Tty::try_new(TTY_AMA0, Backend::Console(device), termios)?);
+    register_chrdev(CONSOLE, "console", 0o600, &TerminalNodes);
+    register_chrdev(TTY_AMA0, "ttyAMA0", 0o600, &TerminalNodes);
+    register_chrdev(TTY, "tty", 0o666, &TerminalNodes);
+    register_chrdev(PTMX, "ptmx", 0o666, &Ptmx);
+    register_chrdev_region(CharDevEntry {
+        dev: Dev::new(super::pty::PTS_MAJOR, 0),
+        count: devpts::PTY_MAX as u32,
+        name: "",
+        mode: 0o600,
+        ops: &TerminalNodes,
+    });
+    register_filesystem(&devpts::DevPts);
+    Ok(())
+}
+
+/// The serial port received bytes: returns how many were taken. The rest is to be held back until
+/// [`ConsoleDevice::resume_input`].
+pub fn receive(bytes: &[u8]) -> usize {
+    CONSOLE_TTY.try_get().map_or(bytes.len(), |tty| tty.receive(bytes))
+}
+
+/// How many bytes the console's terminal takes now.
+pub fn input_room() -> usize {
+    CONSOLE_TTY.try_get().map_or(usize::MAX, |tty| tty.input_room())
+}
+
+/// Opens terminals.
+struct TerminalNodes;
+
+impl CharDevice for TerminalNodes {
+    fn open(
+        &self,
+        dev: Dev,
+        _inode: &Ref<Inode>,
+        _path: &Path,
+        flags: OpenFlags,
+    ) -> Result<Box<dyn FileOps>> {
+        let tty = match dev {
+            TTY => job::controlling_tty().ok_or(Errno::ENXIO)?,
+            CONSOLE | TTY_AMA0 => console().ok_or(Errno::ENXIO)?.clone(),
+            _ => devpts::find(dev.minor()).ok_or(Errno::EIO)?,
+        };
+        let may_control = !flags.contains(OpenFlags::NOCTTY) && dev != TTY && dev != CONSOLE;
+        Ok(Box::new(TtyFile::open(tty, dev == CONSOLE, may_control && flags.reads())?))
+    }
+}
+
+/// An open terminal.
+pub struct TtyFile {
+    tty: Arc<Tty>,
+    generation: u32,
+    is_console: bool,
+}
+
+impl TtyFile {
+    /// Opens a terminal; with `take`, a session leader without one takes it as its controlling one.
+    pub fn open(tty: Arc<Tty>, is_console: bool, take: bool) -> Result<Self> {
+        if let Some(master) = tty.master()
+            && (master.is_locked() || !master.is_open())
+        {
+            return Err(Errno::EIO);
+        }
+        let generation = {
+            let mut state = tty.state.lock();
+            if state.exclusive && !job::is_admin() {
+                return Err(Errno::EBUSY);
+            }
+            state.opens += 1;
+            tty.generation.load(Ordering::Acquire)
+        };
+        if let Some(master) = tty.master() {
+            master.set_slave_closed(false);
+        }
+        if take {
+            tty.take_at_open();
+        }
+        Ok(Self { tty, generation, is_console })
+    }
+
+    /// The terminal.
+    pub fn tty(&self) -> &Arc<Tty> {
+        &self.tty
+    }
+
+    fn how(&self, file: &File) -> OpenedAs {
+        OpenedAs {
+            generation: self.generation,
+            is_console: self.is_console,
+            nonblock: file.is_nonblocking(),
+        }
+    }
+}
+
+impl Drop for TtyFile {
+    fn drop(&mut self) {
+        let last = {
+            let mut state = self.tty.state.lock();
+            state.opens -= 1;
+            state.exclusive &= state.opens != 0;
+            state.opens == 0
+        };
+        if last && let Some(master) = self.tty.master() {
+            master.set_slave_closed(true);
+        }
+    }
+}
+
+impl FileOps for TtyFile {
+    fn read(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
+        let want = buf.remaining();
+        self.tty.read(self.how(file), want, &mut |bytes| match buf.put(bytes)? {
+            n if n == bytes.len() => Ok(()),
+            _ => Err(Errno::EFAULT),
+        })
+    }
+
+    fn write(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
+        let len = buf.remaining();
+        self.tty.write(self.how(file), len, &mut |bytes| match buf.take(bytes)? {
+            n if n == bytes.len() => Ok(()),
+            _ => Err(Errno::EFAULT),
+        })
+    }
+
+    fn ioctl(&self, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+        if self.tty.is_hung_up(self.generation) {
+            use linux_raw_sys::ioctl::TIOCSPGRP;
+            return Err(if cmd == TIOCSPGRP { Errno::ENOTTY } else { Errno::EIO });
+        }
+        ioctl::terminal(&self.tty, file.fmode().contains(FMode::READ), cmd, arg)
+    }
+
+    fn poll(&self, file: &File, table: &mut PollTable<'_>) -> PollFlags {
+        self.tty.poll(self.how(file), table)
+    }
+
+    fn abilities(&self) -> FMode {
+        FMode::empty()
+    }
+
+    fn kind(&self) -> Option<FileKind> {
+        Some(FileKind::Tty)
+    }
+}

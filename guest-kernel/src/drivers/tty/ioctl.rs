@@ -1,0 +1,244 @@
+//! Requests that programs make of terminals (tty_ioctl(2)).
+
+use alloc::sync::Arc;
+
+use super::pty::Master;
+use super::termios::{Termios, VSTART, VSTOP, WinSize};
+use super::{Backend, State, Tty, job};
+use crate::errno::{Errno, Result};
+use crate::mm::user::UserPtr;
+use crate::pod;
+use crate::signal::{self, SIGTTOU, SIGWINCH};
+use linux_raw_sys::ioctl::*;
+
+pod!(Termios, WinSize, OldTermios);
+
+/// `struct termios`: the first bytes of [`Termios`], without the speeds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OldTermios([u32; Termios::OLD_SIZE / 4]);
+
+impl OldTermios {
+    fn of(t: &Termios) -> Self {
+        // SAFETY: both are plain numbers, and `Termios` is the longer one.
+        Self(unsafe { core::ptr::from_ref(t).cast::<[u32; Termios::OLD_SIZE / 4]>().read() })
+    }
+
+    fn apply(&self, t: &mut Termios) {
+        // SAFETY: as above.
+        unsafe { core::ptr::from_mut(t).cast::<[u32; Termios::OLD_SIZE / 4]>().write(self.0) };
+    }
+}
+
+/// Arguments of TCFLSH and TCXONC (ioctl_tty(2)).
+const TCIFLUSH: u64 = 0;
+const TCOFLUSH: u64 = 1;
+const TCIOFLUSH: u64 = 2;
+const TCOOFF: u64 = 0;
+const TCOON: u64 = 1;
+const TCIOFF: u64 = 2;
+const TCION: u64 = 3;
+/// Line discipline number of N_TTY.
+const N_TTY: u32 = 0;
+
+fn word(arg: u64) -> UserPtr<u32> {
+    UserPtr::new(arg)
+}
+
+/// A request through the terminal side.
+pub fn terminal(tty: &Arc<Tty>, readable: bool, cmd: u32, arg: u64) -> Result<usize> {
+    match cmd {
+        FIONREAD => {
+            let n = tty.with_state(|s| s.ldisc.readable(&s.termios));
+            word(arg).write(n as u32)?;
+        }
+        TIOCSCTTY => tty.set_controlling(arg == 1, readable)?,
+        TIOCNOTTY => tty.give_up()?,
+        TIOCGPGRP => word(arg).write(tty.number_of(false, false)?)?,
+        TIOCGSID => word(arg).write(tty.number_of(true, false)?)?,
+        TIOCSTI => {
+            if !tty.controls_caller() && !job::is_admin() {
+                return Err(Errno::EPERM);
+            }
+            let byte = UserPtr::<u8>::new(arg).read()?;
+            tty.receive(&[byte]);
+        }
+        _ => return common(tty, cmd, arg),
+    }
+    Ok(0)
+}
+
+/// A request through the master side of a pseudoterminal.
+pub fn master(tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize> {
+    match cmd {
+        TIOCGPTN => word(arg).write(side.index)?,
+        TIOCSPTLCK => side.set_locked(word(arg).read()? != 0),
+        TIOCGPTLCK => word(arg).write(u32::from(side.is_locked()))?,
+        TIOCPKT => side.set_packet_mode(word(arg).read()? != 0),
+        TIOCGPKT => word(arg).write(u32::from(side.packet_mode()))?,
+        TIOCSIG => {
+            let sig = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
+            if !signal::is_valid(sig) {
+                return Err(Errno::EINVAL);
+            }
+            tty.signal_foreground(sig);
+        }
+        FIONREAD => word(arg).write(side.output.lock().len() as u32)?,
+        TIOCGPGRP => word(arg).write(tty.number_of(false, true)?)?,
+        TIOCGSID => word(arg).write(tty.number_of(true, true)?)?,
+        TCFLSH => {
+            // The master's output is the terminal's input, and the other way round.
+            let swapped = match arg {
+                TCIFLUSH => TCOFLUSH,
+                TCOFLUSH => TCIFLUSH,
+                other => other,
+            };
+            tty.flush(swapped)?;
+        }
+        TIOCSTI | TIOCSCTTY | TIOCNOTTY => return Err(Errno::ENOTTY),
+        _ => return common(tty, cmd, arg),
+    }
+    Ok(0)
+}
+
+/// What both sides answer alike: it is about the terminal.
+fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
+    match cmd {
+        TCGETS => {
+            let termios = tty.with_state(|s| s.termios);
+            UserPtr::<OldTermios>::new(arg).write(OldTermios::of(&termios))?;
+        }
+        TCGETS2 => UserPtr::<Termios>::new(arg).write(tty.with_state(|s| s.termios))?,
+        TCSETS | TCSETSW | TCSETSF => {
+            tty.check_change(SIGTTOU)?;
+            let old = UserPtr::<OldTermios>::new(arg).read()?;
+            let mut new = tty.with_state(|s| s.termios);
+            old.apply(&mut new);
+            new.derive_speeds();
+            tty.set_termios(new, cmd == TCSETSF);
+        }
+        TCSETS2 | TCSETSW2 | TCSETSF2 => {
+            tty.check_change(SIGTTOU)?;
+            let mut new = UserPtr::<Termios>::new(arg).read()?;
+            new.derive_speeds();
+            tty.set_termios(new, cmd == TCSETSF2);
+        }
+        TIOCGWINSZ => UserPtr::<WinSize>::new(arg).write(tty.with_state(|s| s.winsize))?,
+        TIOCSWINSZ => tty.resize(UserPtr::<WinSize>::new(arg).read()?),
+        TIOCSPGRP => match tty.check_change(SIGTTOU) {
+            Err(Errno::EIO) => return Err(Errno::ENOTTY),
+            result => {
+                result?;
+                tty.set_foreground(word(arg).read()? as i32)?;
+            }
+        },
+        TIOCOUTQ => {
+            let waiting = tty.master().map_or(0, |m| m.output.lock().len());
+            word(arg).write(waiting as u32)?;
+        }
+        TCFLSH => {
+            tty.check_change(SIGTTOU)?;
+            tty.flush(arg)?;
+        }
+        TCXONC => {
+            tty.check_change(SIGTTOU)?;
+            tty.flow(arg)?;
+        }
+        // Output leaves at once, and a break has nowhere to go.
+        TCSBRK | TCSBRKP | TIOCSBRK | TIOCCBRK => tty.check_change(SIGTTOU)?,
+        TIOCEXCL => tty.set_exclusive(true),
+        TIOCNXCL => tty.set_exclusive(false),
+        TIOCGEXCL => word(arg).write(u32::from(tty.with_state(|s| s.exclusive)))?,
+        TIOCGDEV => word(arg).write(tty.dev.encode())?,
+        TIOCGETD => word(arg).write(N_TTY)?,
+        TIOCSETD => {
+            tty.check_change(SIGTTOU)?;
+            if word(arg).read()? != N_TTY {
+                return Err(Errno::EINVAL);
+            }
+        }
+        TIOCVHANGUP => {
+            if !job::is_admin() {
+                return Err(Errno::EPERM);
+            }
+            tty.hang_up(false);
+        }
+        _ => return Err(Errno::ENOTTY),
+    }
+    Ok(0)
+}
+
+impl Tty {
+    fn set_termios(&self, new: Termios, flush: bool) {
+        let old = {
+            let mut state = self.state.lock();
+            let State { ldisc, termios, .. } = &mut *state;
+            if flush {
+                ldisc.flush_input();
+            }
+            let old = core::mem::replace(termios, new);
+            let stopped = ldisc.is_stopped();
+            ldisc.termios_changed(&old, &new);
+            (old, stopped && !ldisc.is_stopped())
+        };
+        if let Backend::Pty(master) = &self.backend {
+            master.termios_changed(&old.0, &new);
+        }
+        if old.1 {
+            self.send_echo();
+        }
+        self.wake_everybody();
+    }
+
+    fn resize(&self, size: WinSize) {
+        let old = core::mem::replace(&mut self.state.lock().winsize, size);
+        if old != size {
+            self.signal_foreground(SIGWINCH);
+        }
+    }
+
+    fn set_exclusive(&self, on: bool) {
+        self.state.lock().exclusive = on;
+    }
+
+    /// TCFLSH.
+    fn flush(&self, what: u64) -> Result<()> {
+        let (input, output) = match what {
+            TCIFLUSH => (true, false),
+            TCOFLUSH => (false, true),
+            TCIOFLUSH => (true, true),
+            _ => return Err(Errno::EINVAL),
+        };
+        if input {
+            self.state.lock().ldisc.flush_input();
+        }
+        if let Backend::Pty(master) = &self.backend {
+            master.flushed(input, output);
+        }
+        self.wake_everybody();
+        Ok(())
+    }
+
+    /// TCXONC.
+    fn flow(&self, what: u64) -> Result<()> {
+        let send = match what {
+            TCOOFF | TCOON => {
+                self.set_stopped(what == TCOOFF);
+                return Ok(());
+            }
+            TCIOFF => VSTOP,
+            TCION => VSTART,
+            _ => return Err(Errno::EINVAL),
+        };
+        let byte = self.with_state(|s| s.termios.c_cc[send as usize]);
+        match &self.backend {
+            _ if byte == super::termios::DISABLED => {}
+            Backend::Console(device) => device.write(&[byte]),
+            Backend::Pty(master) => {
+                master.output.lock().push(byte);
+                master.wait.wake_all();
+            }
+        }
+        Ok(())
+    }
+}
