@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::cpu;
 use super::entity::Entity;
 use super::runqueue::RunQueue;
-use super::schedule::RUNQUEUES;
+use super::schedule::{RUNQUEUES, RqGuard};
 
 /// The CPU for an entity that becomes runnable and was on `last`.
 pub(super) fn select_cpu(entity: &Entity, last: usize) -> usize {
@@ -54,7 +54,8 @@ pub(super) fn pull(rq: &mut RunQueue, margin: u32) {
         }
     }
     let Some((_, cpu)) = busiest else { return };
-    let Some(mut from) = RUNQUEUES.of(cpu).try_lock() else { return };
+    let Some(from) = RUNQUEUES.of(cpu).try_lock() else { return };
+    let mut from = RqGuard::new(from);
     let Some(entity) = from.find_movable(rq.cpu()).map(core::ptr::from_ref) else { return };
     // SAFETY: it is queued there, and that queue is locked.
     let entity = unsafe { &*entity };

@@ -267,6 +267,12 @@ impl Entity {
         self.state.fetch_update(Ordering::SeqCst, Relaxed, change).is_ok()
     }
 
+    /// Any state, for tests of what depends on it.
+    #[cfg(test)]
+    pub(super) fn force_state(&self, state: TaskState) {
+        self.state.store(state.bits(), Relaxed);
+    }
+
     /// True while it runs on a CPU.
     pub fn is_on_cpu(&self) -> bool {
         self.on_cpu.load(Ordering::Acquire)

@@ -27,7 +27,7 @@
 //! | [`balance`], [`cpu`] | several CPUs |
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
-//! | [`cputime`] | accounting |
+//! | [`cputime`], [`loadavg`] | accounting |
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
@@ -37,6 +37,7 @@ pub mod cpu;
 pub mod cputime;
 pub mod entity;
 pub mod heap;
+pub mod loadavg;
 mod parking;
 pub mod prio;
 pub mod prio_array;
@@ -47,16 +48,20 @@ pub mod state;
 pub mod timer;
 pub mod wait;
 
-pub use clock::{ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime};
+pub use clock::{
+    ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime,
+};
 pub use completion::Completion;
 pub use cpu::handle_ipi;
 pub use cputime::CpuTime;
 pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
+pub use loadavg::loadavg;
 pub use prio::Policy;
 pub use restart::RestartBlock;
 pub use schedule::{
-    exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, sched_fork, schedule, schedule_in,
-    wake_up, wake_up_new, wake_up_process, yield_now,
+    adopt_boot_thread, exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, sched_fork,
+    schedule, schedule_in, schedule_until, wait_until, wake_up, wake_up_new, wake_up_process,
+    yield_now,
 };
 pub use state::TaskState;
 pub use timer::{SleepTimer, Timer, schedule_timeout, timer_interrupt};

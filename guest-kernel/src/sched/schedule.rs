@@ -9,7 +9,7 @@
 use core::ptr;
 use core::sync::atomic::{Ordering, Ordering::Relaxed, fence};
 
-use super::clock::monotonic_ns;
+use super::clock::{Deadline, monotonic_ns};
 use super::cpu;
 use super::entity::{Entity, WaitChannel, current};
 use super::prio;
@@ -25,6 +25,62 @@ use crate::sync::{IrqGuard, IrqLock, IrqLockGuard, MAX_CPUS, PerCpu, PreemptGuar
 pub static RUNQUEUES: PerCpu<IrqLock<RunQueue>> =
     PerCpu::new([const { IrqLock::new(RunQueue::new()) }; MAX_CPUS]);
 
+/// A locked run queue; its sequence count is odd meanwhile.
+pub(super) struct RqGuard(IrqLockGuard<'static, RunQueue>);
+
+/// Locks the run queue of a CPU.
+#[inline]
+pub(super) fn lock_rq(cpu: usize) -> RqGuard {
+    RqGuard::new(RUNQUEUES.of(cpu).lock())
+}
+
+impl RqGuard {
+    #[inline]
+    pub(super) fn new(rq: IrqLockGuard<'static, RunQueue>) -> Self {
+        rq.seq.begin();
+        Self(rq)
+    }
+}
+
+impl core::ops::Deref for RqGuard {
+    type Target = RunQueue;
+
+    #[inline]
+    fn deref(&self) -> &RunQueue {
+        &self.0
+    }
+}
+
+impl core::ops::DerefMut for RqGuard {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut RunQueue {
+        &mut self.0
+    }
+}
+
+impl Drop for RqGuard {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.seq.end();
+    }
+}
+
+/// Task 0 takes over what the boot code was running as: this thread of control is `entity` from here on.
+///
+/// # Safety
+/// Called once, by the boot CPU, before [`init_cpu`]; `entity` lives for ever.
+pub unsafe fn adopt_boot_thread(entity: &Entity) {
+    let _irq = IrqGuard::new();
+    let boot = &arch::current_thread().info;
+    entity.thread.info.set_cpu(boot.cpu());
+    entity.thread.info.set_preempt_count(boot.preempt_count());
+    entity.thread.info.set(boot.flags());
+    entity.set_running();
+    entity.on_cpu.store(true, Relaxed);
+    // SAFETY: the caller's promise: it lives for ever.
+    arch::set_current_thread(unsafe { &*ptr::from_ref(&entity.thread) });
+}
+
 /// This CPU starts to schedule; what runs now becomes its idle entity.
 pub fn init_cpu() {
     let idle = current();
@@ -36,7 +92,7 @@ pub fn init_cpu() {
     idle.on_cpu.store(true, Relaxed);
     idle.set_running();
     // SAFETY: the boot entity of a CPU lives for ever (`boot_thread`, or a static of the task floor's).
-    unsafe { RUNQUEUES.of(cpu).lock().start(cpu, idle, monotonic_ns()) };
+    unsafe { lock_rq(cpu).start(cpu, idle, monotonic_ns()) };
     cpu::set_online(cpu);
 }
 
@@ -62,10 +118,10 @@ pub fn idle_loop() -> ! {
 }
 
 /// Locks the run queue of the CPU that an entity is on.
-fn lock_rq_of(entity: &Entity) -> IrqLockGuard<'static, RunQueue> {
+fn lock_rq_of(entity: &Entity) -> RqGuard {
     loop {
         let cpu = entity.cpu();
-        let rq = RUNQUEUES.of(cpu).lock();
+        let rq = lock_rq(cpu);
         if entity.cpu() == cpu {
             return rq;
         }
@@ -141,8 +197,34 @@ pub fn preempt_schedule_irq() {
 /// Lets the others run first.
 pub fn yield_now() {
     if is_online() {
-        RUNQUEUES.this().lock().yield_task(monotonic_ns());
+        {
+            let _irq = IrqGuard::new();
+            lock_rq(this_cpu()).yield_task(monotonic_ns());
+        }
         schedule();
+    }
+}
+
+/// [`schedule`], with a wake-up at a time of the monotonic clock; the state was set by
+/// [`Entity::prepare_sleep`].
+pub fn schedule_until(deadline: Option<u64>) {
+    match deadline {
+        Some(ns) => {
+            timer::schedule_timeout(Deadline::monotonic(ns), crate::wait_channel!("sigtimedwait"));
+        }
+        None => schedule_in(crate::wait_channel!("sigsuspend")),
+    }
+}
+
+/// Sleeps until `condition` is true, for who is woken by name ([`wake_up_process`]) when it may be.
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
+    let me = current();
+    loop {
+        me.prepare_sleep(TaskState::UNINTERRUPTIBLE);
+        if condition() {
+            break me.cancel_sleep();
+        }
+        schedule_in(crate::wait_channel!("wait_until"));
     }
 }
 
@@ -154,7 +236,7 @@ fn schedule_once(preempted: bool) {
     }
     let irq = arch::irq_save();
     let prev = current();
-    let mut rq = RUNQUEUES.this().lock();
+    let mut rq = lock_rq(this_cpu());
     let now = monotonic_ns();
     rq.update_curr(now);
     let state = prev.state();
@@ -216,11 +298,7 @@ fn wait_without_scheduler() {
 
 /// Address space first, then stack and registers. Returns, once somebody switches back to `prev`, whom
 /// that CPU ran before.
-fn context_switch(
-    mut rq: IrqLockGuard<'static, RunQueue>,
-    prev: &Entity,
-    next: &Entity,
-) -> &'static Thread {
+fn context_switch(mut rq: RqGuard, prev: &Entity, next: &Entity) -> &'static Thread {
     // SAFETY: both belong to the scheduler: `prev` is the current entity, `next` runs nowhere.
     let ((prev_mm, prev_active), (next_mm, next_active)) =
         unsafe { (prev.mm_cells(), next.mm_cells()) };
@@ -263,10 +341,12 @@ fn finish_task_switch(last: &'static Thread) -> Leftover {
     let prev: &'static Entity = unsafe { &*ptr::from_ref(last).cast::<Entity>() };
     let queue = RUNQUEUES.this();
     // SAFETY: the lock was carried across the switch.
-    let mm = unsafe { (*queue.data_ptr()).prev_mm.take() };
+    let rq = unsafe { &mut *queue.data_ptr() };
+    let mm = rq.prev_mm.take();
     let dead = (prev.state() == TaskState::DEAD).then_some(prev);
     let homeless = prev.migrate.load(Relaxed).then_some(prev);
     prev.on_cpu.store(false, Ordering::Release);
+    rq.seq.end();
     // SAFETY: `context_switch` forgot the guard; the caller restores interrupts.
     unsafe { queue.force_unlock() };
     Leftover { mm, dead, homeless }
@@ -339,10 +419,12 @@ pub fn wake_up(entity: &Entity, states: TaskState) -> bool {
             entity.begin_waking();
             entity.thread.info.set_cpu(target);
             drop(rq);
-            rq = RUNQUEUES.of(target).lock();
+            rq = lock_rq(target);
         }
     }
-    rq.activate_task(entity, monotonic_ns());
+    let now = monotonic_ns();
+    super::loadavg::catch_up(now);
+    rq.activate_task(entity, now);
     entity.end_sleep();
     arrived(&rq, entity);
     true
@@ -369,7 +451,7 @@ fn arrived(rq: &RunQueue, entity: &Entity) {
 /// Makes an entity runnable that is on no CPU and in no queue.
 fn place(entity: &Entity) {
     let cpu = super::balance::select_cpu(entity, entity.cpu());
-    let mut rq = RUNQUEUES.of(cpu).lock();
+    let mut rq = lock_rq(cpu);
     entity.thread.info.set_cpu(cpu);
     rq.enqueue_task(entity);
     arrived(&rq, entity);
@@ -390,11 +472,8 @@ pub fn sched_fork(child: &Entity) {
         }
         static_prio = static_prio.max(prio::DEFAULT_PRIO);
     }
-    if ptr::eq(RUNQUEUES.this().lock().curr(), parent) && parent.cpus_allowed().count_ones() == 1 {
-        // An idle entity forks at boot only; its binding to its CPU is not inherited.
-        if parent.prio() == prio::MAX_PRIO as i32 - 1 && policy == prio::Policy::Idle {
-            policy = prio::Policy::Normal;
-        }
+    if policy == prio::Policy::Idle && parent.is_idle_entity() {
+        return child.sched_fork_kernel();
     }
     child.policy.store(policy as u32, Relaxed);
     child.static_prio.store(static_prio, Relaxed);
@@ -411,6 +490,22 @@ pub fn sched_fork(child: &Entity) {
     child.thread.info.set_preempt_count(1);
 }
 
+impl Entity {
+    /// Sets up the scheduling of a new kernel thread: nice 0 and all CPUs, whoever makes it.
+    pub fn sched_fork_kernel(&self) {
+        self.sleep_avg.store(prio::MAX_SLEEP_AVG / 2, Relaxed);
+        self.prio.store(effective_prio(self), Relaxed);
+        self.thread.info.set_cpu(this_cpu());
+        self.thread.info.set_preempt_count(1);
+    }
+
+    /// True for the idle entity of a CPU.
+    pub fn is_idle_entity(&self) -> bool {
+        // SAFETY: one word that is set once.
+        RUNQUEUES.iter().any(|rq| unsafe { (*rq.data_ptr()).is_idle_entity(self) })
+    }
+}
+
 /// Starts a new entity. If it has an address space of its own it runs before its parent goes on: it will
 /// most likely exec or exit, and then the parent copies nothing of what they share until then.
 pub fn wake_up_new(entity: &Entity) {
@@ -423,7 +518,8 @@ pub fn wake_up_new(entity: &Entity) {
     } else {
         this_cpu()
     };
-    let mut rq = RUNQUEUES.of(cpu).lock();
+    super::loadavg::catch_up(now);
+    let mut rq = lock_rq(cpu);
     entity.thread.info.set_cpu(cpu);
     // SAFETY: the entity was not started when its cells were set, and is only looked at.
     let (mm, _) = unsafe { entity.mm_cells() };
@@ -459,8 +555,9 @@ pub(super) fn scheduler_tick(user: bool) {
     }
     let curr = current();
     {
-        let mut rq = RUNQUEUES.this().lock();
+        let mut rq = lock_rq(this_cpu());
         let now = monotonic_ns();
+        super::loadavg::catch_up(now);
         rq.update_curr(now);
         super::cputime::sample(curr, user);
         if rq.task_tick(now) {
@@ -480,7 +577,8 @@ pub(super) fn scheduler_tick(user: bool) {
 pub(super) fn current_runtime() -> u64 {
     let me = current();
     if is_online() {
-        RUNQUEUES.this().lock().update_curr(monotonic_ns());
+        let _irq = IrqGuard::new();
+        lock_rq(this_cpu()).update_curr(monotonic_ns());
     }
     me.sum_exec_runtime.load(Relaxed)
 }

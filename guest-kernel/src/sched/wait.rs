@@ -233,6 +233,11 @@ impl WaitQueue {
         }
     }
 
+    /// Sleeps until `condition` is true; `ERESTARTSYS` if a fatal signal comes first.
+    pub fn wait_killable(&self, condition: impl FnMut() -> bool) -> Result<()> {
+        self.wait_until(Wait::new(TaskState::KILLABLE, crate::wait_channel!()), condition)
+    }
+
     /// Sleeps in `how.state` until `condition` is true, the deadline comes (`ETIMEDOUT`) or a signal that
     /// the state allows (`ERESTARTSYS`). The macros below call it.
     pub fn wait_until(&self, how: Wait, mut condition: impl FnMut() -> bool) -> Result<()> {

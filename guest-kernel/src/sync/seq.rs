@@ -30,6 +30,19 @@ impl SeqCount {
         result
     }
 
+    /// Begins a change that another place [ends](Self::end), as when it spans a context switch.
+    #[inline]
+    pub fn begin(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+    }
+
+    /// Ends what [`begin`](Self::begin) began.
+    #[inline]
+    pub fn end(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
     /// The count; odd while a change is under way.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Acquire)
