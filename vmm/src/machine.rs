@@ -9,9 +9,44 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 pub const KERNEL_BASE: u64 = RAM_BASE + 0x20_0000;
 /// The least memory that the kernel and a small image run in.
 pub const MIN_MEMORY: u64 = 16 << 20;
+/// The memory of a VM if nobody says otherwise.
+pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// The most memory that the board's address map has room for, low devices included.
 pub const MAX_MEMORY: u64 = 128 << 30;
 /// The most CPUs that the board's interrupt controller serves in its first redistributor region.
 pub const MAX_CPUS: u32 = 8;
 /// RAM is given out in such steps.
 pub const MEMORY_STEP: u64 = 1 << 20;
+
+/// Reads a size such as `64M` or `1G`; a plain number is MiB. Rounded up to [`MEMORY_STEP`].
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 20,
+        "k" | "kb" | "kib" => 10,
+        "g" | "gb" | "gib" => 30,
+        unit => return Err(format!("unknown unit {unit:?}: write 64M or 1G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a size: write 64M or 1G".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes <= MAX_MEMORY)
+        .ok_or_else(|| format!("more than {} GiB", MAX_MEMORY >> 30))?;
+    Ok(bytes.next_multiple_of(MEMORY_STEP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_with_its_unit_and_rounded_up() {
+        assert_eq!(parse_memory("32M"), Ok(32 << 20));
+        assert_eq!(parse_memory("64"), Ok(64 << 20));
+        assert_eq!(parse_memory("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_memory("1500k"), Ok(2 << 20));
+        for bad in ["", "M", "-1", "1T", "99999999999G", "1.5G"] {
+            assert!(parse_memory(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -35,9 +35,9 @@ pub(super) struct Args {
     /// Number of CPUs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(machine::MAX_CPUS)))]
     cpus: u32,
-    /// Memory, such as 64M or 1G; a plain number is MiB
-    #[arg(long, default_value = "256M", value_parser = parse_memory)]
-    memory: u64,
+    /// Memory, such as 64M or 1G; a plain number is MiB [default: what the image asks for, or 256M]
+    #[arg(long, value_name = "SIZE", value_parser = machine::parse_memory)]
+    memory: Option<u64>,
     /// Set a variable of the first program, or pass on your own with just NAME
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -96,18 +96,19 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     if asked_auto && args.backend == Backend::Auto {
         complain(&format!("backend {}, because {}", choice.kind, choice.why));
     }
-    if args.memory < machine::MIN_MEMORY {
-        return Err(SizeError::BelowMinimum(args.memory).into());
+    if let Some(memory) = args.memory.filter(|memory| *memory < machine::MIN_MEMORY) {
+        return Err(SizeError::BelowMinimum(memory).into());
     }
     let image = Image::resolve(&args.image)?;
     let name = image.name.clone();
+    let memory = args.memory.or(image.memory()).unwrap_or(machine::DEFAULT_MEMORY);
     let program = Program { cmd: args.cmd.clone(), env: args.env.clone() };
     let boot = image.boot(&program, args.kernel.as_deref())?;
-    check_size(args.memory, &name, &boot)?;
+    check_size(memory, &name, &boot)?;
     let attached = !args.detach;
     let config = Config {
         cpus: args.cpus,
-        memory: args.memory,
+        memory,
         kernel: boot.kernel,
         initrd: boot.initrd.map(Initrd::Memory),
         cmdline: cmdline(attached, args.append.as_deref()),
@@ -188,22 +189,6 @@ fn check_size(memory: u64, image: &str, boot: &Boot) -> Result<(), SizeError> {
     Err(SizeError::BelowImage { memory, image: image.to_owned(), footprint, enough })
 }
 
-fn parse_memory(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "m" | "mb" | "mib" => 20,
-        "k" | "kb" | "kib" => 10,
-        "g" | "gb" | "gib" => 30,
-        unit => return Err(format!("unknown unit {unit:?}: write 64M or 1G")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a size: write 64M or 1G".to_owned())?;
-    let bytes = number
-        .checked_mul(1 << shift)
-        .filter(|bytes| *bytes <= machine::MAX_MEMORY)
-        .ok_or_else(|| format!("more than {} GiB", machine::MAX_MEMORY >> 30))?;
-    Ok(bytes.next_multiple_of(machine::MEMORY_STEP))
-}
-
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -221,17 +206,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_with_its_unit_and_rounded_up() {
-        assert_eq!(parse_memory("32M"), Ok(32 << 20));
-        assert_eq!(parse_memory("64"), Ok(64 << 20));
-        assert_eq!(parse_memory("1GiB"), Ok(1 << 30));
-        assert_eq!(parse_memory("1500k"), Ok(2 << 20));
-        for bad in ["", "M", "-1", "1T", "99999999999G", "1.5G"] {
-            assert!(parse_memory(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn durations_are_read_with_their_unit() {

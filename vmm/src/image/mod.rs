@@ -272,6 +272,11 @@ impl Image {
         Ok(plain(Files::Rootfs(rootfs)))
     }
 
+    /// The memory that the image asks for, in bytes.
+    pub fn memory(&self) -> Option<u64> {
+        self.recipe.memory()
+    }
+
     /// Makes what is needed to boot the image with `program`. `kernel` overrides the home's.
     pub fn boot(self, program: &Program, kernel: Option<&Path>) -> Result<Boot, Error> {
         let kernel = match (kernel, &self.kernel) {

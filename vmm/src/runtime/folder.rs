@@ -32,9 +32,9 @@ pub struct Folder {
 impl Folder {
     /// Claims `name`, or the first free one of `base`, `base-2`, `base-3`, … if none is asked for.
     pub fn claim(name: Option<&str>, base: &str) -> Result<Self, Error> {
+        name.map_or(Ok(()), check_name)?;
         let (root, _held) = locked_root()?;
         if let Some(name) = name {
-            check_name(name)?;
             return Self::try_claim(&root, name)?
                 .ok_or_else(|| Error::NameTaken { name: name.to_owned() });
         }

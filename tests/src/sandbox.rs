@@ -1,0 +1,170 @@
+//! A place of its own for each test: a home with the stub guest, a runtime folder, and the proof at
+//! the end that nothing is left in it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{belljar, stub};
+
+/// How long anything may take before the test calls it stuck. Not a measure of speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A temporary folder and the environment that points `belljar` into it.
+pub struct Sandbox {
+    dir: TempDir,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Done {
+    /// Its exit status.
+    pub code: i32,
+    /// Its output.
+    pub stdout: String,
+    /// Its complaints.
+    pub stderr: String,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sandbox {
+    /// A sandbox with a home (the stub as kernel, an image `small`) and a program `prog`.
+    pub fn new() -> Self {
+        let sandbox = Self { dir: TempDir::with_prefix("belljar-e2e-").unwrap() };
+        for folder in ["run", "home/images/small", "work/bin"] {
+            fs::create_dir_all(sandbox.path(folder)).unwrap();
+        }
+        fs::write(sandbox.path("home/Image"), stub::image()).unwrap();
+        stub::write_program(&sandbox.path("prog"), stub::AARCH64);
+        stub::write_program(&sandbox.path("work/bin/init"), stub::AARCH64);
+        let recipe = "cmd = ['/bin/init']\n";
+        fs::write(sandbox.path("home/images/small/image.toml"), recipe).unwrap();
+        let archive = fs::File::create(sandbox.path("home/images/small/rootfs.cpio")).unwrap();
+        let mut cpio = Command::new("cpio")
+            .args(["--quiet", "-o", "-H", "newc"])
+            .current_dir(sandbox.path("work"))
+            .stdin(Stdio::piped())
+            .stdout(archive)
+            .spawn()
+            .expect("the tests need cpio(1)");
+        cpio.stdin.take().unwrap().write_all(b"bin\nbin/init\n").unwrap();
+        assert!(cpio.wait().unwrap().success());
+        sandbox
+    }
+
+    /// A path in the sandbox.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `belljar` with its environment set, in the sandbox's folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(belljar());
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("BELLJAR_HOME", self.path("home"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env_remove("BELLJAR_QEMU");
+        command
+    }
+
+    /// Runs a command without input.
+    pub fn run(&self, args: &[&str]) -> Done {
+        self.run_with_input(args, "")
+    }
+
+    /// Runs a command with `input` on stdin.
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> Done {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that fails at once closes its end.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        done(child.wait_with_output().unwrap())
+    }
+
+    /// Starts a command that goes on, its stdin held open and its output discarded.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// The rows of `belljar ls`.
+    pub fn ls(&self) -> Vec<Value> {
+        let done = self.run(&["ls", "--format", "json"]);
+        assert_eq!(done.code, 0, "{done:?}");
+        let answer: Value = serde_json::from_str(&done.stdout).unwrap();
+        answer["rows"].as_array().unwrap().clone()
+    }
+
+    /// Waits until the VM `name` runs and returns its row.
+    pub fn wait_for(&self, name: &str) -> Value {
+        let mut row = None;
+        eventually(&format!("VM {name} runs"), || {
+            row = self.ls().into_iter().find(|row| row["name"] == name);
+            row.is_some()
+        });
+        row.unwrap()
+    }
+
+    /// Waits until the runtime folder is empty.
+    pub fn assert_clean(&self) {
+        eventually("the runtime folder is empty", || is_empty(&self.path("run")));
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
+}
+
+fn done(output: Output) -> Done {
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Done {
+    /// Checks that Bell Jar itself failed, with one line that contains all of `parts`.
+    pub fn assert_failed(&self, parts: &[&str]) {
+        assert_eq!(self.code, 125, "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        assert!(self.stderr.starts_with("belljar: "), "{self:?}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in {self:?}");
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not for a long time.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "still waiting until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: u64) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}

@@ -1,0 +1,212 @@
+//! A VM from start to end: what goes in and out, how it ends, and that nothing stays behind.
+
+use std::io::Write;
+use std::process::{Child, Command};
+
+use belljar_tests::sandbox::{Sandbox, eventually, is_alive};
+use serde_json::Value;
+
+fn signal(name: &str, pid: u64) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Ends a VM's guest in order.
+fn end(mut child: Child) {
+    child.stdin.take().unwrap().write_all(b"0").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn output_is_the_guests_alone_and_its_status_is_passed_on() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.run_with_input(&["run", "small"], "abc7");
+    assert_eq!((done.code, &*done.stdout, &*done.stderr), (7, "stub\nabc", ""));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn end_of_input_is_ctrl_d_even_in_the_middle_of_a_line() {
+    let sandbox = Sandbox::new();
+    for input in ["", "a\n", "a"] {
+        let done = sandbox.run_with_input(&["run", "./prog"], input);
+        assert_eq!((done.code, done.stdout), (0, format!("stub\n{input}")));
+    }
+}
+
+#[test]
+fn a_kernel_panic_is_reported_in_one_line() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.run_with_input(&["run", "small"], "p");
+    assert_eq!((done.code, &*done.stdout), (125, "stub\n"));
+    assert!(done.stderr.contains("guest kernel panicked: stub fell over"), "{done:?}");
+    assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_reset_ends_the_vm() {
+    let sandbox = Sandbox::new();
+    assert_eq!(sandbox.run_with_input(&["run", "small"], "r").code, 0);
+}
+
+#[test]
+fn timeout_ends_with_124() {
+    let sandbox = Sandbox::new();
+    let child = sandbox.command(&["run", "--timeout", "300ms", "small"]);
+    let mut child = { child }.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let _held = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(124));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_detached_vm_is_listed_paused_and_killed() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.run(&["run", "--detach", "--name", "t", "small"]);
+    assert_eq!((done.code, &*done.stdout, &*done.stderr), (0, "t\n", ""));
+    let rows = sandbox.ls();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((&rows[0]["state"], &rows[0]["image"]), (&"running".into(), &"small".into()));
+    assert_eq!(sandbox.run(&["pause", "t"]).code, 0);
+    assert_eq!(sandbox.ls()[0]["state"], "paused");
+    assert_eq!(sandbox.run(&["pause", "t"]).code, 0);
+    assert_eq!(sandbox.run(&["unpause", "t"]).code, 0);
+    assert_eq!(sandbox.ls()[0]["state"], "running");
+    eventually("the guest has printed", || sandbox.run(&["console", "t"]).stdout == "stub\n");
+
+    sandbox.run(&["run", "--name", "t", "small"]).assert_failed(&["t is already running"]);
+
+    let waiter = sandbox.spawn(&["wait", "t"]);
+    assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
+    // Nothing is left when kill returns.
+    assert!(!sandbox.path("run/belljar/t").exists());
+    assert!(!is_alive(rows[0]["backend_pid"].as_u64().unwrap()));
+    assert_eq!({ waiter }.wait().unwrap().code(), Some(137));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn detach_reports_why_the_vm_did_not_start() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["run", "--detach", "small"]);
+    let output = command.env("BELLJAR_QEMU", "/nonexistent").output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn names_are_made_from_the_image_if_none_is_given() {
+    let sandbox = Sandbox::new();
+    for name in ["small\n", "small-2\n"] {
+        assert_eq!(sandbox.run(&["run", "--detach", "small"]).stdout, name);
+    }
+    assert_eq!(sandbox.run(&["kill", "small", "small-2"]).code, 0);
+    sandbox.assert_clean();
+}
+
+#[test]
+fn sigterm_ends_everything_with_its_status() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
+    let row = sandbox.wait_for("t");
+    signal("TERM", child.id().into());
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(!is_alive(row["backend_pid"].as_u64().unwrap()));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn sigkill_leaves_neither_process_nor_file() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
+    let row = sandbox.wait_for("t");
+    signal("KILL", child.id().into());
+    child.wait().unwrap();
+    let backend = row["backend_pid"].as_u64().unwrap();
+    eventually("QEMU died too", || !is_alive(backend));
+    sandbox.assert_clean();
+    sandbox.run(&["ps", "t"]).assert_failed(&["no VM named t"]);
+}
+
+#[test]
+fn a_folder_that_nobody_cleaned_up_is_stale() {
+    let sandbox = Sandbox::new();
+    let stale = sandbox.path("run/belljar/t");
+    std::fs::create_dir_all(&stale).unwrap();
+    std::fs::write(stale.join("vm.json"), "{}").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(sandbox.path("run/belljar"), private).unwrap();
+    let done = sandbox.run_with_input(&["run", "--name", "t", "small"], "3");
+    assert_eq!(done.code, 3, "{done:?}");
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_machine_that_dies_is_reported() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["run", "--name", "t", "small"]);
+    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    let row = sandbox.wait_for("t");
+    signal("KILL", row["backend_pid"].as_u64().unwrap());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("VM t died") && text.contains("killed by signal 9"), "{text}");
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_vm() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["run", "small"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_view_of_a_guest_without_a_kernel_says_so() {
+    let sandbox = Sandbox::new();
+    let child = sandbox.spawn(&["run", "--name", "t", "small"]);
+    sandbox.wait_for("t");
+    let done = sandbox.run(&["ps", "t"]);
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.starts_with("belljar: VM t: "), "{done:?}");
+    // The guest runs on.
+    assert_eq!(sandbox.ls()[0]["state"], "running");
+    end(child);
+}
+
+#[test]
+fn print_command_starts_nothing() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.run(&["run", "--print-command", "--cpus", "2", "small"]);
+    assert_eq!(done.code, 0);
+    assert!(done.stdout.contains("qemu-system-aarch64 ") && done.stdout.contains(" -smp 2 "));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn a_built_image_runs_by_itself() {
+    let sandbox = Sandbox::new();
+    assert_eq!(sandbox.run(&["build", "./prog", "-o", "h.img", "--", "-v"]).code, 0);
+    let done = sandbox.run_with_input(&["run", "./h.img"], "5");
+    assert_eq!((done.code, &*done.stdout), (5, "stub\n"));
+}
+
+#[test]
+fn vm_json_describes_the_vm() {
+    let sandbox = Sandbox::new();
+    let child = sandbox.spawn(&["run", "--name", "t", "--memory", "32M", "small"]);
+    sandbox.wait_for("t");
+    let text = std::fs::read_to_string(sandbox.path("run/belljar/t/vm.json")).unwrap();
+    let info: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&info["memory"], &info["pid"]), (&(32 << 20).into(), &child.id().into()));
+    end(child);
+}
