@@ -1,15 +1,17 @@
 //! The PL011 UART (Arm DDI 0183): the machine's console.
 //!
-//! Output is polled: the FIFO of the model is always ready, and a write costs two register accesses a
-//! byte. Input interrupts and is handed, in one piece, to the function set by [`set_rx_hook`] (the
-//! terminal), in interrupt context.
+//! Output is polled; with an empty FIFO, which a virtual UART always has, that is one look at it for
+//! sixteen bytes. Input interrupts and is handed, in one piece, to the [`RxHook`] (the terminal), in
+//! interrupt context. What the terminal has no room for stays in the FIFO, so that whoever feeds the
+//! UART waits instead of losing bytes, until [`resume_rx`].
 
 use core::ptr::{read_volatile, write_volatile};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::fdt::Device;
 use crate::addr::PhysAddr;
 use crate::arch::{self, phys_to_virt};
+use crate::sync::{IrqGuard, Once};
 
 const DR: u64 = 0x00;
 const FR: u64 = 0x18;
@@ -21,6 +23,8 @@ const ICR: u64 = 0x44;
 
 const FR_RX_EMPTY: u32 = 1 << 4;
 const FR_TX_FULL: u32 = 1 << 5;
+const FR_TX_EMPTY: u32 = 1 << 7;
+const FIFO_DEPTH: usize = 16;
 /// 8 bits, FIFOs on.
 const LCR_8N1_FIFO: u32 = 3 << 5 | 1 << 4;
 /// UART, transmitter and receiver on.
@@ -30,7 +34,17 @@ const RX_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
 
 /// Before the device tree is read: where QEMU's board has it.
 static BASE: AtomicU64 = AtomicU64::new(0x0900_0000);
-static RX_HOOK: AtomicUsize = AtomicUsize::new(0);
+static RX_HOOK: Once<RxHook> = Once::new();
+/// The terminal was full; its input waits in the FIFO.
+static RX_HELD: AtomicBool = AtomicBool::new(false);
+
+/// Who takes input, in interrupt context.
+pub struct RxHook {
+    /// How many bytes it takes now.
+    pub room: fn() -> usize,
+    /// Takes bytes, no more than there is room for.
+    pub receive: fn(&[u8]),
+}
 
 fn read(offset: u64) -> u32 {
     let register = phys_to_virt(PhysAddr(BASE.load(Ordering::Relaxed) + offset));
@@ -60,36 +74,61 @@ pub fn init(device: &Device) {
 
 /// Writes bytes; waits while the FIFO is full.
 pub fn put(bytes: &[u8]) {
-    for &byte in bytes {
-        while read(FR) & FR_TX_FULL != 0 {
-            arch::cpu_relax();
+    for burst in bytes.chunks(FIFO_DEPTH) {
+        let fits = read(FR) & FR_TX_EMPTY != 0;
+        for &byte in burst {
+            while !fits && read(FR) & FR_TX_FULL != 0 {
+                arch::cpu_relax();
+            }
+            write(DR, u32::from(byte));
         }
-        write(DR, u32::from(byte));
     }
 }
 
-/// Sets who takes input, in interrupt context.
-pub fn set_rx_hook(hook: fn(&[u8])) {
-    RX_HOOK.store(hook as usize, Ordering::Release);
+/// Sets who takes input; until then it is dropped.
+pub fn set_rx_hook(hook: RxHook) {
+    RX_HOOK.set(hook);
+}
+
+/// The terminal has room again.
+pub fn resume_rx() {
+    if RX_HELD.load(Ordering::Acquire) {
+        let _irqs_off = IrqGuard::new();
+        if RX_HELD.swap(false, Ordering::AcqRel) {
+            drain_rx();
+        }
+    }
 }
 
 fn rx_interrupt(_irq: u32) {
-    write(ICR, RX_INTERRUPTS);
+    drain_rx();
+}
+
+/// Hands the FIFO's content over. With no room left, receive interrupts stay masked and unacknowledged
+/// until [`resume_rx`].
+fn drain_rx() {
     let mut bytes = [0; 64];
     loop {
+        let room = RX_HOOK.try_get().map_or(bytes.len(), |hook| (hook.room)()).min(bytes.len());
+        if room == 0 && read(FR) & FR_RX_EMPTY == 0 {
+            write(IMSC, 0);
+            RX_HELD.store(true, Ordering::Release);
+            return;
+        }
         let mut n = 0;
-        while n < bytes.len() && read(FR) & FR_RX_EMPTY == 0 {
+        while n < room && read(FR) & FR_RX_EMPTY == 0 {
             bytes[n] = read(DR) as u8;
             n += 1;
         }
-        let hook = RX_HOOK.load(Ordering::Acquire);
         if n == 0 {
-            return;
-        }
-        if hook != 0 {
-            // SAFETY: only `set_rx_hook` stores here, a function of this type.
-            let hook: fn(&[u8]) = unsafe { core::mem::transmute(hook) };
-            hook(&bytes[..n]);
+            write(ICR, RX_INTERRUPTS);
+            write(IMSC, RX_INTERRUPTS);
+            // A byte that came between the last look and the acknowledgement would wait for the next.
+            if read(FR) & FR_RX_EMPTY != 0 {
+                return;
+            }
+        } else if let Some(hook) = RX_HOOK.try_get() {
+            (hook.receive)(&bytes[..n]);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::io::OpenedAs;
 use super::pty::Ptmx;
 use super::termios::Termios;
 use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job};
+use crate::drivers::pl011::{self, RxHook};
 use crate::errno::{Errno, Result};
 use crate::fs::chrdev::{CharDevEntry, register_chrdev_region};
 use crate::fs::{
@@ -34,9 +35,9 @@ pub fn console() -> Option<&'static Arc<Tty>> {
     CONSOLE_TTY.try_get()
 }
 
-/// Makes the console's terminal and the device nodes; boot order calls it once. `raw`: the console is
-/// a pipe to another program, not a terminal (`belljar.console=raw`).
-pub fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
+/// Makes the console's terminal and the device nodes. `raw`: the console is a pipe to another program,
+/// not a terminal.
+fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
     let termios = if raw { Termios::RAW_CONSOLE } else { Termios::STANDARD };
     CONSOLE_TTY.set(Tty::try_new(TTY_AMA0, Backend::Console(device), termios)?);
     register_chrdev(CONSOLE, "console", 0o600, &TerminalNodes);
@@ -54,15 +55,34 @@ pub fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
     Ok(())
 }
 
-/// The serial port received bytes: returns how many were taken. The rest is to be held back until
-/// [`ConsoleDevice::resume_input`].
-pub fn receive(bytes: &[u8]) -> usize {
-    CONSOLE_TTY.try_get().map_or(bytes.len(), |tty| tty.receive(bytes))
+/// The word on the kernel's command line that says that the console is a pipe.
+const RAW_CONSOLE: &str = "belljar.console=raw";
+
+/// Puts the console's terminal on the serial port.
+pub fn init_serial(bootargs: &str) -> Result<()> {
+    init(&SerialPort, bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE))?;
+    pl011::set_rx_hook(RxHook {
+        room: || CONSOLE_TTY.try_get().map_or(0, |tty| tty.input_room()),
+        receive: |bytes| {
+            if let Some(tty) = CONSOLE_TTY.try_get() {
+                tty.receive(bytes);
+            }
+        },
+    });
+    Ok(())
 }
 
-/// How many bytes the console's terminal takes now.
-pub fn input_room() -> usize {
-    CONSOLE_TTY.try_get().map_or(usize::MAX, |tty| tty.input_room())
+/// The machine's UART.
+struct SerialPort;
+
+impl ConsoleDevice for SerialPort {
+    fn write(&self, bytes: &[u8]) {
+        pl011::put(bytes);
+    }
+
+    fn resume_input(&self) {
+        pl011::resume_rx();
+    }
 }
 
 /// Opens terminals.
