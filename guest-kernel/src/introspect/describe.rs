@@ -8,7 +8,7 @@ use crate::array::Array;
 use crate::kref::Ref;
 use crate::list::{Link, Linked, List};
 use crate::ns::CapSet;
-use crate::sync::{IrqLock, SeqCount, SpinLock};
+use crate::sync::{IrqLock, Mutex, RwLock, SeqCount, SpinLock};
 
 impl<T: Described> DescribeField for Ref<T> {
     const KIND: Kind = Kind::of_type(Tag::Ptr, T::NAME, 8);
@@ -51,6 +51,16 @@ impl<T: DescribeField> DescribeField for SpinLock<T> {
 }
 
 impl<T: DescribeField> DescribeField for IrqLock<T> {
+    const KIND: Kind = T::KIND;
+    const DELTA: usize = Self::DATA_OFFSET + T::DELTA;
+}
+
+impl<T: DescribeField> DescribeField for Mutex<T> {
+    const KIND: Kind = T::KIND;
+    const DELTA: usize = Self::DATA_OFFSET + T::DELTA;
+}
+
+impl<T: DescribeField> DescribeField for RwLock<T> {
     const KIND: Kind = T::KIND;
     const DELTA: usize = Self::DATA_OFFSET + T::DELTA;
 }

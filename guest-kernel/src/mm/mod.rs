@@ -5,35 +5,48 @@
 //! | [`page`], [`buddy`], [`frame`] | one record a frame, free blocks, and [`FrameRef`], the counted handle |
 //! | [`heap`], [`kstack`] | what the kernel itself lives on |
 //! | [`user`] | checked copies from and to the current program |
+//! | [`mapping`], [`backing`] | the pages of a file, and what can be mapped |
+//! | [`vma`], [`tables`], [`asid`] | ranges, translation tables and their sharing, address space identifiers |
+//! | [`mm`](self::mm) | [`Mm`], the address space: fork, exit, access from outside |
+//! | [`fault`], [`oom`] | demand paging and copy-on-write, and what happens when memory ends |
+//! | [`mmap`], [`mremap`], [`madvise`] | changes of an address space |
 //!
 //! Allocation never panics where a program decides how much is allocated: see [`AllocFlags::USER`].
 
+pub mod asid;
+pub mod backing;
 pub mod buddy;
+pub mod fault;
 pub mod frame;
 pub mod heap;
 pub mod kstack;
+pub mod madvise;
+pub mod mapping;
+#[allow(clippy::module_inception, reason = "it is the address space that names the floor")]
+pub mod mm;
+pub mod mmap;
+pub mod mremap;
+pub mod oom;
 pub mod page;
+pub mod tables;
 pub mod user;
+pub mod vma;
 
 use alloc::boxed::Box;
 use core::alloc::Layout;
 
+pub use backing::{Backing, MappedFile};
+pub use fault::{Access, Fault};
 pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of, alloc_pages};
-pub use frame::{free_reserved, init};
+pub use frame::{free_reserved, init, total_frames as total_pages};
 pub use kstack::KernelStack;
-pub use user::{IoDst, IoSrc, Pod, UserPtr, UserSlice};
+pub use mapping::Mapping;
+pub use mm::{Mm, MmLayout, MmLimits, RemoteBuf, Space};
+pub use mmap::MmapRequest;
+pub use user::{IoDst, IoSrc, Pod, UserPtr, UserSlice, copy_in, copy_out};
+pub use vma::{VmFlags, Vma};
 
 use crate::errno::{Errno, Result};
-
-/// An address space. To be written.
-#[derive(belljar_abi::Described)]
-#[repr(C)]
-pub struct Mm(u32);
-
-impl Mm {
-    /// Makes its tables those of user space on this CPU.
-    pub fn activate(&self) {}
-}
 
 /// `Box::new` that reports `ENOMEM`.
 pub fn try_box<T>(value: T) -> Result<Box<T>> {

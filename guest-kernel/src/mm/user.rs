@@ -39,7 +39,7 @@ unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 
 /// Copies from the current program; `EFAULT` unless all of it could be read.
 #[inline]
-pub fn copy_in(dst: &mut [u8], src: u64) -> Result<()> {
+pub fn copy_in(src: u64, dst: &mut [u8]) -> Result<()> {
     if !access_ok(src, dst.len()) {
         return Err(Errno::EFAULT);
     }

@@ -1,0 +1,138 @@
+//! Address space identifiers: they tag TLB entries, so that a switch needs no invalidation.
+//!
+//! There are fewer than address spaces may come and go, so they are handed out in generations. When a
+//! generation is used up, the TLB is emptied once and every address space takes a new identifier when it
+//! is activated next; those active at that moment keep theirs. Identifier 0 belongs to the empty
+//! TTBR0 and to address spaces that never ran.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::PhysAddr;
+use crate::arch::{self, MAX_CPUS, tlb};
+use crate::sync::IrqLock;
+
+const BITS: u32 = 16;
+const MASK: u64 = (1 << BITS) - 1;
+
+static ASIDS: IrqLock<Asids> = IrqLock::new(Asids::new());
+
+struct Asids {
+    /// In the bits above an identifier.
+    generation: u64,
+    next: u64,
+    /// What each CPU's tables carry: generation and identifier, 0 for none.
+    active: [u64; MAX_CPUS],
+    /// Identifiers carried over from the last generation.
+    kept: [u64; MAX_CPUS],
+}
+
+/// An address space's identifier with the generation that it was given in; 0 for none.
+#[repr(transparent)]
+#[derive(Default)]
+pub struct Asid(AtomicU64);
+
+impl Asid {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// The identifier that TLB entries of this address space carry, if there are any.
+    #[inline]
+    pub fn get(&self) -> u16 {
+        (self.0.load(Ordering::Relaxed) & MASK) as u16
+    }
+}
+
+impl Asids {
+    const fn new() -> Self {
+        Self { generation: 1 << BITS, next: 1, active: [0; MAX_CPUS], kept: [0; MAX_CPUS] }
+    }
+
+    #[cold]
+    fn assign(&mut self, old: u64) -> u64 {
+        if old != 0
+            && self.kept.contains(&(old & MASK))
+            && old >> BITS == (self.generation >> BITS) - 1
+        {
+            return self.generation | old & MASK;
+        }
+        loop {
+            if self.next >> tlb::asid_bits().min(BITS) != 0 {
+                self.generation += 1 << BITS;
+                self.next = 1;
+                self.kept = self.active.map(|asid| asid & MASK);
+                tlb::flush_all();
+            }
+            let asid = self.next;
+            self.next += 1;
+            if !self.kept.contains(&asid) {
+                return self.generation | asid;
+            }
+        }
+    }
+}
+
+/// Makes the tables under `root` this CPU's user space. Preemption is off.
+///
+/// # Safety
+/// The root stays until another one is activated or [`release`] was called for its identifier.
+pub unsafe fn activate(root: PhysAddr, asid: &Asid) {
+    let mut asids = ASIDS.lock();
+    let mut value = asid.0.load(Ordering::Relaxed);
+    if value >> BITS != asids.generation >> BITS {
+        value = asids.assign(value);
+        asid.0.store(value, Ordering::Relaxed);
+    }
+    let cpu = arch::current_thread().info.cpu();
+    asids.active[cpu % MAX_CPUS] = value;
+    // SAFETY: the caller's promise; the identifier is this address space's alone.
+    unsafe { arch::activate_user(root, (value & MASK) as u16) };
+}
+
+/// Leaves the address space on this CPU if it is active here. True if it is active on none then.
+pub fn release(asid: &Asid) -> bool {
+    let mut asids = ASIDS.lock();
+    let value = asid.0.load(Ordering::Relaxed);
+    if value == 0 {
+        return true;
+    }
+    let cpu = arch::current_thread().info.cpu() % MAX_CPUS;
+    // The generation may have changed since the address space became active here.
+    if asids.active[cpu] & MASK == value & MASK {
+        arch::deactivate_user();
+        asids.active[cpu] = 0;
+    }
+    !asids.active.iter().any(|active| active & MASK == value & MASK)
+}
+
+/// Leaves whatever address space is active on this CPU.
+pub fn leave() {
+    let mut asids = ASIDS.lock();
+    arch::deactivate_user();
+    asids.active[arch::current_thread().info.cpu() % MAX_CPUS] = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_generation_keeps_what_is_active_and_repeats_nothing() {
+        let mut asids = Asids::new();
+        let first = asids.assign(0);
+        asids.active[0] = first;
+        let mut last = first;
+        while last >> BITS == first >> BITS {
+            last = asids.assign(0);
+        }
+        let kept = asids.assign(first);
+        assert_eq!(kept & MASK, first & MASK);
+        assert_eq!(kept >> BITS, last >> BITS);
+        assert_ne!(last & MASK, first & MASK, "an active identifier is not given to another");
+        let mut seen = std::collections::HashSet::from([kept, last]);
+        for _ in 0..1000 {
+            assert!(seen.insert(asids.assign(0)));
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! [`Mapping`]: the pages of a file, by index: the page cache, and all that tmpfs and shared anonymous
+//! memory are made of.
+//!
+//! A page in the tree holds one reference of its frame. Reading and writing go through the tree and so
+//! do mappings, which makes all views of a file one. Truncation first takes pages off the tree, then
+//! off every address space that maps the file; `generation` lets a fault that fetched a page before
+//! notice that it is too late to map it.
+
+use alloc::boxed::Box;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::backing::Backing;
+use super::frame::{self, AllocFlags, FrameRef, PageKind};
+use super::user::{IoDst, IoSrc};
+use super::{Fault, try_box};
+use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use crate::errno::{Errno, Result};
+use crate::sync::SpinLock;
+
+const FANOUT_SHIFT: u32 = 6;
+const FANOUT: usize = 1 << FANOUT_SHIFT;
+
+enum Slot {
+    Empty,
+    Node(Box<Node>),
+    Page(FrameRef),
+}
+
+struct Node {
+    used: usize,
+    slots: [Slot; FANOUT],
+}
+
+impl Node {
+    fn try_new() -> Result<Box<Self>> {
+        try_box(Self { used: 0, slots: [const { Slot::Empty }; FANOUT] })
+    }
+}
+
+/// A radix tree of pages. `height` levels of nodes stand over the pages; none if only page 0 can be.
+struct Tree {
+    height: u32,
+    root: Slot,
+    pages: u64,
+}
+
+/// Pages that a tree of this height can hold, less one.
+fn last_index(height: u32) -> u64 {
+    1_u64.checked_shl(height * FANOUT_SHIFT).map_or(u64::MAX, |n| n - 1)
+}
+
+fn digit(index: u64, height: u32) -> usize {
+    (index >> ((height - 1) * FANOUT_SHIFT)) as usize % FANOUT
+}
+
+impl Tree {
+    const fn new() -> Self {
+        Self { height: 0, root: Slot::Empty, pages: 0 }
+    }
+
+    fn get(&self, index: u64) -> Option<&FrameRef> {
+        if index > last_index(self.height) {
+            return None;
+        }
+        let (mut slot, mut height) = (&self.root, self.height);
+        loop {
+            match slot {
+                Slot::Empty => return None,
+                Slot::Page(frame) => return Some(frame),
+                Slot::Node(node) => slot = &node.slots[digit(index, height)],
+            }
+            height -= 1;
+        }
+    }
+
+    /// Puts a page where none is.
+    fn insert(&mut self, index: u64, frame: FrameRef) -> Result<()> {
+        while index > last_index(self.height) {
+            if !matches!(self.root, Slot::Empty) {
+                let mut node = Node::try_new()?;
+                node.slots[0] = core::mem::replace(&mut self.root, Slot::Empty);
+                node.used = 1;
+                self.root = Slot::Node(node);
+            }
+            self.height += 1;
+        }
+        let (mut slot, mut height) = (&mut self.root, self.height);
+        let mut used: Option<&mut usize> = None;
+        while height > 0 {
+            if matches!(slot, Slot::Empty) {
+                *slot = Slot::Node(Node::try_new()?);
+                if let Some(used) = used.take() {
+                    *used += 1;
+                }
+            }
+            let Slot::Node(node) = slot else { unreachable!("pages are at height 0") };
+            used = Some(&mut node.used);
+            slot = &mut node.slots[digit(index, height)];
+            height -= 1;
+        }
+        debug_assert!(matches!(slot, Slot::Empty), "there is no page yet");
+        *slot = Slot::Page(frame);
+        if let Some(used) = used {
+            *used += 1;
+        }
+        self.pages += 1;
+        Ok(())
+    }
+
+    /// Removes the pages with `first <= index <= last` below a slot whose first page is `base`.
+    fn remove(slot: &mut Slot, height: u32, base: u64, first: u64, last: u64) -> u64 {
+        let end = base.saturating_add(last_index(height));
+        if base > last || end < first {
+            return 0;
+        }
+        match slot {
+            Slot::Empty => 0,
+            Slot::Page(_) => {
+                *slot = Slot::Empty;
+                1
+            }
+            Slot::Node(node) => {
+                let step = last_index(height - 1).saturating_add(1);
+                let mut removed = 0;
+                for i in 0..FANOUT {
+                    let Some(child) = step.checked_mul(i as u64).and_then(|d| base.checked_add(d))
+                    else {
+                        break;
+                    };
+                    if matches!(node.slots[i], Slot::Empty) {
+                        continue;
+                    }
+                    removed += Self::remove(&mut node.slots[i], height - 1, child, first, last);
+                    if matches!(node.slots[i], Slot::Empty) {
+                        node.used -= 1;
+                    }
+                }
+                if node.used == 0 {
+                    *slot = Slot::Empty;
+                }
+                removed
+            }
+        }
+    }
+
+    fn remove_range(&mut self, first: u64, last: u64) {
+        self.pages -= Self::remove(&mut self.root, self.height, 0, first, last);
+        if matches!(self.root, Slot::Empty) {
+            self.height = 0;
+        }
+    }
+}
+
+/// The pages of one file.
+pub struct Mapping {
+    tree: SpinLock<Tree>,
+    size: AtomicU64,
+    generation: AtomicU64,
+    mappers: AtomicU32,
+    kind: PageKind,
+}
+
+impl Mapping {
+    /// No pages, size 0; pages count as `kind` (`Cache` or `Shmem`).
+    pub const fn new(kind: PageKind) -> Self {
+        Self {
+            tree: SpinLock::new(Tree::new()),
+            size: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            mappers: AtomicU32::new(0),
+            kind,
+        }
+    }
+
+    /// Bytes of the file.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Pages in memory.
+    pub fn resident_pages(&self) -> u64 {
+        self.tree.lock().pages
+    }
+
+    /// Counts truncations.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_mapper(&self) {
+        self.mappers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_mapper(&self) {
+        self.mappers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// True if an address space maps the file (or did a moment ago).
+    pub fn is_mapped(&self) -> bool {
+        self.mappers.load(Ordering::Acquire) > 0
+    }
+
+    /// The page at `index`, if it is in memory.
+    #[inline]
+    pub fn get(&self, index: u64) -> Option<FrameRef> {
+        self.tree.lock().get(index).cloned()
+    }
+
+    /// Calls `f` with the pages in memory among `first..=last`. `f` runs under the tree's spin lock.
+    pub fn for_each(&self, first: u64, last: u64, mut f: impl FnMut(u64, &FrameRef)) {
+        let tree = self.tree.lock();
+        for index in first..=last {
+            if let Some(frame) = tree.get(index) {
+                f(index, frame);
+            }
+        }
+    }
+
+    /// The page at `index`; a page of zeros comes into being where there is none.
+    pub fn get_or_zero(&self, index: u64) -> Result<FrameRef> {
+        if let Some(frame) = self.get(index) {
+            return Ok(frame);
+        }
+        let frame = frame::alloc_page_of(self.kind, AllocFlags::ZERO | AllocFlags::USER)?;
+        self.insert(index, frame)
+    }
+
+    /// Puts a page that was filled elsewhere; if one is there already, that one stays. Returns which
+    /// one is there now.
+    pub fn insert(&self, index: u64, frame: FrameRef) -> Result<FrameRef> {
+        let mut tree = self.tree.lock();
+        if let Some(there) = tree.get(index) {
+            return Ok(there.clone());
+        }
+        frame.set_index(index);
+        tree.insert(index, frame.clone())?;
+        Ok(frame)
+    }
+
+    /// A page for a mapping: within the size, else [`Fault::BusErr`].
+    pub fn fault(&self, index: u64, _write: bool) -> Result<FrameRef, Fault> {
+        if index >= self.size().div_ceil(PAGE_SIZE as u64) {
+            return Err(Fault::BusErr);
+        }
+        self.get_or_zero(index).map_err(|_| Fault::Oom)
+    }
+
+    /// Reads from `pos` until `dst` is full or the file ends. Holes read as zeros and stay holes.
+    pub fn read(&self, pos: u64, dst: &mut IoDst) -> Result<usize> {
+        let left = self.size().saturating_sub(pos);
+        dst.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut done = 0;
+        while !dst.is_empty() {
+            let at = pos + done as u64;
+            let offset = at as usize & PAGE_MASK;
+            let n = dst.len().min(PAGE_SIZE - offset);
+            let copied = match self.get(at >> PAGE_SHIFT) {
+                // SAFETY: within the frame, which the reference keeps. A program may write it
+                // meanwhile; the copy then is a mix, as for any racing read and write.
+                Some(frame) => {
+                    dst.put(unsafe { core::slice::from_raw_parts(frame.as_ptr().add(offset), n) })
+                }
+                None => dst.put_zeros(n),
+            };
+            match copied {
+                Ok(copied) => {
+                    done += copied;
+                    if copied < n {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes `src` at `pos`, growing the file. The caller keeps writers and truncation apart.
+    pub fn write(&self, pos: u64, src: &mut IoSrc) -> Result<usize> {
+        if pos.checked_add(src.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Errno::EFBIG);
+        }
+        let mut done = 0;
+        while !src.is_empty() {
+            let at = pos + done as u64;
+            let offset = at as usize & PAGE_MASK;
+            let n = src.len().min(PAGE_SIZE - offset);
+            match self.write_page(at >> PAGE_SHIFT, offset, n, src) {
+                Ok(copied) => {
+                    done += copied;
+                    self.size.fetch_max(pos + done as u64, Ordering::AcqRel);
+                    if copied < n {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_page(&self, index: u64, offset: usize, n: usize, src: &mut IoSrc) -> Result<usize> {
+        let there = self.get(index);
+        let is_new = there.is_none();
+        let frame = match there {
+            Some(frame) => frame,
+            None => {
+                let zero = if n == PAGE_SIZE { AllocFlags::empty() } else { AllocFlags::ZERO };
+                frame::alloc_page_of(self.kind, zero | AllocFlags::USER)?
+            }
+        };
+        // SAFETY: within the frame, which the reference keeps; see `read` about races.
+        let room = unsafe { core::slice::from_raw_parts_mut(frame.as_ptr().add(offset), n) };
+        let copied = src.take(room)?;
+        // The instruction cache may hold what the page was before.
+        frame.set_flags(0);
+        if is_new {
+            if n == PAGE_SIZE {
+                room[copied..].fill(0);
+            }
+            let kept = self.insert(index, frame.clone())?;
+            if kept.phys() != frame.phys() {
+                // A fault put a page of zeros there meanwhile: it is the file's now.
+                kept.write(offset, &room[..copied]);
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Sets the size. Pages beyond it are gone, also from address spaces, and the rest of the last
+    /// page is zero. May sleep.
+    pub fn truncate(&self, size: u64) {
+        let old = self.size.swap(size, Ordering::AcqRel);
+        if size >= old {
+            return;
+        }
+        self.punch_pages(size.div_ceil(PAGE_SIZE as u64), u64::MAX);
+        let offset = size as usize & PAGE_MASK;
+        if offset > 0
+            && let Some(frame) = self.get(size >> PAGE_SHIFT)
+        {
+            frame.zero(offset..PAGE_SIZE);
+        }
+    }
+
+    /// Makes `start..end` a hole, without changing the size. May sleep.
+    pub fn punch_hole(&self, start: u64, end: u64) {
+        let zero = |at: u64, to: usize| {
+            if let Some(frame) = self.get(at >> PAGE_SHIFT) {
+                frame.zero(at as usize & PAGE_MASK..to);
+            }
+        };
+        let page = PAGE_SIZE as u64;
+        let (first, last) = (start.div_ceil(page), end / page);
+        if first > last {
+            // Within one page.
+            zero(start, end as usize & PAGE_MASK);
+            return;
+        }
+        if start % page != 0 {
+            zero(start, PAGE_SIZE);
+        }
+        if end % page != 0 {
+            zero(end & !(page - 1), end as usize & PAGE_MASK);
+        }
+        if first < last {
+            self.punch_pages(first, last - 1);
+        }
+    }
+
+    fn punch_pages(&self, first: u64, last: u64) {
+        self.tree.lock().remove_range(first, last);
+        // After the pages are off the tree: a fault that found one before sees the new count, one
+        // that comes later finds none.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        if self.is_mapped() {
+            super::mm::unmap_mapping(self, first, last);
+        }
+    }
+}
+
+impl Backing for Mapping {
+    fn mapping(&self) -> Option<&Mapping> {
+        Some(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

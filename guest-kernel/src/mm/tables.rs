@@ -1,0 +1,645 @@
+//! The stage-1 tables of an address space, shared between address spaces until one of them writes.
+//!
+//! # How tables are shared
+//!
+//! Only the root belongs to one address space for good. Every other table is a frame whose `refcount`
+//! counts the entries that lead to it. fork copies the root's entries, raises the counts of the tables
+//! behind them and marks the entries *read-only for all below* (APTable[1]) on both sides: its cost
+//! does not depend on how much is resident.
+//!
+//! The rule: **a table whose count is above one is never changed**, except that rights may be taken
+//! away. Before any change, [`Tables::leaf`] walks down from the root and makes each table on the way
+//! exclusive ([`Tables::own`]):
+//!
+//! - An entry without the read-only mark leads from an exclusive table to an exclusive one.
+//! - With the mark and a count of one, the others are gone: only the mark is dropped. Tables below
+//!   may still be shared; their entries carry marks of their own.
+//! - With the mark and a higher count, the table is copied. Entries to tables below get the mark, in
+//!   the copy *and in the original*; private pages become read-only in both. Then this side's
+//!   reference of the original is dropped.
+//!
+//! # Why this is safe against the other sharers on other CPUs
+//!
+//! Each address space changes its own tables under its own lock; two sharers hold different locks.
+//! A sharer keeps its reference until its copy is finished, so a count of one read by somebody who owns
+//! a reference means that he is alone and that all copying is over (the drop is a release, the read
+//! an acquire). Two who see a count of two both copy: the later drop frees the original. What copiers
+//! write into the original (marks, read-only bits) is the same value whoever writes it, and takes
+//! away only what the mark above takes away anyway. Nobody can raise the count of a table from one but
+//! its only owner.
+//!
+//! # Translation caches
+//!
+//! An entry changes its output address only through an invalid entry and an invalidation of the page
+//! being walked for (which covers the entries on the way to it). Rights that grow need no invalidation:
+//! a stale entry faults once, and the fault handler invalidates the page. An original is dropped
+//! only after that invalidation, so no walker is left in a table that is freed.
+
+use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::arch::paging::{
+    AtomicPte, ENTRIES, LEVELS, Pte, Table, index, level_shift, level_size, table_at,
+};
+use crate::arch::tlb;
+use crate::errno::Result;
+
+const LEAF: usize = LEVELS - 1;
+
+/// Pages resident, by kind; changed under the tables' lock only.
+#[repr(C)]
+#[derive(belljar_abi::Described, Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Rss {
+    /// Anonymous pages.
+    pub anon: i64,
+    /// Pages of files.
+    pub file: i64,
+    /// Shared anonymous and tmpfs pages.
+    pub shmem: i64,
+}
+
+impl Rss {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        (self.anon + self.file + self.shmem).max(0) as u64
+    }
+
+    fn count(&mut self, pte: Pte, by: i64) {
+        if !pte.is_special() {
+            self.count_kind(page_of(pte.phys()).kind(), by);
+        }
+    }
+
+    fn count_kind(&mut self, kind: PageKind, by: i64) {
+        match kind {
+            PageKind::Shmem => self.shmem += by,
+            PageKind::Cache => self.file += by,
+            _ => self.anon += by,
+        }
+    }
+}
+
+/// The part of a table that may have entries, and how many it has: kept in its frame's record so that
+/// scans of sparse tables are short. Exact only while the table is exclusive; then bounds only grow.
+#[derive(Clone, Copy)]
+struct Fill {
+    used: u16,
+    low: u16,
+    high: u16,
+}
+
+impl Fill {
+    const EMPTY: Self = Self { used: 0, low: ENTRIES as u16, high: 0 };
+
+    #[inline]
+    fn of(table: PhysAddr) -> Self {
+        let bits = page_of(table).private();
+        Self { used: bits as u16, low: (bits >> 16) as u16, high: (bits >> 32) as u16 }
+    }
+
+    #[inline]
+    fn store(self, table: PhysAddr) {
+        let bits = u64::from(self.used) | u64::from(self.low) << 16 | u64::from(self.high) << 32;
+        page_of(table).set_private(bits);
+    }
+
+    /// One entry more, at `i`.
+    #[inline]
+    fn add(table: PhysAddr, i: usize) {
+        let fill = Self::of(table);
+        let i = i as u16;
+        Self { used: fill.used + 1, low: fill.low.min(i), high: fill.high.max(i + 1) }.store(table);
+    }
+
+    /// One entry less; true if none is left.
+    #[inline]
+    fn remove(table: PhysAddr) -> bool {
+        let fill = Self::of(table);
+        Self { used: fill.used - 1, ..fill }.store(table);
+        fill.used == 1
+    }
+}
+
+/// A new table without entries.
+fn new_table() -> Result<PhysAddr> {
+    let frame = frame::alloc_page_of(PageKind::Table, AllocFlags::ZERO | AllocFlags::USER)?;
+    let phys = frame.into_phys();
+    Fill::EMPTY.store(phys);
+    Ok(phys)
+}
+
+/// The entries of a table that may be in use, with their indices.
+fn entries<'a>(table: PhysAddr) -> impl Iterator<Item = (usize, &'a AtomicPte)> {
+    let fill = Fill::of(table);
+    let (low, high) = (usize::from(fill.low), usize::from(fill.high).min(ENTRIES));
+    // SAFETY: the callers hold a reference of the table, directly or through its parents.
+    let table: &'a Table = unsafe { table_at(table) };
+    table[low.min(high)..high].iter().enumerate().map(move |(i, e)| (low + i, e))
+}
+
+/// Drops one reference of the table at `phys`, whose entries are of `level`.
+fn put_table(phys: PhysAddr, level: usize) {
+    if !page_of(phys).put() {
+        return;
+    }
+    for (_, entry) in entries(phys) {
+        let pte = entry.load();
+        if pte.is_empty() {
+            continue;
+        }
+        if level == LEAF {
+            put_leaf(pte);
+        } else {
+            put_table(pte.phys(), level + 1);
+        }
+    }
+    // The count is zero already; make it one again for the handle that frees the frame.
+    page_of(phys).set_refcount(1);
+    // SAFETY: the last reference, given away when the entry was made.
+    drop(unsafe { FrameRef::from_phys(phys) });
+}
+
+#[inline]
+fn put_leaf(pte: Pte) {
+    if !pte.is_special() {
+        // SAFETY: the entry held this reference.
+        drop(unsafe { FrameRef::from_phys(pte.phys()) });
+    }
+}
+
+/// Copies the shared table at `from`, whose entries are of `level`. See the module documentation.
+fn copy_table(from: PhysAddr, level: usize) -> Result<PhysAddr> {
+    let to = new_table()?;
+    // SAFETY: the new table is ours.
+    let copy = unsafe { table_at(to) };
+    let mut fill = Fill::EMPTY;
+    for (i, entry) in entries(from) {
+        let pte = entry.load();
+        if pte.is_empty() {
+            continue;
+        }
+        let shared = if level < LEAF {
+            page_of(pte.phys()).get();
+            pte.with_table_read_only(true)
+        } else {
+            if !pte.is_special() {
+                page_of(pte.phys()).get();
+            }
+            if pte.is_shared() { pte } else { pte.read_only().with_cow(true) }
+        };
+        if shared != pte {
+            entry.store(shared);
+        }
+        copy[i].store(shared);
+        fill.used += 1;
+        fill.low = fill.low.min(i as u16);
+        fill.high = i as u16 + 1;
+    }
+    fill.store(to);
+    Ok(to)
+}
+
+/// What is to be freed once no TLB can lead to it any more.
+enum Garbage {
+    Leaf(Pte),
+    Table(PhysAddr, usize),
+}
+
+/// Collects what was unmapped and frees it after the invalidation.
+pub struct Gather {
+    asid: u16,
+    range: (u64, u64),
+    items: [Option<Garbage>; Self::ROOM],
+    len: usize,
+}
+
+impl Gather {
+    const ROOM: usize = 64;
+    /// Invalidating more pages than this one by one costs more than starting anew.
+    const FEW_PAGES: u64 = 32;
+
+    fn new(asid: u16, start: u64, end: u64) -> Self {
+        Self { asid, range: (start, end), items: [const { None }; Self::ROOM], len: 0 }
+    }
+
+    fn push(&mut self, item: Garbage) {
+        if self.len == Self::ROOM {
+            self.flush();
+        }
+        self.items[self.len] = Some(item);
+        self.len += 1;
+    }
+
+    fn flush(&mut self) {
+        if self.len == 0 {
+            return;
+        }
+        flush_range(self.asid, self.range.0, self.range.1);
+        for item in &mut self.items[..self.len] {
+            match item.take() {
+                Some(Garbage::Leaf(pte)) => put_leaf(pte),
+                Some(Garbage::Table(phys, level)) => put_table(phys, level),
+                None => {}
+            }
+        }
+        self.len = 0;
+    }
+}
+
+impl Drop for Gather {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Invalidates a range of an address space, page by page if that is cheaper.
+fn flush_range(asid: u16, start: u64, end: u64) {
+    if (end - start) / PAGE_SIZE as u64 <= Gather::FEW_PAGES {
+        tlb::flush_range(asid, VirtAddr(start), VirtAddr(end));
+    } else {
+        tlb::flush_asid(asid);
+    }
+}
+
+/// The entry for one page, in a table that is exclusive.
+pub struct Leaf<'a> {
+    tables: &'a mut Tables,
+    table: PhysAddr,
+    va: VirtAddr,
+}
+
+impl<'a> Leaf<'a> {
+    fn entry(&self) -> &'a AtomicPte {
+        // SAFETY: the table is reachable from the root, and the tables' lock is held.
+        let table: &'a Table = unsafe { table_at(self.table) };
+        &table[index(self.va, LEAF)]
+    }
+
+    /// The entry now.
+    #[inline]
+    pub fn load(&self) -> Pte {
+        self.entry().load()
+    }
+
+    /// Fills an empty entry; it takes over the reference that the caller gave away.
+    #[inline]
+    pub fn fill(&mut self, pte: Pte) {
+        debug_assert!(self.load().is_empty());
+        self.tables.rss.count(pte, 1);
+        Fill::add(self.table, index(self.va, LEAF));
+        self.entry().store(pte);
+    }
+
+    /// Changes rights or software bits of a present entry. The caller invalidates if need be.
+    #[inline]
+    pub fn update(&mut self, pte: Pte) {
+        debug_assert_eq!(self.load().phys(), pte.phys());
+        self.entry().store(pte);
+    }
+
+    /// Puts another frame in place of the present one, whose reference is dropped.
+    pub fn replace(&mut self, asid: u16, pte: Pte) {
+        let old = self.entry().swap(Pte::EMPTY);
+        tlb::flush_page(asid, self.va);
+        self.tables.rss.count(old, -1);
+        self.tables.rss.count(pte, 1);
+        self.entry().store(pte);
+        put_leaf(old);
+    }
+
+    /// Takes the entry out; the caller invalidates and owns the reference.
+    pub fn take(&mut self) -> Pte {
+        let old = self.entry().swap(Pte::EMPTY);
+        if !old.is_empty() {
+            self.tables.rss.count(old, -1);
+            // An empty table stays; unmapping its range or the end of the address space frees it.
+            Fill::remove(self.table);
+        }
+        old
+    }
+
+    /// Fills the entry of `at`, which the same table holds, if it is empty.
+    #[inline]
+    pub fn fill_near(&mut self, at: u64, make: impl FnOnce() -> Pte) {
+        debug_assert_eq!(at >> level_shift(LEAF - 1), self.va.0 >> level_shift(LEAF - 1));
+        let i = index(VirtAddr(at), LEAF);
+        // SAFETY: as for `entry`.
+        let entry = &unsafe { table_at(self.table) }[i];
+        if entry.load().is_empty() {
+            let pte = make();
+            self.tables.rss.count(pte, 1);
+            Fill::add(self.table, i);
+            entry.store(pte);
+        }
+    }
+}
+
+/// The tables of one address space.
+#[repr(C)]
+#[derive(belljar_abi::Described)]
+pub struct Tables {
+    /// The root table.
+    pub root: PhysAddr,
+    /// Resident pages.
+    pub rss: Rss,
+    /// The largest sum of `rss` so far.
+    pub hiwater_rss: u64,
+}
+
+impl Tables {
+    /// A root without entries.
+    pub fn new() -> Result<Self> {
+        Ok(Self { root: new_table()?, rss: Rss::default(), hiwater_rss: 0 })
+    }
+
+    /// Tables that share all that these have. The caller invalidates its whole ASID, since stores
+    /// that were allowed are not any more.
+    pub fn fork(&mut self) -> Result<Self> {
+        let root = copy_table(self.root, 0)?;
+        Ok(Self { root, rss: self.rss, hiwater_rss: self.rss.total() })
+    }
+
+    /// Notes the peak; called where pages may have been added.
+    #[inline]
+    pub fn note_peak(&mut self) {
+        self.hiwater_rss = self.hiwater_rss.max(self.rss.total());
+    }
+
+    /// The entry for `va` as the MMU sees it: with the rights that the entries above leave.
+    #[inline]
+    pub fn lookup(&self, va: VirtAddr) -> Pte {
+        let (mut phys, mut read_only) = (self.root, false);
+        for level in 0..LEAF {
+            // SAFETY: reachable from the root, and the tables' lock is held.
+            let pte = unsafe { table_at(phys) }[index(va, level)].load();
+            if pte.is_empty() {
+                return Pte::EMPTY;
+            }
+            read_only |= pte.is_table_read_only();
+            phys = pte.phys();
+        }
+        // SAFETY: as above.
+        let pte = unsafe { table_at(phys) }[index(va, LEAF)].load();
+        if read_only && !pte.is_empty() { pte.read_only() } else { pte }
+    }
+
+    /// Makes the table behind `entry` (of `level`, on the way to `va`) exclusive.
+    #[inline]
+    fn own(entry: &AtomicPte, level: usize, asid: u16, va: VirtAddr) -> Result<PhysAddr> {
+        let pte = entry.load();
+        if !pte.is_table_read_only() {
+            return Ok(pte.phys());
+        }
+        Self::unshare(entry, pte, level, asid, va)
+    }
+
+    #[cold]
+    fn unshare(
+        entry: &AtomicPte,
+        pte: Pte,
+        level: usize,
+        asid: u16,
+        va: VirtAddr,
+    ) -> Result<PhysAddr> {
+        let original = pte.phys();
+        if page_of(original).refcount() == 1 {
+            entry.store(pte.with_table_read_only(false));
+            return Ok(original);
+        }
+        let copy = copy_table(original, level + 1)?;
+        entry.store(Pte::EMPTY);
+        tlb::flush_page(asid, va);
+        entry.store(Pte::table(copy));
+        put_table(original, level + 1);
+        Ok(copy)
+    }
+
+    /// The entry for `va`, ready to be changed; tables on the way are made and unshared.
+    #[inline]
+    pub fn leaf(&mut self, asid: u16, va: VirtAddr) -> Result<Leaf<'_>> {
+        let mut phys = self.root;
+        for level in 0..LEAF {
+            let i = index(va, level);
+            // SAFETY: reachable from the root, and the tables' lock is held.
+            let entry = &unsafe { table_at(phys) }[i];
+            phys = if entry.load().is_empty() {
+                let table = new_table()?;
+                Fill::add(phys, i);
+                entry.store(Pte::table(table));
+                table
+            } else {
+                Self::own(entry, level, asid, va)?
+            };
+        }
+        Ok(Leaf { tables: self, table: phys, va })
+    }
+
+    /// Makes the tables that exist on the way to `va` exclusive, so that unmapping up to there cannot
+    /// fail.
+    fn own_path(&mut self, asid: u16, va: VirtAddr) -> Result<()> {
+        let mut phys = self.root;
+        for level in 0..LEAF {
+            // SAFETY: reachable from the root, and the tables' lock is held.
+            let entry = &unsafe { table_at(phys) }[index(va, level)];
+            if entry.load().is_empty() {
+                break;
+            }
+            phys = Self::own(entry, level, asid, va)?;
+        }
+        Ok(())
+    }
+
+    /// Unmaps `start..end`. Fails, before anything is unmapped, only if a table at the border is
+    /// shared and there is no memory for its copy.
+    pub fn unmap(&mut self, asid: u16, start: u64, end: u64) -> Result<()> {
+        self.own_path(asid, VirtAddr(start))?;
+        self.own_path(asid, VirtAddr(end - 1))?;
+        let mut gather = Gather::new(asid, start, end);
+        self.unmap_level(self.root, 0, 0, start, end, &mut gather);
+        Ok(())
+    }
+
+    /// Unmaps below `table`, an exclusive table of `level` whose first address is `base`.
+    fn unmap_level(
+        &mut self,
+        table: PhysAddr,
+        level: usize,
+        base: u64,
+        start: u64,
+        end: u64,
+        gather: &mut Gather,
+    ) {
+        let size = level_size(level);
+        let fill = Fill::of(table);
+        let span = size * ENTRIES as u64;
+        let first = ((start.max(base) - base) / size).max(u64::from(fill.low));
+        let last = (end.min(base + span) - base).div_ceil(size).min(u64::from(fill.high));
+        // SAFETY: reachable from the root, and the tables' lock is held.
+        let entries = unsafe { table_at(table) };
+        for i in first..last {
+            let entry = &entries[i as usize];
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
+            }
+            let at = base + i * size;
+            if level == LEAF {
+                self.rss.count(pte, -1);
+                entry.store(Pte::EMPTY);
+                Fill::remove(table);
+                gather.push(Garbage::Leaf(pte));
+                continue;
+            }
+            let whole = start <= at && at + size <= end;
+            if whole {
+                self.discount(pte.phys(), level + 1);
+            } else {
+                // A table at the border: exclusive, by `own_path`.
+                self.unmap_level(pte.phys(), level + 1, at, start, end, gather);
+                if Fill::of(pte.phys()).used > 0 {
+                    continue;
+                }
+            }
+            entry.store(Pte::EMPTY);
+            Fill::remove(table);
+            gather.push(Garbage::Table(pte.phys(), level + 1));
+        }
+    }
+
+    /// Takes the pages below a table, shared or not, off the counts.
+    fn discount(&mut self, table: PhysAddr, level: usize) {
+        for (_, entry) in entries(table) {
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
+            }
+            if level == LEAF {
+                self.rss.count(pte, -1);
+            } else {
+                self.discount(pte.phys(), level + 1);
+            }
+        }
+    }
+
+    /// Lets `f` change the entries of all present pages in `start..end`: rights and software bits
+    /// only. Invalidates the range afterwards.
+    pub fn update(
+        &mut self,
+        asid: u16,
+        start: u64,
+        end: u64,
+        mut f: impl FnMut(VirtAddr, Pte) -> Pte,
+    ) -> Result<()> {
+        let mut changed = false;
+        let mut at = start;
+        let mut result = Ok(());
+        while let Some(va) = self.next_present(at, end) {
+            match self.leaf(asid, va) {
+                Ok(mut leaf) => {
+                    let pte = leaf.load();
+                    let new = f(va, pte);
+                    if new != pte {
+                        leaf.update(new);
+                        changed = true;
+                    }
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+            at = va.0 + PAGE_SIZE as u64;
+        }
+        if changed {
+            flush_range(asid, start, end);
+        }
+        result
+    }
+
+    /// The first page at or after `start` that is present.
+    pub fn next_present(&self, start: u64, end: u64) -> Option<VirtAddr> {
+        Self::next_present_in(self.root, 0, 0, start, end)
+    }
+
+    fn next_present_in(
+        table: PhysAddr,
+        level: usize,
+        base: u64,
+        start: u64,
+        end: u64,
+    ) -> Option<VirtAddr> {
+        let size = level_size(level);
+        let fill = Fill::of(table);
+        let mut i = ((start.max(base) - base) / size).max(u64::from(fill.low));
+        // SAFETY: reachable from the root, and the tables' lock is held.
+        let entries = unsafe { table_at(table) };
+        while i < u64::from(fill.high) && base + i * size < end {
+            let pte = entries[i as usize].load();
+            let at = base + i * size;
+            if !pte.is_empty() {
+                if level == LEAF {
+                    return Some(VirtAddr(at));
+                }
+                let found = Self::next_present_in(pte.phys(), level + 1, at, start, end);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            i += 1;
+        }
+        None
+    }
+
+    /// Visits the present pages of `start..end` with the rights that the MMU sees.
+    pub fn visit(&self, start: u64, end: u64, mut f: impl FnMut(VirtAddr, Pte)) {
+        let mut at = start;
+        while let Some(va) = self.next_present(at, end) {
+            f(va, self.lookup(va));
+            at = va.0 + PAGE_SIZE as u64;
+        }
+    }
+
+    /// Makes the MMU see nothing any more, while the references stay: first half of the end.
+    pub fn invalidate_all(&mut self) {
+        for (_, entry) in entries(self.root) {
+            let pte = entry.load();
+            if !pte.is_empty() {
+                entry.store(pte.to_prot_none());
+            }
+        }
+    }
+
+    /// Lets go of everything but the root, which becomes empty: second half of the end, after no CPU
+    /// can translate through these tables any more. A table that others share costs one step.
+    pub fn release_all(&mut self) {
+        for (_, entry) in entries(self.root) {
+            let pte = entry.swap(Pte::EMPTY);
+            if !pte.is_empty() {
+                put_table(pte.phys(), 1);
+            }
+        }
+        Fill::EMPTY.store(self.root);
+        self.rss = Rss::default();
+    }
+
+    /// How many table frames can be reached, shared ones included.
+    pub fn count_tables(&self) -> usize {
+        fn count(table: PhysAddr, level: usize) -> usize {
+            if level == LEAF {
+                return 1;
+            }
+            entries(table)
+                .map(|(_, e)| e.load())
+                .filter(|p| !p.is_empty())
+                .map(|p| count(p.phys(), level + 1))
+                .sum::<usize>()
+                + 1
+        }
+        count(self.root, 0)
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        put_table(self.root, 0);
+    }
+}
