@@ -21,6 +21,7 @@
 //! address), then the spin locks of dentries and mounts. User memory is never touched under a spin
 //! lock.
 
+pub mod anon;
 pub mod chrdev;
 pub mod dentry;
 pub mod epoll;
