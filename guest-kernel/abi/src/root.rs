@@ -226,11 +226,19 @@ impl RootPage {
         self.exit_state.store(ExitState::Exited as u32, Ordering::Release);
     }
 
-    /// Records a panic. The message is cut to the buffer.
-    pub fn set_panicked(&self, message: &str) {
+    /// Leaves the words in which the user is told of a panic that is about to come; `set_panicked` keeps
+    /// them. Cut to the buffer.
+    pub fn set_panic_message(&self, message: &str) {
         let bytes = message.bytes().take(PANIC_MESSAGE_SIZE - 1).chain(core::iter::once(0));
         for (slot, byte) in self.panic_message.iter().zip(bytes) {
             slot.store(byte, Ordering::Relaxed);
+        }
+    }
+
+    /// Records a panic. The first message stays.
+    pub fn set_panicked(&self, message: &str) {
+        if self.panic_message[0].load(Ordering::Relaxed) == 0 {
+            self.set_panic_message(message);
         }
         self.exit_state.store(ExitState::Panicked as u32, Ordering::Release);
     }

@@ -6,6 +6,14 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod describe;
+mod publish;
+
+#[cfg(target_os = "none")]
+pub use publish::publish_layout;
+pub use publish::{
+    publish_build_id, publish_frames, publish_image, publish_init_running, publish_log,
+    publish_run_queues, publish_tasks, set_exit, set_panic_message,
+};
 
 #[cfg(target_os = "none")]
 use belljar_abi::layout::TypeDesc;
@@ -31,15 +39,6 @@ pub fn layout() -> &'static [&'static TypeDesc] {
     let len = (end as usize - start as usize) / size_of::<&TypeDesc>();
     // SAFETY: the section holds the pointers that the derive put there and nothing else.
     unsafe { core::slice::from_raw_parts(start, len) }
-}
-
-/// Publishes the layout note in the root page. Called once, as early as possible in boot.
-#[cfg(target_os = "none")]
-pub fn publish_layout() {
-    use core::sync::atomic::Ordering::Relaxed;
-    let note = layout();
-    ROOT.layout.store(note.as_ptr() as u64, Relaxed);
-    ROOT.layout_size.store(size_of_val(note) as u64, Relaxed);
 }
 
 #[cfg(test)]

@@ -248,6 +248,19 @@ impl<'k> Object<'k> {
         }
     }
 
+    /// The bytes in an array of bytes.
+    pub fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let (kind, addrs) = self.elements(path)?;
+        if kind.size != 1 {
+            return Err(self.wrong_kind(path, &kind, "an array of bytes"));
+        }
+        let mut bytes = vec![0; addrs.len()];
+        if let Some(start) = addrs.first() {
+            self.kernel.space().read(*start, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
     /// The numbers in an array.
     pub fn numbers(&self, path: &str) -> Result<Vec<u64>> {
         let (kind, addrs) = self.elements(path)?;

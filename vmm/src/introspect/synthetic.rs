@@ -26,6 +26,10 @@ const SIZE: usize = IMAGE + (1 << 20);
 
 type Link = [u64; 2];
 
+/// `{ptr, len, cap}`.
+#[repr(C)]
+struct Array<T>([u64; 3], std::marker::PhantomData<T>);
+
 belljar_abi::bitflags::bitflags! {
     #[derive(Clone, Copy)]
     struct TaskFlags: u32 {
@@ -112,19 +116,17 @@ described! {
     }
     Upid { ns: u64, nr: u32, }
     Pid { level: u32, #[described(as = "vec struct Upid")] numbers: [u64; 3], }
-    Mm {
-        #[described(as = "seqcount")] seq: u32,
-        #[described(as = "phys")] pgd: u64,
-        #[described(as = "vec struct Vma")] vmas: [u64; 3],
-        total_vm: u64,
-        rss_anon: i64,
-    }
+    Rss { anon: i64, }
+    Tables { rss: Rss, #[described(as = "phys")] root: u64, }
+    Space { total_vm: u64, #[described(as = "vec struct Vma")] vmas: [u64; 3], }
+    Mm { space: Space, #[described(as = "seqcount")] seq: u32, tables: Tables, }
+    MappedFile { ino: u64, dev: u64, #[described(as = "vec uint")] path: Array<u8>, }
     Vma {
         start: u64,
         end: u64,
         #[described(as = "flags VmFlags")] flags: u32,
         pgoff: u64,
-        #[described(as = "text")] name: [u64; 2],
+        #[described(as = "ptr MappedFile")] file: u64,
     }
     Page { flags: u16, #[described(as = "enum PageKind")] kind: u8, refcount: u32, }
     PrioArray {
@@ -292,7 +294,7 @@ impl Guest {
         self.write_u64(log, 32);
         self.write_u64(log + 8, 40);
         // 40 bytes were written into 32: the first eight are overwritten, and the oldest line is cut.
-        self.write(log + 16, b"ne three.xx\nfirst line\nsecond li");
+        self.write(log + 16, b"ne three.xxxx\n<3>first\nsecond li");
         self.root(offset_of!(RootPage, log_ring), log);
         self.task_list = self.alloc(16, 16);
         self.root(offset_of!(RootPage, task_list), self.task_list);
@@ -440,13 +442,15 @@ impl Guest {
         self.set::<Vma>(vma, "start", USER as i64);
         self.set::<Vma>(vma, "end", USER as i64 + 4 * 4096);
         self.set::<Vma>(vma, "flags", (VmFlags::READ | VmFlags::WRITE).bits().into());
-        let name = Self::field(vma, Vma::descriptor(), "name").0;
-        self.store_text(name, "/bin/init");
+        let file = self.object::<MappedFile>();
+        let path = Self::field(file, MappedFile::descriptor(), "path").0;
+        self.store_text(path, "/bin/init");
+        self.set::<Vma>(vma, "file", file as i64);
         let mm = self.object::<Mm>();
-        self.set::<Mm>(mm, "pgd", tables[0] as i64);
-        self.set::<Mm>(mm, "total_vm", 4);
-        self.set::<Mm>(mm, "rss_anon", 2);
-        let vmas = Self::field(mm, Mm::descriptor(), "vmas").0;
+        self.set::<Mm>(mm, "tables.root", tables[0] as i64);
+        self.set::<Mm>(mm, "space.total_vm", 4);
+        self.set::<Mm>(mm, "tables.rss.anon", 2);
+        let vmas = Self::field(mm, Mm::descriptor(), "space.vmas").0;
         self.write_u64(vmas, vma);
         self.write_u64(vmas + 8, 1);
         self.mm = mm;
@@ -469,7 +473,7 @@ impl Guest {
     }
 
     fn pgd(&self) -> u64 {
-        let at = Self::field(self.mm, Mm::descriptor(), "pgd").0;
+        let at = Self::field(self.mm, Mm::descriptor(), "tables.root").0;
         self.target_u64(at)
     }
 
@@ -509,7 +513,11 @@ fn types() -> Vec<&'static TypeDesc> {
         SignalStruct::descriptor(),
         Upid::descriptor(),
         Pid::descriptor(),
+        Rss::descriptor(),
+        Tables::descriptor(),
+        Space::descriptor(),
         Mm::descriptor(),
+        MappedFile::descriptor(),
         Vma::descriptor(),
         Page::descriptor(),
         PrioArray::descriptor(),

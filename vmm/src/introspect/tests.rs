@@ -126,7 +126,14 @@ fn bt_survives_a_frame_record_that_points_at_itself() {
 #[test]
 fn log_starts_with_the_oldest_whole_line() {
     let text = log_text(&Guest::new().target()).unwrap();
-    assert_eq!(text, "first line\nsecond line three");
+    assert_eq!(text, "first\nsecond line three\n");
+}
+
+#[test]
+fn log_rows_name_their_level() {
+    let rows = answer(&Guest::new(), &Request::Log).rows;
+    assert_eq!(rows[0]["level"], "error");
+    assert_eq!(rows[0]["text"], "first");
 }
 
 #[test]

@@ -62,9 +62,17 @@ impl Descriptor {
         self.bit(7)
     }
 
+    /// The frame that a page without access keeps: the kernel marks such an entry, which is invalid for
+    /// the MMU, in a bit that the MMU leaves to software (`mprotect(PROT_NONE)`).
+    pub fn forbidden_page(self) -> Option<u64> {
+        let kept = self.level == LEVELS - 1 && self.raw & 1 == 0 && self.bit(58);
+        kept.then_some(self.raw & OUTPUT_MASK)
+    }
+
     /// The attributes as words, in the order of the architecture manual's bits from high to low.
     pub fn attributes(self) -> Vec<&'static str> {
         match self.meaning() {
+            Meaning::Invalid if self.forbidden_page().is_some() => vec!["prot_none"],
             Meaning::Invalid => vec![],
             Meaning::Table(_) => self.named(&[
                 (63, "NSTable"),
@@ -75,10 +83,11 @@ impl Descriptor {
             ]),
             Meaning::Leaf(_) => {
                 let mut words = self.named(&[
-                    (58, "sw3"),
-                    (57, "sw2"),
-                    (56, "sw1"),
-                    (55, "sw0"),
+                    // Bits for software, as the kernel uses them.
+                    (59, "shared"),
+                    (57, "cow"),
+                    (56, "special"),
+                    (55, "dirty"),
                     (54, "UXN"),
                     (53, "PXN"),
                     (52, "contig"),

@@ -189,6 +189,19 @@ fn bare(ty: &Type) -> &Type {
     }
 }
 
+/// `T` of `Array<T>`.
+fn type_argument(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let syn::PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments
+    else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        syn::GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
 /// The expressions of the field's kind and of the offset of the value inside the field.
 fn field_kind(field: &Field, options: &Options) -> Result<(TokenStream, TokenStream)> {
     let ty = bare(&field.ty);
@@ -227,6 +240,9 @@ fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStr
         Some(ty) => quote!(__layout::Probe::<#ty>::SIZE),
         None => quote!(0),
     };
+    if ty.is_none() && matches!(words, [_]) && words != ["ptr"] {
+        return Err(format!("`vec {}` stands on a field of type Array<T>", words[0]));
+    }
     let plain = |tag: &str| {
         let tag = quote::format_ident!("{tag}");
         quote!(__layout::Kind::plain(__layout::Tag::#tag, #size))
@@ -258,8 +274,13 @@ fn parse_kind(words: &[&str], ty: Option<&Type>) -> std::result::Result<TokenStr
             quote!(__layout::Kind::list(#name, #member, 16))
         }
         ["vec", elem @ ..] => {
-            let elem = parse_kind(elem, None)?;
-            quote!({ static __ELEM: __layout::Kind = #elem; __layout::Kind::vec(&__ELEM, 0) })
+            let item = ty.map(bare).and_then(type_argument);
+            let elem = parse_kind(elem, item)?;
+            let stride = match item {
+                Some(item) => quote!(::core::mem::size_of::<#item>()),
+                None => quote!(0),
+            };
+            quote!({ static __ELEM: __layout::Kind = #elem; __layout::Kind::vec(&__ELEM, #stride) })
         }
         ["array", elem @ ..] => {
             let Some(Type::Array(array)) = ty.map(bare) else {

@@ -12,7 +12,7 @@ use crate::target::{Ram, Space};
 pub(super) static SCHEMA: Schema = Schema {
     name: "belljar.log.v1",
     shape: Shape::Table,
-    columns: &[Column::new("text", "TEXT", Kind::Text)],
+    columns: &[Column::new("level", "LEVEL", Kind::Text), Column::new("text", "TEXT", Kind::Text)],
 };
 
 /// Most bytes of log that are read.
@@ -20,12 +20,31 @@ const MAX_LOG: u64 = 16 << 20;
 
 #[derive(Serialize)]
 pub(super) struct Line {
+    /// `error`, `warning`, `info`, as syslog(2) names them.
+    level: &'static str,
     text: String,
 }
 
 pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Line>> {
     let text = read(kernel.space(), kernel.root())?;
-    Ok(text.lines().map(|line| Line { text: line.to_owned() }).collect())
+    Ok(text
+        .lines()
+        .map(|line| {
+            let (level, text) = split_level(line);
+            Line { level, text: text.to_owned() }
+        })
+        .collect())
+}
+
+/// A record begins with its level in Linux's form, `<6>`.
+fn split_level(line: &str) -> (&'static str, &str) {
+    const NAMES: [&str; 8] =
+        ["emerg", "alert", "crit", "error", "warning", "notice", "info", "debug"];
+    let parsed = line.strip_prefix('<').and_then(|rest| {
+        let (number, text) = rest.split_once('>')?;
+        Some((*NAMES.get(number.parse::<usize>().ok()?)?, text))
+    });
+    parsed.unwrap_or(("info", line))
 }
 
 /// The log as text, from the oldest line still there. Works as soon as the kernel has mapped its
@@ -33,7 +52,8 @@ pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Line>> {
 pub fn text(ram: &dyn Ram) -> Result<String> {
     let root = Root::find(ram)?;
     let space = Space::with_linear_map(ram, root.kernel_pgd_phys(), root.linear_offset());
-    read(&space, &root)
+    let text = read(&space, &root)?;
+    Ok(text.lines().flat_map(|line| [split_level(line).1, "\n"]).collect())
 }
 
 fn read(space: &Space<'_>, root: &Root) -> Result<String> {

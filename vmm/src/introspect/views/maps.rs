@@ -28,6 +28,8 @@ pub(super) static SCHEMA: Schema = Schema {
         Column::new("rss", "RSS", Kind::KiB),
         Column::new("shared", "SHARED", Kind::KiB),
         Column::new("cow", "COW", Kind::KiB),
+        Column::new("dev", "DEV", Kind::Int),
+        Column::new("inode", "INODE", Kind::Int),
         Column::new("name", "NAME", Kind::Text),
     ],
 };
@@ -48,18 +50,21 @@ pub(super) struct Mapping {
     shared: u64,
     /// Of those, bytes that somebody else holds too and a write would copy.
     cow: u64,
+    /// Device and inode number of the file; 0 for anonymous memory.
+    dev: u64,
+    inode: u64,
     name: Option<String>,
 }
 
 /// Virtual and resident bytes by the kernel's own counters.
 pub(super) fn sizes(mm: &Object<'_>) -> Result<(u64, u64)> {
     let mut rss = 0u64;
-    for counter in ["rss_anon", "rss_file", "rss_shmem"] {
+    for counter in ["tables.rss.anon", "tables.rss.file", "tables.rss.shmem"] {
         // The counters are signed in passing: a page may be taken off before its owner added it.
         let pages = optional(mm.int(counter))?.unwrap_or(0).max(0) as u64;
         rss = rss.saturating_add(pages.saturating_mul(PAGE_SIZE));
     }
-    Ok((mm.uint("total_vm")?.saturating_mul(PAGE_SIZE), rss))
+    Ok((mm.uint("space.total_vm")?.saturating_mul(PAGE_SIZE), rss))
 }
 
 pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Mapping>> {
@@ -71,14 +76,16 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Mapping>> {
         frames: Frames::new(kernel)?,
         tables_left: MAX_TABLES,
     };
-    let pgd = mm.uint("pgd")?;
+    let pgd = mm.uint("tables.root")?;
     let mut rows = vec![];
-    for vma in mm.array("vmas")? {
+    for vma in mm.array("space.vmas")? {
         let (start, end) = (vma.uint("start")?, vma.uint("end")?);
         let flags = vma.flags("flags")?;
         let has = |name: &str| flags.iter().any(|f| f == name);
         let letter = |name: &str, c: char| if has(name) { c } else { '-' };
         let shared = has("SHARED");
+        let file = vma.ptr("file")?;
+        let of_file = |field: &str| file.as_ref().map_or(Ok(0), |file| file.uint(field));
         let mut found = Found::default();
         if start < end && counter.count(pgd, start..end, shared, &mut found).is_err() {
             kernel.degrade(Consistency::Torn);
@@ -99,24 +106,27 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Mapping>> {
             rss: found.rss,
             shared: found.shared,
             cow: found.cow,
-            name: name(&mm, &vma, start..end)?,
+            dev: of_file("dev")?,
+            inode: of_file("ino")?,
+            name: name(&mm, file.as_ref(), start..end)?,
         });
     }
     Ok(rows)
 }
 
 /// The name as in proc_pid_maps(5): the file, or what the kernel put there.
-fn name(mm: &Object<'_>, vma: &Object<'_>, range: Range<u64>) -> Result<Option<String>> {
-    if let Some(name) = optional(vma.text("name"))?.filter(|name| !name.is_empty()) {
-        return Ok(Some(name));
+fn name(mm: &Object<'_>, file: Option<&Object<'_>>, range: Range<u64>) -> Result<Option<String>> {
+    if let Some(file) = file {
+        let path = file.bytes("path")?;
+        return Ok(Some(String::from_utf8_lossy(&path).into_owned()).filter(|p| !p.is_empty()));
     }
     let inside = |field: &str| -> Result<bool> {
         Ok(optional(mm.uint(field))?.is_some_and(|addr| addr != 0 && range.contains(&addr)))
     };
-    if inside("start_brk")? {
+    if inside("space.start_brk")? {
         return Ok(Some("[heap]".into()));
     }
-    Ok(inside("start_stack")?.then(|| "[stack]".into()))
+    Ok(inside("layout.start_stack")?.then(|| "[stack]".into()))
 }
 
 /// Most tables that one answer visits: as many as fill the largest guest's RAM with tables of a fork
@@ -175,7 +185,11 @@ impl Counter<'_> {
             let here = base + index * span;
             let descriptor = Descriptor { raw, level };
             match descriptor.meaning() {
-                Meaning::Invalid => {}
+                Meaning::Invalid => {
+                    if let Some(phys) = descriptor.forbidden_page() {
+                        self.leaf(phys, PAGE_SIZE, others, vma_shared, to);
+                    }
+                }
                 Meaning::Table(next) => {
                     let others = others || self.frames.get(next).is_some_and(|f| f.refcount > 1);
                     self.table(next, level + 1, here, range, others, vma_shared, to)?;

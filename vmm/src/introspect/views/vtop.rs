@@ -48,7 +48,7 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32, addr: u64) -> Result<Vec<Entry
     } else {
         let mm = process.mm()?.ok_or(Error::NoMm { pid })?;
         kernel.check_seq_of(&mm, "seq")?;
-        mm.uint("pgd")?
+        mm.uint("tables.root")?
     };
     let frames = Frames::new(kernel).ok();
     let walk = walk(kernel.space().ram(), pgd, addr)?;
