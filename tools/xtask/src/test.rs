@@ -3,11 +3,12 @@
 //! A layer that runs no test is a failure, so none can vanish unnoticed; `--only` is for work on one
 //! layer and says at the end what it left out.
 
+use crate::build::{self, Part};
 use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
-use crate::{build, exec, paths};
+use crate::{exec, paths};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -65,16 +66,10 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let layers = if args.only.is_empty() { LAYERS } else { &args.only };
     let toolchain = ensure(ALL)?;
     let mut counts = Counts::default();
-    let mut built = None;
     for layer in layers {
         let before = counts.passed + counts.failed;
         println!("== {}", title(*layer));
-        if matches!(layer, Layer::Reference | Layer::Guest | Layer::E2e) && built.is_none() {
-            let result = build_all(&toolchain);
-            counts.add("build", result.is_ok());
-            built = Some(result.inspect_err(|error| println!("{error:#}")).is_ok());
-        }
-        let result = match layer {
+        let result = build_for(*layer, &toolchain).and_then(|()| match layer {
             Layer::Lints => lints(&toolchain, &mut counts),
             Layer::Host => cargo_tests(host("test").args(["--no-fail-fast"]), "host", &mut counts),
             Layer::Reference => reference_tests(args.filter.as_deref(), &mut counts),
@@ -84,7 +79,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
                 command.args(["--no-fail-fast", "-p", "belljar-tests"]);
                 cargo_tests(command.env("BELLJAR", paths::belljar()), "e2e", &mut counts)
             }
-        };
+        });
         if let Err(error) = result {
             println!("{error:#}");
             counts.add(&format!("{} could not run", title(*layer)), false);
@@ -112,8 +107,14 @@ fn title(layer: Layer) -> &'static str {
     }
 }
 
-fn build_all(toolchain: &Toolchain) -> Result<()> {
-    build::all()?;
+/// Builds what `layer` tests; what a layer before it built takes no time.
+fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
+    let parts: &[Part] = match layer {
+        Layer::Lints | Layer::Host => return Ok(()),
+        Layer::Reference => &[Part::Images, Part::GuestTests],
+        Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
+    };
+    build::build(parts)?;
     exec::run(toolchain.linux("build").args(["--quiet", "-p", RUNNER]))
 }
 
