@@ -1,5 +1,6 @@
 //! Devices, and what the boot loader says about them.
 
+pub mod cmdline;
 pub mod console;
 pub mod fdt;
 pub mod irq;

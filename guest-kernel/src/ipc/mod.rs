@@ -1,3 +1,1 @@
-//! What processes share to talk to each other, besides files: futexes.
-
-pub mod futex;
+//! To be written.

@@ -50,6 +50,17 @@ pub const PID_TYPES: usize = 4;
 pub struct PidMember {
     link: Link,
 }
+impl PidMember {
+    /// Takes the member off its pid's list.
+    ///
+    /// # Safety
+    /// The caller holds the task list's lock.
+    pub unsafe fn unlink(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.link.unlink() };
+    }
+}
+
 list_link!(
     /// Members of a pid, one list a kind.
     PidMember, link: PidMemberLink
@@ -216,6 +227,15 @@ impl Pid {
         let pid = Ref::try_new(Pid { level: ns.level, numbers, members })?;
         Self::hash_all(&pid);
         Ok(pid)
+    }
+
+    /// Task 0's pid: number 0 of the initial namespace, which nobody can name.
+    pub fn idle() -> Result<Ref<Pid>> {
+        let mut numbers: Array<Upid> = Array::new();
+        let ns = init_pid_ns().clone();
+        ns.nr_hashed.fetch_add(1, Ordering::Relaxed);
+        numbers.try_push(Upid { nr: 0, ns, pid: Cell::new(ptr::null()), hash: Link::new() })?;
+        Ref::try_new(Pid { level: 0, numbers, members: [const { List::new() }; PID_TYPES] })
     }
 
     fn hash_all(this: &Ref<Self>) {

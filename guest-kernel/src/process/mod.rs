@@ -1,1 +1,19 @@
-//! To be written.
+//! The verbs: what happens to tasks. They stand in the order in which a reader thinks of them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`fork`] | `copy_process` behind fork, vfork, clone, clone3 and kernel threads |
+//! | [`exec`], [`elf`] | a new program for an old task |
+//! | [`exit`] | `do_exit`, `do_group_exit`, zombies, orphans, `release_task` |
+//! | [`wait`] | `wait4`, `waitid` |
+//! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
+//! | [`jobs`] | process groups, sessions |
+//! | [`init`] | tasks 0 and 1, from nothing |
+
+pub mod elf;
+pub mod exit;
+pub mod fork;
+pub mod jobs;
+pub mod sigframe;
+pub mod signal;
+pub mod wait;

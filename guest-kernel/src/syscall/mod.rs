@@ -4,12 +4,17 @@
 //! handler returns `ENOSYS`; the first use of each is logged and all are counted.
 //! `SYSCALLS.md` is generated from [`table::ROWS`] and checked by a test.
 
+pub mod cred;
+pub mod process;
+pub mod signal;
+pub mod system;
 pub mod table;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::arch::PtRegs;
 use crate::errno::{Errno, Result};
+use crate::mm::UserPtr;
 
 /// What a handler returns: the value of `x0`, or an error.
 pub type SysResult = Result<usize>;
@@ -67,6 +72,12 @@ impl Args {
         self.u64(i) as usize
     }
 
+    /// Argument `i` as a pointer into the caller's memory.
+    #[inline]
+    pub fn ptr<T>(&self, i: usize) -> UserPtr<T> {
+        UserPtr::new(self.u64(i))
+    }
+
     /// Argument `i` as a file descriptor.
     #[inline]
     pub fn fd(&self, i: usize) -> i32 {
@@ -91,6 +102,8 @@ pub fn dispatch(nr: usize, regs: &mut PtRegs) -> SysResult {
 #[cold]
 fn unknown(nr: usize) -> SysResult {
     let counter = UNKNOWN.get(nr).unwrap_or(&UNKNOWN_BEYOND);
-    counter.fetch_add(1, Ordering::Relaxed);
+    if counter.fetch_add(1, Ordering::Relaxed) == 0 {
+        crate::kinfo!("syscall {nr} is not there (first call); it returns ENOSYS");
+    }
     Err(Errno::ENOSYS)
 }

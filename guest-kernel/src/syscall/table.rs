@@ -1,6 +1,6 @@
 //! The table: number, name, handler. Sorted by number.
 
-use super::Handler;
+use super::{Handler, cred, process, signal, system};
 
 /// Numbers below this have a slot.
 pub const SIZE: usize = 512;
@@ -9,7 +9,64 @@ pub const SIZE: usize = 512;
 pub type Row = (usize, &'static str, Handler);
 
 /// Every system call that the kernel has.
-pub const ROWS: &[Row] = &[];
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[
+    (90, "capget", cred::sys_capget),
+    (91, "capset", cred::sys_capset),
+    (92, "personality", process::sys_personality),
+    (93, "exit", process::sys_exit),
+    (94, "exit_group", process::sys_exit_group),
+    (95, "waitid", process::sys_waitid),
+    (96, "set_tid_address", process::sys_set_tid_address),
+    (129, "kill", signal::sys_kill),
+    (130, "tkill", signal::sys_tkill),
+    (131, "tgkill", signal::sys_tgkill),
+    (132, "sigaltstack", signal::sys_sigaltstack),
+    (133, "rt_sigsuspend", signal::sys_rt_sigsuspend),
+    (134, "rt_sigaction", signal::sys_rt_sigaction),
+    (135, "rt_sigprocmask", signal::sys_rt_sigprocmask),
+    (136, "rt_sigpending", signal::sys_rt_sigpending),
+    (137, "rt_sigtimedwait", signal::sys_rt_sigtimedwait),
+    (138, "rt_sigqueueinfo", signal::sys_rt_sigqueueinfo),
+    (139, "rt_sigreturn", signal::sys_rt_sigreturn),
+    (143, "setregid", cred::sys_setregid),
+    (144, "setgid", cred::sys_setgid),
+    (145, "setreuid", cred::sys_setreuid),
+    (146, "setuid", cred::sys_setuid),
+    (147, "setresuid", cred::sys_setresuid),
+    (148, "getresuid", cred::sys_getresuid),
+    (149, "setresgid", cred::sys_setresgid),
+    (150, "getresgid", cred::sys_getresgid),
+    (151, "setfsuid", cred::sys_setfsuid),
+    (152, "setfsgid", cred::sys_setfsgid),
+    (154, "setpgid", process::sys_setpgid),
+    (155, "getpgid", process::sys_getpgid),
+    (156, "getsid", process::sys_getsid),
+    (157, "setsid", process::sys_setsid),
+    (158, "getgroups", cred::sys_getgroups),
+    (159, "setgroups", cred::sys_setgroups),
+    (160, "uname", system::sys_uname),
+    (161, "sethostname", system::sys_sethostname),
+    (162, "setdomainname", system::sys_setdomainname),
+    (163, "getrlimit", process::sys_getrlimit),
+    (164, "setrlimit", process::sys_setrlimit),
+    (165, "getrusage", process::sys_getrusage),
+    (167, "prctl", process::sys_prctl),
+    (168, "getcpu", system::sys_getcpu),
+    (172, "getpid", process::sys_getpid),
+    (173, "getppid", process::sys_getppid),
+    (174, "getuid", cred::sys_getuid),
+    (175, "geteuid", cred::sys_geteuid),
+    (176, "getgid", cred::sys_getgid),
+    (177, "getegid", cred::sys_getegid),
+    (178, "gettid", process::sys_gettid),
+    (179, "sysinfo", system::sys_sysinfo),
+    (220, "clone", process::sys_clone),
+    (240, "rt_tgsigqueueinfo", signal::sys_rt_tgsigqueueinfo),
+    (260, "wait4", process::sys_wait4),
+    (261, "prlimit64", process::sys_prlimit64),
+    (435, "clone3", process::sys_clone3),
+];
 
 /// The handlers by number.
 pub static HANDLERS: [Option<Handler>; SIZE] = {

@@ -27,7 +27,7 @@ primary_entry:
     sub     x1, x1, x0
     mov     x2, #0xffff000000000000
     cmp     x1, x2
-    b.ne    boot_park
+    b.ne    park
 
     // First tables. Kernel addresses are physical ones with the top 16 bits set, so one root serves both
     // halves: devices at 0, RAM at 1 GiB, and the gigabyte that holds the device tree.
@@ -97,9 +97,9 @@ enable_mmu:
     isb
     ret
 
-boot_park:
+park:
     wfe
-    b       boot_park
+    b       park
 
 primary_mapped:
     adrp    x0, __bss_start

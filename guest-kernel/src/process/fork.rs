@@ -1,0 +1,473 @@
+#![allow(missing_docs, reason = "flags have the names of clone(2)")]
+//! fork(2), vfork(2), clone(2), clone3(2) and kernel threads: one `copy_process` behind all of them.
+
+use bitflags::bitflags;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use crate::arch::{self, KernelStackRange, PtRegs};
+use crate::errno::{Errno, Result};
+use crate::fs::{Files, FsStruct};
+use crate::kref::Ref;
+use crate::list::{Link, List};
+use crate::mm::{KernelStack, Mm, UserPtr};
+use crate::ns::{Cap, Cred, NsProxy, Pid, PidType};
+use crate::process::exit;
+use crate::sched::{self, Entity};
+use crate::signal::{SIGCHLD, Sighand};
+use crate::sync::{IrqLock, SpinLock};
+use crate::task::rlimit::Resource;
+use crate::task::{
+    self, EXIT_ALIVE, OwnCell, SignalStruct, Task, TaskFlags, ThreadSignals, VforkDone, list,
+};
+
+bitflags! {
+    /// clone(2) flags.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CloneFlags: u64 {
+        const NEWTIME = 0x0000_0080;
+        const VM = 0x0000_0100;
+        const FS = 0x0000_0200;
+        const FILES = 0x0000_0400;
+        const SIGHAND = 0x0000_0800;
+        const PIDFD = 0x0000_1000;
+        const PTRACE = 0x0000_2000;
+        const VFORK = 0x0000_4000;
+        const PARENT = 0x0000_8000;
+        const THREAD = 0x0001_0000;
+        const NEWNS = 0x0002_0000;
+        const SYSVSEM = 0x0004_0000;
+        const SETTLS = 0x0008_0000;
+        const PARENT_SETTID = 0x0010_0000;
+        const CHILD_CLEARTID = 0x0020_0000;
+        const DETACHED = 0x0040_0000;
+        const UNTRACED = 0x0080_0000;
+        const CHILD_SETTID = 0x0100_0000;
+        const NEWCGROUP = 0x0200_0000;
+        const NEWUTS = 0x0400_0000;
+        const NEWIPC = 0x0800_0000;
+        const NEWUSER = 0x1000_0000;
+        const NEWPID = 0x2000_0000;
+        const NEWNET = 0x4000_0000;
+        const IO = 0x8000_0000;
+        const CLEAR_SIGHAND = 0x1_0000_0000;
+        const INTO_CGROUP = 0x2_0000_0000;
+        /// A child namespace of any kind.
+        const NEW_NAMESPACE = 0x7e02_0080;
+    }
+}
+
+/// What to make; the fields are those of `struct clone_args` (clone(2)).
+#[derive(Clone, Debug)]
+pub struct CloneArgs {
+    /// Flags.
+    pub flags: CloneFlags,
+    /// Signal for the parent when the child ends; 0 for none.
+    pub exit_signal: i32,
+    /// The child's stack pointer; 0 to keep the parent's.
+    pub stack: u64,
+    /// Thread pointer, with `CLONE_SETTLS`.
+    pub tls: u64,
+    /// Where to store the child's tid in the parent.
+    pub parent_tid: u64,
+    /// Where to store and clear the child's tid in the child.
+    pub child_tid: u64,
+    /// Where to store the pid descriptor.
+    pub pidfd: u64,
+}
+
+impl CloneArgs {
+    /// What fork(2) means.
+    pub const fn fork() -> Self {
+        Self {
+            flags: CloneFlags::empty(),
+            exit_signal: SIGCHLD,
+            stack: 0,
+            tls: 0,
+            parent_tid: 0,
+            child_tid: 0,
+            pidfd: 0,
+        }
+    }
+}
+
+/// Combinations that make no sense are refused with Linux's errno (clone(2), ERRORS).
+fn check_flags(args: &CloneArgs) -> Result<()> {
+    let flags = args.flags;
+    let has = |f| flags.contains(f);
+    let sharing = has(CloneFlags::NEWNS) && has(CloneFlags::FS)
+        || has(CloneFlags::NEWUSER) && has(CloneFlags::FS)
+        || has(CloneFlags::THREAD) && !has(CloneFlags::SIGHAND)
+        || has(CloneFlags::SIGHAND) && !has(CloneFlags::VM)
+        || has(CloneFlags::SIGHAND) && has(CloneFlags::CLEAR_SIGHAND)
+        || has(CloneFlags::THREAD) && flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
+        || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED);
+    if sharing || !(0..=crate::signal::NSIG as i32).contains(&args.exit_signal) {
+        return Err(Errno::EINVAL);
+    }
+    // A sibling of a namespace's reaper would have no parent inside it.
+    if has(CloneFlags::PARENT)
+        && task::current().signal.shared.lock().flags.contains(task::GroupFlags::UNKILLABLE)
+    {
+        return Err(Errno::EINVAL);
+    }
+    // Namespaces other than the initial ones, and cgroups, are not there yet: as a kernel that was
+    // built without them.
+    if flags.intersects(CloneFlags::NEW_NAMESPACE | CloneFlags::INTO_CGROUP) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Makes a child, starts it, and returns its number as the caller sees it. With `CLONE_VFORK` the
+/// caller sleeps until the child lets go of its memory.
+pub fn kernel_clone(args: &CloneArgs, regs: &PtRegs) -> Result<u32> {
+    let parent = task::current();
+    let child = copy_process(args, regs)?;
+    let nr = child.pid_nr(parent.thread_pid.own().ns());
+    if args.flags.contains(CloneFlags::PARENT_SETTID) {
+        // The child exists by now: a bad address is the caller's loss, as in Linux.
+        let _ = UserPtr::<u32>::new(args.parent_tid).write(nr);
+    }
+    let vfork = if args.flags.contains(CloneFlags::VFORK) {
+        let done = Ref::try_new(VforkDone::default());
+        match done {
+            Ok(done) => {
+                *child.vfork_done.lock() = Some(done.clone());
+                Some(done)
+            }
+            Err(_) => None,
+        }
+    } else {
+        None
+    };
+    start(&child);
+    if let Some(done) = vfork {
+        // A fatal signal ends the wait; the child then runs on alone.
+        let _ = crate::wait_event_killable!(done.wait, done.done.load(Ordering::Acquire));
+    }
+    Ok(nr)
+}
+
+/// Hands a new task to the scheduler, which holds one reference until the task is dead.
+pub fn start(child: &Ref<Task>) {
+    let raw = Ref::into_raw(child.clone());
+    // SAFETY: the reference just given away keeps the task alive; `put_entity` takes it back.
+    sched::wake_up_new(unsafe { &(*raw).se });
+}
+
+/// Makes a copy of the current task, shared or not part by part as the flags say. The child is on the
+/// task list and does not run yet.
+fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Ref<Task>> {
+    check_flags(args)?;
+    let parent = task::current();
+    let flags = args.flags;
+    check_nproc(parent)?;
+
+    let cred = copy_creds(parent);
+    let files = copy_files(flags, parent)?;
+    let fs = copy_fs(flags, parent)?;
+    let sighand = copy_sighand(flags, parent)?;
+    let signal = copy_signal(flags, parent)?;
+    let mm = copy_mm(flags, parent)?;
+    let nsproxy = copy_namespaces(parent)?;
+    let pid = Pid::alloc(&parent.nsproxy().pid_for_children)?;
+    let stack = KernelStack::alloc()?;
+    let stack_range = stack.range();
+
+    let child = new_task(pid, cred, files, fs, nsproxy, signal, sighand, Some(stack))?;
+    child.set_flags(TaskFlags::FORKNOEXEC);
+    *child.comm.lock() = parent.comm().0;
+    copy_thread(args, regs, &child, stack_range);
+    // SAFETY: nobody else knows the child yet.
+    unsafe { child.se.set_mm(Some(mm)) };
+    sched::sched_fork(&child.se);
+    copy_signal_mask(flags, parent, &child);
+    if flags.contains(CloneFlags::CHILD_SETTID) {
+        child.set_child_tid.store(args.child_tid, Ordering::Relaxed);
+    }
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        child.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
+    }
+    child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+
+    enter(flags, args.exit_signal, parent, &child)?;
+    Ok(child)
+}
+
+/// Puts the child on the task list, in its group, under its parent.
+fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) -> Result<()> {
+    let child_ptr = Ref::as_ptr(child).cast_mut();
+    let thread = flags.contains(CloneFlags::THREAD);
+    let list = list::lock();
+    // A signal that was sent to the whole group meanwhile must reach the child too: the caller
+    // handles it and forks again.
+    if parent.se.thread.info.flags().contains(arch::ThreadFlags::SIGPENDING)
+        && signal_pending_for_fork(parent)
+    {
+        return Err(Errno::ERESTARTNOINTR);
+    }
+    let real_parent = if flags.intersects(CloneFlags::PARENT | CloneFlags::THREAD) {
+        child.exit_signal.store(
+            if thread { -1 } else { parent.exit_signal.load(Ordering::Relaxed) },
+            Ordering::Relaxed,
+        );
+        parent.real_parent.load(Ordering::Relaxed)
+    } else {
+        child.exit_signal.store(exit_signal, Ordering::Relaxed);
+        core::ptr::from_ref(parent).cast_mut()
+    };
+    child.real_parent.store(real_parent, Ordering::Relaxed);
+    child.parent.store(real_parent, Ordering::Relaxed);
+    if thread {
+        child.group_leader.store(parent.group_leader.load(Ordering::Relaxed), Ordering::Relaxed);
+        child.tgid.store(parent.tgid(), Ordering::Relaxed);
+        child.signal.live.fetch_add(1, Ordering::Relaxed);
+    } else {
+        child.group_leader.store(child_ptr, Ordering::Relaxed);
+        child.tgid.store(child.pid(), Ordering::Relaxed);
+        let signal = &child.signal;
+        let _ = signal.set_pid(PidType::Tgid, Some(child.thread_pid.share()));
+        for kind in [PidType::Pgid, PidType::Sid] {
+            let _ = signal.set_pid(kind, parent.signal.pid(kind));
+        }
+        *signal.tty.lock() = parent.signal.tty.lock().clone();
+        let subreaper = parent.signal.has_child_subreaper.load(Ordering::Relaxed)
+            || parent.signal.is_child_subreaper.load(Ordering::Relaxed);
+        signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
+    }
+    // The list's own reference; `release_task` takes it back.
+    core::mem::forget(child.clone());
+    list.link_new(child);
+    Ok(())
+}
+
+/// True if a signal other than one to this thread alone waits: fork(2) must not lose it.
+fn signal_pending_for_fork(parent: &Task) -> bool {
+    let blocked = parent.sig.lock().blocked;
+    let shared = crate::signal::SigSet(parent.signal.shared_pending.load(Ordering::Acquire));
+    !shared.without(blocked).is_empty() || exit::fatal_pending(parent)
+}
+
+/// `EAGAIN` if the user has as many tasks as RLIMIT_NPROC allows (root may exceed it).
+fn check_nproc(parent: &Task) -> Result<()> {
+    let cred = parent.cred();
+    let limit = parent.signal.rlimits.soft(Resource::Nproc);
+    if u64::from(list::NR_THREADS.load(Ordering::Relaxed)) >= u64::from(max_threads()) {
+        return Err(Errno::EAGAIN);
+    }
+    if cred.uid == 0 || cred.capable(Cap::SysResource) || cred.capable(Cap::SysAdmin) {
+        return Ok(());
+    }
+    let list = list::lock();
+    let mine = list.threads().filter(|t| t.cred.with(|c| c.uid == cred.uid)).count() as u64;
+    if mine >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+/// Threads that fit: at most an eighth of memory goes into their stacks (/proc/sys/kernel/threads-max).
+pub fn max_threads() -> u32 {
+    let pages = crate::mm::total_pages() as u64;
+    let per_thread = (arch::KERNEL_STACK_SIZE / crate::addr::PAGE_SIZE) as u64;
+    u32::try_from(pages / (8 * per_thread)).unwrap_or(u32::MAX).max(64)
+}
+
+fn copy_creds(parent: &Task) -> Ref<Cred> {
+    parent.cred().clone()
+}
+
+fn copy_files(flags: CloneFlags, parent: &Task) -> Result<Ref<Files>> {
+    if flags.contains(CloneFlags::FILES) {
+        Ok(parent.files().clone())
+    } else {
+        parent.files().try_clone()
+    }
+}
+
+fn copy_fs(flags: CloneFlags, parent: &Task) -> Result<Ref<FsStruct>> {
+    if flags.contains(CloneFlags::FS) { Ok(parent.fs().clone()) } else { parent.fs().try_clone() }
+}
+
+fn copy_sighand(flags: CloneFlags, parent: &Task) -> Result<Ref<Sighand>> {
+    if flags.contains(CloneFlags::SIGHAND) {
+        return Ok(parent.sighand.own().clone());
+    }
+    let copy = parent.sighand.own().try_clone()?;
+    if flags.contains(CloneFlags::CLEAR_SIGHAND) {
+        copy.clear();
+    }
+    Ok(copy)
+}
+
+fn copy_signal(flags: CloneFlags, parent: &Task) -> Result<Ref<SignalStruct>> {
+    if flags.contains(CloneFlags::THREAD) {
+        return Ok(parent.signal.clone());
+    }
+    let signal = SignalStruct::new(parent.signal.rlimits.copy())?;
+    signal
+        .oom_score_adj
+        .store(parent.signal.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+    Ok(signal)
+}
+
+fn copy_mm(flags: CloneFlags, parent: &Task) -> Result<Ref<Mm>> {
+    let mm = parent.mm().ok_or(Errno::EINVAL)?;
+    if flags.contains(CloneFlags::VM) { Ok(mm.share()) } else { mm.fork() }
+}
+
+fn copy_namespaces(parent: &Task) -> Result<Ref<NsProxy>> {
+    Ok(parent.nsproxy().clone())
+}
+
+/// The child returns 0 from the same call, on its own stack and thread pointer if given.
+fn copy_thread(args: &CloneArgs, regs: &PtRegs, child: &Task, stack_range: KernelStackRange) {
+    let mut child_regs = *regs;
+    child_regs.x[0] = 0;
+    if args.stack != 0 {
+        child_regs.sp = args.stack;
+    }
+    let own = &task::current().se.thread;
+    arch::save_user_state(own);
+    // SAFETY: the parent is the caller; the child does not run yet.
+    unsafe {
+        *child.se.thread.fp.get() = *own.fp.get();
+        let tls = args.flags.contains(CloneFlags::SETTLS).then_some(args.tls);
+        *child.se.thread.tpidr_el0.get() = tls.unwrap_or(*own.tpidr_el0.get());
+        arch::setup_user_thread(&child.se.thread, stack_range, &child_regs);
+    }
+}
+
+/// The signal mask is inherited, pending signals are not; a new thread keeps no alternate stack, nor
+/// does a child that shares memory without being a vfork.
+fn copy_signal_mask(flags: CloneFlags, parent: &Task, child: &Task) {
+    child.sig.lock().blocked = parent.sig.lock().blocked;
+    let shares_vm = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
+    if !shares_vm {
+        // SAFETY: the parent is the caller; the child does not run yet.
+        unsafe { *child.altstack.get() = *parent.altstack.get() };
+    }
+}
+
+/// What the scheduler asks of tasks.
+pub static TASK_OPS: sched::EntityOps = sched::EntityOps {
+    put: task::put_entity,
+    fatal_signal_pending: |entity| exit::fatal_pending(Task::of(entity)),
+    tick: |_| {},
+};
+
+/// A task with nothing but what is given.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one argument for each part of a task, named in order"
+)]
+pub(super) fn new_task(
+    pid: Ref<Pid>,
+    cred: Ref<Cred>,
+    files: Ref<Files>,
+    fs: Ref<FsStruct>,
+    nsproxy: Ref<NsProxy>,
+    signal: Ref<SignalStruct>,
+    sighand: Ref<Sighand>,
+    stack: Option<KernelStack>,
+) -> Result<Ref<Task>> {
+    let nr = pid.global();
+    let now = sched::monotonic_ns();
+    Ref::try_new(Task {
+        se: Entity::new(&TASK_OPS),
+        pid: AtomicU32::new(nr),
+        tgid: AtomicU32::new(nr),
+        flags: AtomicU32::new(0),
+        exit_state: AtomicU32::new(EXIT_ALIVE),
+        exit_code: AtomicI32::new(0),
+        exit_signal: AtomicI32::new(SIGCHLD),
+        pdeath_signal: AtomicI32::new(0),
+        comm: SpinLock::new([0; task::TASK_COMM_LEN]),
+        tasks: Link::new(),
+        thread_node: Link::new(),
+        children: List::new(),
+        sibling: Link::new(),
+        parent: AtomicPtr::new(core::ptr::null_mut()),
+        real_parent: AtomicPtr::new(core::ptr::null_mut()),
+        group_leader: AtomicPtr::new(core::ptr::null_mut()),
+        thread_pid: OwnCell::new(pid),
+        pid_links: Default::default(),
+        cred: OwnCell::new(cred),
+        fs: OwnCell::new(Some(fs)),
+        files: OwnCell::new(Some(files)),
+        nsproxy: OwnCell::new(Some(nsproxy)),
+        signal,
+        sighand: OwnCell::new(sighand),
+        sig: IrqLock::new(ThreadSignals::default()),
+        altstack: UnsafeCell::default(),
+        restart: UnsafeCell::default(),
+        set_child_tid: AtomicU64::new(0),
+        clear_child_tid: AtomicU64::new(0),
+        robust_list: AtomicU64::new(0),
+        vfork_done: SpinLock::new(None),
+        start_time: AtomicU64::new(now),
+        start_boottime: AtomicU64::new(now),
+        min_flt: AtomicU64::new(0),
+        maj_flt: AtomicU64::new(0),
+        rchar: AtomicU64::new(0),
+        wchar: AtomicU64::new(0),
+        syscalls: AtomicU64::new(0),
+        personality: AtomicU32::new(0),
+        stop_pending: AtomicBool::new(false),
+        oom_victim: AtomicBool::new(false),
+        stack,
+    })
+}
+
+/// First thing that a child runs, once the scheduler let it: `CLONE_CHILD_SETTID`.
+pub fn child_started() {
+    let task = task::current();
+    let addr = task.set_child_tid.load(Ordering::Relaxed);
+    if addr != 0 {
+        let nr = task.pid_nr(task.thread_pid.own().ns());
+        let _ = UserPtr::<u32>::new(addr).write(nr);
+    }
+}
+
+/// Makes a kernel thread that runs `f(arg)` in kernel mode; it does not run before
+/// [`start`]. Its parent is `parent` (kthreadd, or task 0 for tasks 1 and 2).
+pub fn kernel_thread(
+    f: extern "C" fn(usize),
+    arg: usize,
+    name: &[u8],
+    parent: &Task,
+) -> Result<Ref<Task>> {
+    let creator = task::current();
+    let signal = SignalStruct::new(creator.signal.rlimits.copy())?;
+    let pid = Pid::alloc(crate::ns::init_pid_ns())?;
+    let stack = KernelStack::alloc()?;
+    let stack_range = stack.range();
+    let child = new_task(
+        pid,
+        creator.cred.share(),
+        creator.files.share().ok_or(Errno::EINVAL)?.try_clone()?,
+        creator.fs.share().ok_or(Errno::EINVAL)?.try_clone()?,
+        crate::ns::init_nsproxy().clone(),
+        signal,
+        Sighand::new()?,
+        Some(stack),
+    )?;
+    child.set_comm(name);
+    child.set_flags(TaskFlags::KTHREAD);
+    // SAFETY: the child does not run yet, and its stack is set.
+    unsafe { arch::setup_kernel_thread(&child.se.thread, stack_range, f, arg) };
+    sched::sched_fork(&child.se);
+    child.sig.lock().blocked = crate::signal::SigSet::FULL;
+    let ptr = Ref::as_ptr(&child).cast_mut();
+    let list = list::lock();
+    let parent_ptr = core::ptr::from_ref(parent).cast_mut();
+    child.real_parent.store(parent_ptr, Ordering::Relaxed);
+    child.parent.store(parent_ptr, Ordering::Relaxed);
+    child.group_leader.store(ptr, Ordering::Relaxed);
+    let _ = child.signal.set_pid(PidType::Tgid, Some(child.thread_pid.share()));
+    for kind in [PidType::Pgid, PidType::Sid] {
+        let _ = child.signal.set_pid(kind, parent.signal.pid(kind));
+    }
+    core::mem::forget(child.clone());
+    list.link_new(&child);
+    drop(list);
+    Ok(child)
+}

@@ -1,0 +1,581 @@
+//! Sending signals, choosing who takes them, and acting on them (signal(7)).
+//!
+//! Sending makes the signal pending for a thread or for the process, and wakes whoever shall take it.
+//! Acting happens in [`get_signal`], which the trap path calls before a thread goes back to EL0.
+
+use core::sync::atomic::Ordering;
+
+use crate::arch::ThreadFlags;
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::ns::{Cap, Cred, Pid, PidType};
+use crate::process::exit::{self, do_group_exit};
+use crate::process::wait::cld;
+use crate::sched::{self, TaskState};
+use crate::signal::hooks::{self, Hooks};
+use crate::signal::{
+    Disposition, NSIG, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet,
+    default_disposition, is_valid,
+};
+use crate::task::list::{self, TaskList};
+use crate::task::rlimit::Resource;
+use crate::task::{self, GroupFlags, SharedSignals, Task, TaskFlags};
+
+/// `SA_NOCLDSTOP`: no SIGCHLD for stops.
+const SA_NOCLDSTOP: u64 = 1;
+/// `SA_RESETHAND`: back to the default once the handler runs.
+const SA_RESETHAND: u64 = 0x8000_0000;
+/// `SA_NODEFER`: the signal itself is not blocked while the handler runs.
+const SA_NODEFER: u64 = 0x4000_0000;
+
+/// Sends to one thread (`group` false) or to its process. Signal 0 only checks that it exists.
+pub fn send(info: SigInfo, target: &Task, group: bool) -> Result<()> {
+    let list = list::lock();
+    send_locked(&list, info, target, group)
+}
+
+/// [`send`] under the task list's lock.
+pub fn send_locked(list: &TaskList, info: SigInfo, target: &Task, group: bool) -> Result<()> {
+    let sig = info.signo;
+    if sig == 0 {
+        return Ok(());
+    }
+    debug_assert!(is_valid(sig));
+    if !prepare(list, sig, target) {
+        return Ok(());
+    }
+    if group {
+        let mut shared = target.signal.shared.lock();
+        let pending = &mut shared.pending;
+        if pending.is_coalesced(sig) {
+            return Ok(());
+        }
+        check_queue_limit(&info, pending.queued(), target)?;
+        pending.add(info);
+        target.signal.publish(&shared);
+    } else {
+        let mut signals = target.sig.lock();
+        if signals.pending.is_coalesced(sig) {
+            return Ok(());
+        }
+        check_queue_limit(&info, signals.pending.queued(), target)?;
+        signals.pending.add(info);
+    }
+    complete(target, sig, group);
+    Ok(())
+}
+
+/// A real-time signal that a program queued is refused when its owner has too many (sigqueue(3)).
+fn check_queue_limit(info: &SigInfo, queued: usize, target: &Task) -> Result<()> {
+    let limited = info.signo >= crate::signal::SIGRTMIN && info.code < 0;
+    if limited && queued as u64 >= target.signal.rlimits.soft(Resource::Sigpending) {
+        return Err(Errno::EAGAIN);
+    }
+    Ok(())
+}
+
+/// Side effects of sending, and whether the signal is worth queueing at all (`prepare_signal`).
+fn prepare(list: &TaskList, sig: i32, target: &Task) -> bool {
+    let signal = &target.signal;
+    if SigSet::STOP.has(sig) {
+        // A stop signal takes back any SIGCONT that was not delivered.
+        flush_group(list, target, SigSet::CONT);
+    } else if sig == SIGCONT {
+        flush_group(list, target, SigSet::STOP);
+        let mut shared = signal.shared.lock();
+        shared.stop_count = 0;
+        let was_stopped = shared.flags.contains(GroupFlags::STOPPED);
+        if was_stopped {
+            shared.flags.remove(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED);
+            shared.flags.insert(GroupFlags::CONTINUED);
+            shared.exit_code = 0;
+        }
+        shared.stopping = 0;
+        drop(shared);
+        for thread in signal.threads.iter() {
+            thread.stop_pending.store(false, Ordering::Release);
+            sched::wake_up(&thread.se, TaskState::STOPPED);
+        }
+        if was_stopped {
+            notify_job_control(list, target, cld::CONTINUED, SIGCONT);
+        }
+    }
+    if signal.shared.lock().flags.contains(GroupFlags::EXIT) {
+        // Dying anyway; only a SIGKILL for a thread that still sleeps could matter.
+        return sig == SIGKILL;
+    }
+    !is_ignored(target, sig)
+}
+
+/// True if nobody would notice the signal: it is ignored and not blocked.
+fn is_ignored(target: &Task, sig: i32) -> bool {
+    if sig == SIGKILL || sig == SIGSTOP {
+        return is_unkillable(target);
+    }
+    let blocked = {
+        let signals = target.sig.lock();
+        signals.blocked.has(sig) || signals.waiting_for.has(sig)
+    };
+    if blocked {
+        return false;
+    }
+    if target.sighand.with(|s| s.ignores(sig)) {
+        return true;
+    }
+    // A namespace's reaper is only hit by what it handles.
+    is_unkillable(target) && target.sighand.with(|s| s.get(sig).handler == SigAction::SIG_DFL)
+}
+
+/// True for the reaper of a pid namespace and for kernel threads: signals they don't handle pass by.
+fn is_unkillable(target: &Task) -> bool {
+    target.is_kthread() || target.signal.shared.lock().flags.contains(GroupFlags::UNKILLABLE)
+}
+
+fn flush_group(_list: &TaskList, target: &Task, set: SigSet) {
+    {
+        let mut shared = target.signal.shared.lock();
+        shared.pending.flush(set);
+        target.signal.publish(&shared);
+    }
+    for thread in target.signal.threads.iter() {
+        thread.sig.lock().pending.flush(set);
+    }
+}
+
+/// True if `task` would take `sig` now (`wants_signal`).
+fn wants(task: &Task, sig: i32) -> bool {
+    if task.is_exiting() || task.sig.lock().blocked.has(sig) {
+        return false;
+    }
+    if sig == SIGKILL {
+        return true;
+    }
+    if task.se.state().intersects(TaskState::STOPPED | TaskState::TRACED) {
+        return false;
+    }
+    task.se.is_current() || !task.se.thread.info.flags().contains(ThreadFlags::SIGPENDING)
+}
+
+/// Finds a thread to take a signal that was just made pending and wakes it (`complete_signal`).
+fn complete(target: &Task, sig: i32, group: bool) {
+    let taker = if wants(target, sig) {
+        target
+    } else if !group {
+        // Its own thread blocks it: it will find it when it unblocks.
+        let waits = target.sig.lock().waiting_for.has(sig);
+        if waits {
+            wake_up_for_signal(target, false);
+        }
+        return;
+    } else if let Some(thread) = target.signal.threads.iter().find(|t| wants(t, sig)) {
+        thread
+    } else {
+        for thread in target.signal.threads.iter() {
+            if thread.sig.lock().waiting_for.has(sig) {
+                wake_up_for_signal(thread, false);
+                break;
+            }
+        }
+        return;
+    };
+    let action = taker.sighand.with(|s| s.get(sig));
+    let default = action.handler == SigAction::SIG_DFL;
+    let fatal = sig == SIGKILL || default && default_disposition(sig) == Disposition::Terminate;
+    if fatal && !is_unkillable(taker) {
+        let mut shared = taker.signal.shared.lock();
+        if !shared.flags.contains(GroupFlags::EXIT) {
+            shared.flags = shared.flags & GroupFlags::UNKILLABLE | GroupFlags::EXIT;
+            shared.exit_code = sig;
+            shared.stop_count = 0;
+            shared.stopping = 0;
+        }
+        drop(shared);
+        for thread in taker.signal.threads.iter() {
+            thread.stop_pending.store(false, Ordering::Release);
+            thread.sig.lock().pending.add(SigInfo::kernel(SIGKILL));
+            wake_up_for_signal(thread, true);
+        }
+        return;
+    }
+    wake_up_for_signal(taker, sig == SIGKILL);
+}
+
+/// Tells a thread that a signal waits, and wakes it from a sleep that signals end
+/// (`signal_wake_up`); a fatal one also ends stops and killable sleeps.
+pub fn wake_up_for_signal(task: &Task, fatal: bool) {
+    task.se.thread.info.set(ThreadFlags::SIGPENDING);
+    let states = if fatal {
+        TaskState::INTERRUPTIBLE | TaskState::STOPPED | TaskState::TRACED | TaskState::WAKEKILL
+    } else {
+        TaskState::INTERRUPTIBLE
+    };
+    if !sched::wake_up(&task.se, states) {
+        // It may be running on another CPU: make it look.
+        sched::kick(&task.se);
+    }
+}
+
+/// Sets or clears the thread's own note that a signal waits (`recalc_sigpending`).
+pub fn recalc_sigpending(task: &Task) {
+    let signals = task.sig.lock();
+    let shared = SigSet(task.signal.shared_pending.load(Ordering::Acquire));
+    let any = signals.pending.set().or(shared).without(signals.blocked);
+    if !any.is_empty() || task.stop_pending.load(Ordering::Acquire) {
+        task.se.thread.info.set(ThreadFlags::SIGPENDING);
+    } else {
+        task.se.thread.info.clear(ThreadFlags::SIGPENDING);
+    }
+}
+
+/// Changes the caller's mask; signals that become blocked and wait for the whole process are passed to
+/// a thread that takes them (`set_current_blocked`).
+pub fn set_blocked(task: &Task, mask: SigSet) {
+    let mask = mask.without(SigSet::UNBLOCKABLE);
+    let newly = {
+        let mut signals = task.sig.lock();
+        let newly = mask.without(signals.blocked);
+        signals.blocked = mask;
+        newly
+    };
+    if !newly.is_empty() {
+        retarget_shared_pending(task, newly);
+    }
+    recalc_sigpending(task);
+}
+
+/// Wakes other threads for shared signals of `set` that this thread will not take after all.
+pub fn retarget_shared_pending(task: &Task, set: SigSet) {
+    let waiting = SigSet(task.signal.shared_pending.load(Ordering::Acquire)).and(set);
+    if waiting.is_empty() || task.signal.nr_threads.load(Ordering::Relaxed) <= 1 {
+        return;
+    }
+    let list = list::lock();
+    for thread in task.signal.threads.iter() {
+        if core::ptr::eq(thread, task) || thread.is_exiting() {
+            continue;
+        }
+        if !waiting.without(thread.sig.lock().blocked).is_empty() {
+            wake_up_for_signal(thread, false);
+        }
+    }
+    drop(list);
+}
+
+/// Sends to every member of a process group; `ESRCH` if there is none.
+pub fn send_pgrp(pgrp: &Pid, info: SigInfo) -> Result<()> {
+    let list = list::lock();
+    send_pgrp_locked(&list, pgrp, info)
+}
+
+/// [`send_pgrp`] under the task list's lock.
+pub fn send_pgrp_locked(list: &TaskList, pgrp: &Pid, info: SigInfo) -> Result<()> {
+    let mut result = Err(Errno::ESRCH);
+    for member in list.members(pgrp, PidType::Pgid) {
+        let sent = send_locked(list, info, member, true);
+        if result.is_err() {
+            result = sent;
+        }
+    }
+    result
+}
+
+/// A fault of the program itself: the signal cannot be put off. If the program blocks or ignores it, it
+/// gets the default, which ends it (`force_sig_info`).
+pub fn force(info: SigInfo) {
+    let task = task::current();
+    let sig = info.signo;
+    {
+        let mut signals = task.sig.lock();
+        let blocked = signals.blocked.has(sig);
+        let sighand = task.sighand.own();
+        let mut actions = sighand.actions.lock();
+        let action = &mut actions[(sig as usize - 1) % NSIG];
+        if blocked || action.handler == SigAction::SIG_IGN {
+            action.handler = SigAction::SIG_DFL;
+            signals.blocked.remove(sig);
+        }
+        if action.handler == SigAction::SIG_DFL {
+            // Even a namespace's reaper does not survive its own fault.
+            drop(actions);
+            task.signal.shared.lock().flags.remove(GroupFlags::UNKILLABLE);
+        }
+        signals.pending.add(info);
+    }
+    task.se.thread.info.set(ThreadFlags::SIGPENDING);
+}
+
+/// Who may send to whom (kill(2)): the same user, CAP_KILL, or SIGCONT within a session.
+pub fn may_send(sender: &Task, info: &SigInfo, target: &Task) -> bool {
+    if sender.same_group(target) {
+        return true;
+    }
+    let cred: &Cred = sender.cred();
+    let same_user = target.cred.with(|t| {
+        cred.euid == t.suid || cred.euid == t.uid || cred.uid == t.suid || cred.uid == t.uid
+    });
+    if same_user || cred.capable(Cap::Kill) {
+        return true;
+    }
+    info.signo == SIGCONT
+        && match (sender.signal.pid(PidType::Sid), target.signal.pid(PidType::Sid)) {
+            (Some(a), Some(b)) => Ref::ptr_eq(&a, &b),
+            _ => false,
+        }
+}
+
+/// Tells the parent that a child ended: SIGCHLD (or what clone asked for), and the wait queue.
+pub fn notify_parent(list: &TaskList, child: &Task, parent: &Task, sig: Option<i32>) {
+    if let Some(sig) = sig {
+        let status = {
+            let shared = child.signal.shared.lock();
+            if shared.flags.contains(GroupFlags::EXIT) {
+                shared.exit_code
+            } else {
+                child.exit_code.load(Ordering::Relaxed)
+            }
+        };
+        let (cause, value) = crate::process::wait::cause_of(status);
+        let mut info = child_info(child, parent, cause, value);
+        info.signo = sig;
+        let _ = send_locked(list, info, parent, true);
+    }
+    parent.signal.wait_chldexit.wake_all();
+}
+
+fn child_info(child: &Task, parent: &Task, cause: i32, status: i32) -> SigInfo {
+    const TICK_NS: u64 = 10_000_000;
+    let ns = parent.active_pid_ns();
+    let time = child.se.cpu_time();
+    let dead = &child.signal.dead;
+    SigInfo::child(
+        cause,
+        child.nr_of(PidType::Tgid, &ns),
+        child.cred.with(|c| c.uid),
+        status,
+        (time.user + dead.utime.load(Ordering::Relaxed)) / TICK_NS,
+        (time.system + dead.stime.load(Ordering::Relaxed)) / TICK_NS,
+    )
+}
+
+/// Tells the parent that a child's process stopped or went on.
+fn notify_job_control(list: &TaskList, child: &Task, cause: i32, status: i32) {
+    let leader = child.leader();
+    let parent = leader.parent.load(Ordering::Relaxed);
+    if parent.is_null() {
+        return;
+    }
+    // SAFETY: a parent is alive under the list's lock.
+    let parent = unsafe { &*parent };
+    let action = parent.sighand.with(|s| s.get(SIGCHLD));
+    if action.handler != SigAction::SIG_IGN && action.flags & SA_NOCLDSTOP == 0 {
+        let _ = send_locked(list, child_info(leader, parent, cause, status), parent, true);
+    }
+    parent.signal.wait_chldexit.wake_all();
+}
+
+/// Starts or joins a stop of the whole process, and sleeps through it (`do_signal_stop`).
+fn group_stop(task: &Task, sig: i32) {
+    {
+        let list = list::lock();
+        let mut shared = task.signal.shared.lock();
+        if shared.flags.contains(GroupFlags::EXIT) {
+            return;
+        }
+        if shared.stopping == 0 {
+            if sig == 0 {
+                task.stop_pending.store(false, Ordering::Release);
+                return;
+            }
+            shared.stopping = sig;
+            shared.exit_code = sig;
+            shared.stop_count = 0;
+            for thread in task.signal.threads.iter().filter(|t| !t.is_exiting()) {
+                thread.stop_pending.store(true, Ordering::Release);
+                shared.stop_count += 1;
+                if !core::ptr::eq(thread, task) {
+                    wake_up_for_signal(thread, false);
+                }
+            }
+        }
+        if !task.stop_pending.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        shared.stop_count = shared.stop_count.saturating_sub(1);
+        let last = shared.stop_count == 0;
+        let stop_sig = shared.stopping;
+        if last {
+            shared.stopping = 0;
+            shared.flags.remove(GroupFlags::CONTINUED);
+            shared.flags.insert(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED);
+        }
+        // Under the locks that SIGCONT and SIGKILL take too, so that neither is missed.
+        task.se.prepare_sleep(TaskState::STOPPED);
+        drop(shared);
+        if last {
+            notify_job_control(&list, task, cld::STOPPED, stop_sig);
+        }
+    }
+    if exit::fatal_pending(task) {
+        task.se.cancel_sleep();
+    } else {
+        sched::schedule();
+    }
+}
+
+/// A signal to run a handler for.
+pub struct Delivery {
+    /// The signal.
+    pub info: SigInfo,
+    /// What to do.
+    pub action: SigAction,
+}
+
+/// Acts on the caller's pending signals until one wants a handler to run; `None` when there is none.
+/// Default actions happen here, so this may not return.
+pub fn get_signal(task: &Task) -> Option<Delivery> {
+    loop {
+        if task.signal.shared.lock().flags.contains(GroupFlags::EXIT) && exit::fatal_pending(task) {
+            fatal(task, SIGKILL);
+        }
+        if task.stop_pending.load(Ordering::Acquire) {
+            group_stop(task, 0);
+            continue;
+        }
+        let Some(info) = dequeue(task) else {
+            recalc_sigpending(task);
+            return None;
+        };
+        let sig = info.signo;
+        let action = {
+            let sighand = task.sighand.own();
+            let mut actions = sighand.actions.lock();
+            let slot = &mut actions[(sig as usize - 1) % NSIG];
+            let action = *slot;
+            if action.handler > SigAction::SIG_IGN && action.flags & SA_RESETHAND != 0 {
+                slot.handler = SigAction::SIG_DFL;
+            }
+            action
+        };
+        match action.handler {
+            SigAction::SIG_IGN if sig != SIGKILL && sig != SIGSTOP => continue,
+            SigAction::SIG_DFL | SigAction::SIG_IGN => {}
+            _ => return Some(Delivery { info, action }),
+        }
+        let disposition = default_disposition(sig);
+        if matches!(disposition, Disposition::Ignore | Disposition::Continue) {
+            continue;
+        }
+        if is_unkillable(task) {
+            continue;
+        }
+        if disposition == Disposition::Stop {
+            if sig != SIGSTOP && hooks::current_pgrp_is_orphaned() {
+                continue;
+            }
+            group_stop(task, sig);
+            continue;
+        }
+        fatal(task, sig);
+    }
+}
+
+/// Ends the process for a signal.
+fn fatal(task: &Task, sig: i32) -> ! {
+    task.set_flags(TaskFlags::SIGNALED);
+    do_group_exit(sig)
+}
+
+/// Takes the first signal that the mask lets through: this thread's own first, then the process's.
+pub fn dequeue_unblocked(task: &Task, blocked: SigSet) -> Option<SigInfo> {
+    let own = task.sig.lock().pending.take(blocked);
+    own.or_else(|| {
+        if SigSet(task.signal.shared_pending.load(Ordering::Acquire)).without(blocked).is_empty() {
+            return None;
+        }
+        let mut shared: crate::sync::IrqLockGuard<'_, SharedSignals> = task.signal.shared.lock();
+        let info = shared.pending.take(blocked);
+        task.signal.publish(&shared);
+        info
+    })
+}
+
+fn dequeue(task: &Task) -> Option<SigInfo> {
+    let blocked = task.sig.lock().blocked;
+    dequeue_unblocked(task, blocked)
+}
+
+/// The mask while a handler runs, and the end of a mask that a call had installed for its sleep.
+pub fn signal_delivered(task: &Task, delivery: &Delivery) {
+    let mut mask = {
+        let mut signals = task.sig.lock();
+        signals.saved_mask = None;
+        signals.blocked.or(delivery.action.mask)
+    };
+    if delivery.action.flags & SA_NODEFER == 0 {
+        mask.add(delivery.info.signo);
+    }
+    set_blocked(task, mask);
+}
+
+/// The mask that a handler's frame must restore: the one saved by a call such as `sigsuspend`, else the
+/// current one (`sigmask_to_save`).
+pub fn mask_to_save(task: &Task) -> SigSet {
+    let signals = task.sig.lock();
+    signals.saved_mask.unwrap_or(signals.blocked)
+}
+
+/// No handler ran: the mask that a call had replaced comes back (`restore_saved_sigmask`).
+pub fn restore_saved_mask(task: &Task) {
+    let saved = task.sig.lock().saved_mask.take();
+    if let Some(mask) = saved {
+        set_blocked(task, mask);
+    }
+}
+
+/// Installs a mask for the length of a call; it comes back when the call returns, or when the handler
+/// that ends it does (`set_user_sigmask`).
+pub fn set_mask_for_call(task: &Task, mask: SigSet) {
+    {
+        let mut signals = task.sig.lock();
+        let blocked = signals.blocked;
+        signals.saved_mask.get_or_insert(blocked);
+    }
+    set_blocked(task, mask);
+}
+
+/// Forgets signals that a new disposition ignores (`do_sigaction`).
+pub fn flush_ignored(task: &Task, sig: i32) {
+    let list = list::lock();
+    flush_group(&list, task, SigSet::of(&[sig]));
+}
+
+/// What lower floors call to raise signals.
+pub fn install_hooks() {
+    hooks::install(Hooks {
+        send_current: |info| {
+            let task = task::current();
+            let _ = send(info, task, false);
+        },
+        send_pgrp,
+        send_session_leader: |session, info| {
+            let list = list::lock();
+            let leader = list
+                .members(session, PidType::Sid)
+                .find(|t| t.signal.leader.load(Ordering::Relaxed))
+                .ok_or(Errno::ESRCH)?;
+            send_locked(&list, info, leader, true)
+        },
+        current_blocks_or_ignores: |sig| {
+            let task = task::current();
+            let blocked = task.sig.lock().blocked.has(sig);
+            blocked || task.sighand.own().get(sig).handler == SigAction::SIG_IGN
+        },
+        current_pgrp_is_orphaned: || {
+            let list = list::lock();
+            task::current()
+                .signal
+                .pid(PidType::Pgid)
+                .is_none_or(|pgrp| exit::is_orphaned_pgrp(&list, &pgrp, None))
+        },
+    });
+}

@@ -1,0 +1,181 @@
+//! The task list: every thread group leader on one list from task 0, threads on their group's, and
+//! the family links. One lock guards all of it, and a sequence count tells readers outside the machine
+//! whether they met a change.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::{Task, TasksLink};
+use crate::kref::Ref;
+use crate::list::List;
+use crate::ns::{Pid, PidMember, PidNs, PidType};
+use crate::sync::{IrqLock, IrqLockGuard, SeqCount};
+
+/// What the lock guards.
+#[repr(C)]
+pub struct TaskList {
+    /// Thread group leaders, task 0 first.
+    pub tasks: List<Task, TasksLink>,
+}
+
+static TASK_LIST: IrqLock<TaskList> = IrqLock::new(TaskList { tasks: List::new() });
+/// Odd while the list or a family link changes.
+pub static TASK_LIST_SEQ: SeqCount = SeqCount::new();
+/// Threads on the system.
+pub static NR_THREADS: AtomicU32 = AtomicU32::new(0);
+/// Forks since boot, for /proc/stat.
+pub static TOTAL_FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// Locks the task list.
+pub fn lock() -> IrqLockGuard<'static, TaskList> {
+    TASK_LIST.lock()
+}
+
+/// Address of the list's head, for the root page.
+pub fn head_address() -> usize {
+    TASK_LIST.data_ptr() as usize
+}
+
+impl TaskList {
+    /// Enters a new task: on the list or its group's, its pid, its parent's children. `SET_LINKS`.
+    pub fn link_new(&self, task: &Task) {
+        TASK_LIST_SEQ.write(|| {
+            // SAFETY: the list's lock is held by `&self`'s guard; the list's reference keeps the task
+            // alive until `unlink`.
+            unsafe {
+                if task.is_leader() {
+                    self.tasks.push_back(task);
+                    let parent = task.real_parent.load(Ordering::Relaxed);
+                    if !parent.is_null() && !core::ptr::eq(parent, task) {
+                        (*parent).children.push_back(task);
+                    }
+                    for kind in [PidType::Tgid, PidType::Pgid, PidType::Sid] {
+                        if let Some(pid) = task.signal.pid(kind) {
+                            pid.members[kind as usize].push_back(&task.pid_links[kind as usize]);
+                        }
+                    }
+                }
+                let pid = task.thread_pid.share();
+                pid.members[PidType::Pid as usize]
+                    .push_back(&task.pid_links[PidType::Pid as usize]);
+                task.signal.threads.push_back(task);
+            }
+            task.signal.nr_threads.fetch_add(1, Ordering::Relaxed);
+            NR_THREADS.fetch_add(1, Ordering::Relaxed);
+            TOTAL_FORKS.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Takes a task off everything. `REMOVE_LINKS`.
+    pub fn unlink(&self, task: &Task) {
+        TASK_LIST_SEQ.write(|| {
+            // SAFETY: the list's lock is held.
+            unsafe {
+                task.tasks.unlink();
+                task.sibling.unlink();
+                task.thread_node.unlink();
+                for member in &task.pid_links {
+                    member.unlink();
+                }
+            }
+            task.signal.nr_threads.fetch_sub(1, Ordering::Relaxed);
+            NR_THREADS.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Gives `child` to another parent.
+    pub fn reparent(&self, child: &Task, parent: &Task) {
+        TASK_LIST_SEQ.write(|| {
+            // SAFETY: the list's lock is held.
+            unsafe {
+                child.sibling.unlink();
+                parent.children.push_back(child);
+            }
+            let parent = core::ptr::from_ref(parent).cast_mut();
+            child.parent.store(parent, Ordering::Relaxed);
+            child.real_parent.store(parent, Ordering::Release);
+        });
+    }
+
+    /// Moves a group leader to another process group or session. `change_pid`.
+    pub fn change_pid(&self, leader: &Task, kind: PidType, pid: Ref<Pid>) -> Option<Ref<Pid>> {
+        let link = &leader.pid_links[kind as usize];
+        // SAFETY: the list's lock is held.
+        unsafe {
+            link.unlink();
+            pid.members[kind as usize].push_back(link);
+        }
+        leader.signal.set_pid(kind, Some(pid))
+    }
+
+    /// Puts `thread` in the list places of its dead leader (execve(2) by a thread that is no leader);
+    /// `pid` is the leader's, which the thread takes over.
+    pub fn exchange_leader(&self, leader: &Task, thread: &Task, pid: &Pid) {
+        let at = |task: &Task, kind: PidType| &raw const task.pid_links[kind as usize];
+        // SAFETY: the list's lock is held; both tasks are alive.
+        unsafe {
+            let old = thread.thread_pid.share();
+            (*at(leader, PidType::Pid)).unlink();
+            (*at(thread, PidType::Pid)).unlink();
+            old.members[PidType::Pid as usize].push_back(&*at(leader, PidType::Pid));
+            pid.members[PidType::Pid as usize].push_back(&*at(thread, PidType::Pid));
+            for kind in [PidType::Tgid, PidType::Pgid, PidType::Sid] {
+                (*at(leader, kind)).unlink();
+                if let Some(group) = thread.signal.pid(kind) {
+                    group.members[kind as usize].push_back(&*at(thread, kind));
+                }
+            }
+            leader.tasks.unlink();
+            self.tasks.push_back(thread);
+            leader.sibling.unlink();
+            let parent = leader.real_parent.load(Ordering::Relaxed);
+            if !parent.is_null() {
+                (*parent).children.push_back(thread);
+            }
+        }
+    }
+
+    /// Every thread group leader: `for_each_process`.
+    pub fn processes(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.iter()
+    }
+
+    /// Every thread.
+    pub fn threads(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.iter().flat_map(|leader| leader.signal.threads.iter())
+    }
+
+    /// The members of a pid: the thread itself, or the leaders of a group, process group or session.
+    pub fn members<'a>(&'a self, pid: &'a Pid, kind: PidType) -> impl Iterator<Item = &'a Task> {
+        pid.members[kind as usize].iter().map(move |member| task_of(member, kind))
+    }
+
+    /// The thread with this pid.
+    pub fn thread_of<'a>(&'a self, pid: &'a Pid) -> Option<&'a Task> {
+        pid.members[PidType::Pid as usize].first().map(|m| task_of(m, PidType::Pid))
+    }
+
+    /// The thread group leader with this pid.
+    pub fn process_of<'a>(&'a self, pid: &'a Pid) -> Option<&'a Task> {
+        pid.members[PidType::Tgid as usize].first().map(|m| task_of(m, PidType::Tgid))
+    }
+}
+
+/// The task that a member link lies in.
+fn task_of(member: &PidMember, kind: PidType) -> &Task {
+    let offset =
+        core::mem::offset_of!(Task, pid_links) + kind as usize * core::mem::size_of::<PidMember>();
+    // SAFETY: members are linked by `link_new` and `change_pid` only, from that array of a live task.
+    unsafe { &*core::ptr::from_ref(member).byte_sub(offset).cast::<Task>() }
+}
+
+/// The thread called `nr` in `ns`: `find_task_by_pid_ns`.
+pub fn find_thread(nr: u32, ns: &PidNs) -> Option<Ref<Task>> {
+    let pid = Pid::find(nr, ns)?;
+    lock().thread_of(&pid).map(Task::to_ref)
+}
+
+/// The process (thread group leader) called `nr` in `ns`.
+pub fn find_process(nr: u32, ns: &PidNs) -> Option<Ref<Task>> {
+    let pid = Pid::find(nr, ns)?;
+    lock().process_of(&pid).map(Task::to_ref)
+}
