@@ -28,6 +28,8 @@
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
+//! | [`policy`] | setting policy, nice value, affinity |
+//! | [`softirq`] | work put off by interrupt handlers |
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
@@ -39,11 +41,13 @@ pub mod entity;
 pub mod heap;
 pub mod loadavg;
 mod parking;
+pub mod policy;
 pub mod prio;
 pub mod prio_array;
 pub mod restart;
 pub mod runqueue;
 pub mod schedule;
+pub mod softirq;
 pub mod state;
 pub mod timer;
 pub mod wait;
@@ -63,6 +67,7 @@ pub use schedule::{
     schedule, schedule_in, schedule_until, wait_until, wake_up, wake_up_new, wake_up_process,
     yield_now,
 };
+pub use softirq::irq_exit;
 pub use state::TaskState;
 pub use timer::{SleepTimer, Timer, schedule_timeout, timer_interrupt};
 pub use wait::{Wait, WaitEntry, WaitQueue};

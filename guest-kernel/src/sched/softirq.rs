@@ -1,0 +1,158 @@
+//! Softirqs: work that an interrupt handler puts off until interrupts are on again.
+//!
+//! Raised on a CPU, run on that CPU, on the way out of the interrupt, with preemption off and interrupts
+//! on. If the interrupted code had preemption off it may hold a spin lock that the work wants, and if work
+//! keeps coming programs would starve: in both cases the CPU's `ksoftirqd` does it, scheduled like any
+//! other thread.
+
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
+
+use super::entity::{Entity, current};
+use super::schedule::wake_up_process;
+use super::state::TaskState;
+use crate::arch;
+use crate::sync::{MAX_CPUS, PerCpu, PreemptGuard, this_cpu};
+
+/// Kinds of work, the most urgent first.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Softirq {
+    /// Packets were received.
+    NetRx = 0,
+    /// A block request is done.
+    Block = 1,
+}
+
+const COUNT: usize = 2;
+/// Rounds on the way out of one interrupt before `ksoftirqd` takes over.
+const MAX_ROUNDS: u32 = 10;
+
+struct Cpu {
+    pending: AtomicU32,
+    running: AtomicU32,
+    daemon: AtomicPtr<Entity>,
+}
+
+static CPUS: PerCpu<Cpu> = PerCpu::new(
+    [const {
+        Cpu {
+            pending: AtomicU32::new(0),
+            running: AtomicU32::new(0),
+            daemon: AtomicPtr::new(core::ptr::null_mut()),
+        }
+    }; MAX_CPUS],
+);
+
+static HANDLERS: [AtomicUsize; COUNT] = [const { AtomicUsize::new(0) }; COUNT];
+
+/// Sets what a softirq does; at boot.
+pub fn register(softirq: Softirq, handler: fn()) {
+    HANDLERS[softirq as usize].store(handler as *const () as usize, Ordering::Release);
+}
+
+/// Asks for a softirq on this CPU: it runs on the way out of the interrupt, or soon.
+pub fn raise(softirq: Softirq) {
+    let _preempt = PreemptGuard::new();
+    let cpu = CPUS.this();
+    cpu.pending.fetch_or(1 << softirq as u32, Relaxed);
+    if arch::irqs_enabled() {
+        // Not in an interrupt: there is no way out to run on.
+        wake_daemon(cpu);
+    }
+}
+
+fn wake_daemon(cpu: &Cpu) {
+    // SAFETY: set once, to a thread that does not end.
+    if let Some(daemon) = unsafe { cpu.daemon.load(Ordering::Acquire).as_ref() } {
+        wake_up_process(daemon);
+    }
+}
+
+/// The way out of every interrupt, interrupts off.
+#[inline]
+pub fn irq_exit() {
+    let cpu = CPUS.this();
+    if cpu.pending.load(Relaxed) != 0 && cpu.running.load(Relaxed) == 0 {
+        if arch::current_thread().info.preempt_count() == 0 {
+            run(cpu);
+        } else {
+            wake_daemon(cpu);
+        }
+    }
+}
+
+/// Runs what is pending; interrupts are off, and off again afterwards.
+#[cold]
+fn run(cpu: &Cpu) {
+    let info = &arch::current_thread().info;
+    info.preempt_disable();
+    cpu.running.store(1, Relaxed);
+    let mut rounds = 0;
+    loop {
+        let pending = cpu.pending.swap(0, Relaxed);
+        if pending == 0 {
+            break;
+        }
+        if rounds == MAX_ROUNDS {
+            cpu.pending.fetch_or(pending, Relaxed);
+            wake_daemon(cpu);
+            break;
+        }
+        rounds += 1;
+        arch::irq_enable();
+        for (i, handler) in HANDLERS.iter().enumerate() {
+            let handler = handler.load(Ordering::Acquire);
+            if pending & (1 << i) != 0 && handler != 0 {
+                // SAFETY: only `register` stores here, functions of this type.
+                let handler: fn() = unsafe { core::mem::transmute(handler) };
+                handler();
+            }
+        }
+        arch::irq_disable();
+    }
+    cpu.running.store(0, Relaxed);
+    info.preempt_enable();
+}
+
+/// The body of `ksoftirqd/N`, bound to its CPU, until `stop` says so.
+pub fn daemon(stop: impl Fn() -> bool) {
+    let me = current();
+    let cpu = CPUS.of(this_cpu());
+    cpu.daemon.store(core::ptr::from_ref(me).cast_mut(), Ordering::Release);
+    while !stop() {
+        me.prepare_sleep(TaskState::INTERRUPTIBLE);
+        if cpu.pending.load(Relaxed) == 0 {
+            super::schedule::schedule_in(crate::wait_channel!("ksoftirqd"));
+        }
+        me.cancel_sleep();
+        let irq = arch::irq_save();
+        run(cpu);
+        arch::irq_restore(irq);
+        super::schedule::yield_now();
+    }
+    cpu.daemon.store(core::ptr::null_mut(), Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_raised_softirq_runs_on_the_way_out_of_the_interrupt() {
+        static RAN: AtomicU32 = AtomicU32::new(0);
+        static IN_IRQ: AtomicBool = AtomicBool::new(false);
+        register(Softirq::Block, || {
+            RAN.fetch_add(1, Relaxed);
+            IN_IRQ.store(!arch::irqs_enabled(), Relaxed);
+        });
+        let irq = arch::irq_save();
+        raise(Softirq::Block);
+        assert_eq!(RAN.load(Relaxed), 0);
+        irq_exit();
+        irq_exit();
+        arch::irq_restore(irq);
+        assert_eq!(RAN.load(Relaxed), 1);
+        assert!(!IN_IRQ.load(Relaxed));
+    }
+}
