@@ -18,6 +18,8 @@ use crate::sync::Once;
 
 /// Pages of a file that one fault maps if they are in memory anyway.
 const AROUND: u64 = 16;
+/// Pages that the last owner's store makes writable at once.
+const REUSE_AROUND: u64 = 8;
 /// Bytes that stay free below a stack (`stack_guard_gap`: 256 pages).
 pub const STACK_GUARD_GAP: u64 = 256 << PAGE_SHIFT;
 /// The lowest address that programs may map (`vm.mmap_min_addr`).
@@ -218,8 +220,19 @@ impl Mm {
         if !vma.is_private() {
             leaf.update(page_entry(vma, pte.phys(), true).with_dirty(true));
         } else if is_own(pte) {
-            // The last owner writes without a copy.
+            // The last owner writes without a copy; so he will to the pages around, which became
+            // read-only at the same moment.
             leaf.update(page_entry(vma, pte.phys(), true).with_dirty(true));
+            let window = REUSE_AROUND << PAGE_SHIFT;
+            let base = va.0 & !(window - 1);
+            leaf.update_near(base.max(vma.start), (base + window).min(vma.end), |pte| {
+                let reuse = pte.is_valid() && pte.is_cow() && is_own(pte);
+                if reuse {
+                    page_entry(vma, pte.phys(), true).with_dirty(pte.is_dirty())
+                } else {
+                    pte
+                }
+            });
         } else {
             let zero = if pte.is_special() { AllocFlags::ZERO } else { AllocFlags::empty() };
             let copy = frame::alloc_page_of(PageKind::Anon, AllocFlags::USER | zero)?;

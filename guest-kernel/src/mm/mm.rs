@@ -190,7 +190,8 @@ pub struct Mm {
     /// Who uses the memory.
     #[described(as = "uint")]
     users: AtomicU32,
-    /// Odd while ranges or tables change.
+    /// Odd while a call changes ranges or unmaps pages. Single faults do not count: they leave
+    /// every entry valid or empty at any moment.
     pub seq: SeqCount,
     #[described(as = "hex")]
     asid: Asid,
@@ -487,7 +488,8 @@ impl Mm {
             let end = vma.start + ((last.min(vma_last) - vma.pgoff + 1) << PAGE_SHIFT);
             // Without memory to unshare a table the pages stay mapped: their frames are this
             // mapping's no more, so nobody else is harmed.
-            let _ = self.seq.write(|| self.tables.lock().unmap(self.asid(), start, end));
+            let mut tables = self.tables.lock();
+            let _ = self.seq.write(|| tables.unmap(self.asid(), start, end));
         }
     }
 

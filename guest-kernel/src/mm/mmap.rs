@@ -193,6 +193,10 @@ impl Mm {
         if pgoff.checked_add(pages).is_none() {
             return Err(Errno::EOVERFLOW);
         }
+        if flags & uapi::MAP_HUGETLB != 0 {
+            // There are no huge pages set aside, as with vm.nr_hugepages 0.
+            return Err(Errno::ENOMEM);
+        }
         let fixed = flags & (uapi::MAP_FIXED | uapi::MAP_FIXED_NOREPLACE) != 0;
         let shared = match flags & uapi::MAP_TYPE {
             uapi::MAP_PRIVATE => false,
@@ -445,7 +449,7 @@ const MAP_KNOWN: u32 = uapi::MAP_TYPE
 
 /// Memory for `MAP_SHARED | MAP_ANONYMOUS`: an unnamed file of zeros.
 fn shared_memory(len: u64) -> Result<Ref<MappedFile>> {
-    let mapping = try_arc(Mapping::new(PageKind::Shmem))?;
+    let mapping = Arc::new(Mapping::new(PageKind::Shmem));
     mapping.truncate(len);
     MappedFile::new(mapping, 1, next_ino(), b"/dev/zero (deleted)")
 }
@@ -454,11 +458,4 @@ fn next_ino() -> u64 {
     use core::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// `Arc::new`, once it is known that there is memory for it.
-fn try_arc<T>(value: T) -> Result<Arc<T>> {
-    // `Arc::try_new` is not stable; the probe makes failure all but impossible.
-    drop(super::try_box([const { core::mem::MaybeUninit::<u8>::uninit() }; 256])?);
-    Ok(Arc::new(value))
 }

@@ -317,6 +317,25 @@ impl<'a> Leaf<'a> {
         old
     }
 
+    /// Lets `f` change the present entries of `start..end`, which the same table holds: rights and
+    /// software bits only. Rights that grow need no invalidation.
+    #[inline]
+    pub fn update_near(&mut self, start: u64, end: u64, mut f: impl FnMut(Pte) -> Pte) {
+        // SAFETY: as for `entry`.
+        let table: &Table = unsafe { table_at(self.table) };
+        let first = index(VirtAddr(start), LEAF);
+        let last = index(VirtAddr(end - 1), LEAF);
+        for entry in table.get(first..=last).unwrap_or_default() {
+            let pte = entry.load();
+            if pte.is_present() {
+                let new = f(pte);
+                if new != pte {
+                    entry.store(new);
+                }
+            }
+        }
+    }
+
     /// Fills the entry of `at`, which the same table holds, if it is empty.
     #[inline]
     pub fn fill_near(&mut self, at: u64, make: impl FnOnce() -> Pte) {
