@@ -1,105 +1,148 @@
 //! From the first Rust instruction to init: a table of contents of the kernel.
 
+use core::ops::Range;
 use core::panic::PanicInfo;
+use core::sync::atomic::Ordering::Relaxed;
 
 use belljar_abi::payload::{self, Payload};
+use belljar_abi::root::BootState;
 use belljar_abi::symbols::Symbols;
-use belljar_kernel::addr::PhysAddr;
-use belljar_kernel::drivers::fdt::{Gic, Machine};
+use belljar_kernel::addr::{LINEAR_OFFSET, PAGE_SHIFT, PhysAddr};
+use belljar_kernel::arch::TIMER_IRQ;
+use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
 use belljar_kernel::drivers::{irq, klog, pl011, pl031};
-use belljar_kernel::{arch, introspect, kinfo, panic};
+use belljar_kernel::introspect::{self, ROOT};
+use belljar_kernel::{arch, kinfo, mm, panic, sched};
+
+#[global_allocator]
+static HEAP: mm::heap::Heap = mm::heap::Heap::new();
 
 /// The first CPU comes here from `arch::aarch64::boot`, with its stack, the MMU on and interrupts masked.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     arch::detect_features();
-    introspect::publish_layout();
+    // Clocks begin to run.
+    sched::clock::init();
     // What the boot loader says: memory, devices, command line.
     // SAFETY: the boot protocol puts the tree there; the first tables map it.
-    let machine = unsafe { read_device_tree(fdt) };
+    let (machine, tree) = unsafe { read_device_tree(fdt) };
     klog::set_level_from(machine.bootargs);
     arch::set_conduit(machine.psci_smc);
     arch::set_cpus(machine.cpus.as_slice().iter().copied());
     // Final rights: text read-only, data never executable.
     arch::init_tables(
         machine.memory.as_slice().iter().map(|span| span.range()),
-        machine.device_spans().map(|span| span.range()),
+        machine.device_spans().map(Span::range),
     );
-    load_symbols();
+    // Symbols for backtraces, an initrd and a command line that travel with the image.
+    let payload = find_payload();
+    // Frames and the heap.
+    init_memory(&machine, tree, payload.as_ref());
     // Interrupts and the console.
-    match machine.gic {
-        Gic::V3 { distributor, redistributors } => {
-            arch::irq::init(PhysAddr(distributor.start), redistributors.range());
-        }
-        Gic::V2 { .. } => unimplemented!("GICv2"),
-    }
+    init_interrupts(&machine);
     pl011::init(&machine.uart);
-    kinfo!("Bell Jar on {} CPUs, {:?}", arch::cpu_count(), machine.memory.as_slice());
+    kinfo!("Bell Jar on {} CPUs", arch::cpu_count());
+    // The wall clock.
     if let Some(rtc) = &machine.rtc {
-        kinfo!("rtc: {}", pl031::read_seconds(rtc));
+        sched::set_realtime(pl031::read_seconds(rtc) * sched::NSEC_PER_SEC);
     }
-    // Until there is a scheduler: a tick.
-    irq::register(arch::TIMER_IRQ, |_| {
-        arch::set_timer(arch::counter() + arch::counter_frequency() / 10);
-        kinfo!("tick");
-    });
-    arch::irq::enable(arch::TIMER_IRQ);
-    arch::set_timer(arch::counter() + arch::counter_frequency() / 10);
+    // This CPU schedules; what runs here becomes its idle thread.
+    sched::init_cpu();
     arch::irq_enable();
-    for _ in 0..3 {
-        arch::wait_for_interrupt();
-    }
-    panic!("nothing to run");
+    ROOT.set_boot_state(BootState::Memory);
+    sched::idle_loop()
 }
 
 /// # Safety
 /// A device tree lies at `fdt`, mapped, and stays there.
-unsafe fn read_device_tree(fdt: PhysAddr) -> Machine<'static> {
+unsafe fn read_device_tree(fdt: PhysAddr) -> (Machine<'static>, Range<PhysAddr>) {
     let start = arch::phys_to_virt(fdt).cast_const();
-    // SAFETY: the caller's promise; the length stands in the second big-endian word.
+    // SAFETY: the caller's promise.
     let blob = unsafe {
-        let len = u32::from_be(start.cast::<u32>().add(1).read());
-        core::slice::from_raw_parts(start, (len as usize).clamp(8, 2 << 20))
+        let header = core::slice::from_raw_parts(start, fdt::HEADER_LEN);
+        core::slice::from_raw_parts(start, fdt::stated_len(header).unwrap_or(0))
     };
-    Machine::read(blob).unwrap_or_else(|error| panic!("{error}"))
+    let machine = Machine::read(blob).unwrap_or_else(|error| panic!("{error}"));
+    let used = fdt::used_len(blob) as u64;
+    (machine, fdt..PhysAddr(fdt.0 + used))
 }
 
-/// The payload that the tools put behind the image, if any.
-fn payload() -> Option<Payload<'static>> {
+/// The payload that the tools put behind the image, if any. Its symbols are used from here on.
+fn find_payload() -> Option<Payload<'static>> {
     let image = arch::image_range();
     let start = arch::phys_to_virt(image.end).cast_const();
     // SAFETY: RAM behind the image, which QEMU's boards always have; nothing was allocated from it yet.
-    unsafe {
+    let payload = unsafe {
         let header = core::slice::from_raw_parts(start, payload::HEADER_LEN);
         let len = payload::stated_len(header)?;
-        Payload::read(core::slice::from_raw_parts(start, len as usize)).ok()
+        Payload::read(core::slice::from_raw_parts(start, usize::try_from(len).ok()?)).ok()?
+    };
+    if let Some(symbols) = payload.get(payload::SYMBOLS).and_then(Symbols::read) {
+        panic::set_symbols(arch::phys_to_virt(image.start) as u64, symbols);
     }
+    ROOT.payload_phys.store(image.end.0, Relaxed);
+    ROOT.payload_size.store(payload.len() as u64, Relaxed);
+    Some(payload)
 }
 
-/// Finds the symbols for backtraces.
-fn load_symbols() {
-    if let Some(symbols) = payload().and_then(|p| Symbols::read(p.get(payload::SYMBOLS)?)) {
-        let base = arch::phys_to_virt(arch::image_range().start) as u64;
-        panic::set_symbols(base, symbols);
+/// Hands RAM to the frame allocator, except for what is in use, and says in the root page how memory
+/// is laid out.
+fn init_memory(machine: &Machine<'_>, tree: Range<PhysAddr>, payload: Option<&Payload<'_>>) {
+    let image = arch::image_range();
+    let mut reserved: Few<Span, 16> = Few::default();
+    let behind = payload.map_or(0, Payload::len) as u64;
+    reserved.push(Span { start: image.start.0, end: image.end.0 + behind });
+    reserved.push(Span { start: tree.start.0, end: tree.end.0 });
+    for span in machine.initrd.iter().chain(machine.reserved.as_slice()) {
+        reserved.push(*span);
     }
+    let ranges = |spans: &[Span]| {
+        let mut ranges = [const { PhysAddr(0)..PhysAddr(0) }; 16];
+        for (range, span) in ranges.iter_mut().zip(spans) {
+            *range = PhysAddr(span.start)..PhysAddr(span.end);
+        }
+        ranges
+    };
+    let ram = machine.memory.as_slice();
+    // SAFETY: the device tree says that it is RAM, and everything in use is reserved.
+    unsafe { mm::init(&ranges(ram)[..ram.len()], &ranges(reserved.as_slice())) };
+
+    introspect::publish_layout();
+    let root = &ROOT;
+    root.set_build_id(arch::build_id());
+    root.image_virt.store(arch::phys_to_virt(image.start) as u64, Relaxed);
+    root.image_phys.store(image.start.0, Relaxed);
+    root.image_size.store(image.end.0 - image.start.0, Relaxed);
+    root.linear_offset.store(LINEAR_OFFSET, Relaxed);
+    let (start, end) = (ram.iter().map(|s| s.start).min(), ram.iter().map(|s| s.end).max());
+    let (start, end) = (start.unwrap_or(0), end.unwrap_or(0));
+    root.ram_phys.store(start, Relaxed);
+    root.ram_size.store(end - start, Relaxed);
+    root.kernel_pgd_phys.store(arch::kernel_root().0, Relaxed);
+    root.va_bits.store(48, Relaxed);
+    root.page_shift.store(PAGE_SHIFT as u32, Relaxed);
+    root.log_ring.store(&raw const klog::RING as u64, Relaxed);
+    root.log_size.store(klog::RING_SIZE as u64, Relaxed);
+}
+
+/// The interrupt controller, and the handlers of what is the scheduler's.
+fn init_interrupts(machine: &Machine<'_>) {
+    match machine.gic {
+        Gic::V3 { distributor, redistributors } => {
+            arch::irq::init_v3(PhysAddr(distributor.start), redistributors.range());
+        }
+        Gic::V2 { distributor, cpu } => {
+            arch::irq::init_v2(PhysAddr(distributor.start), PhysAddr(cpu.start));
+        }
+    }
+    for ipi in [sched::cpu::IPI_RESCHEDULE, sched::cpu::IPI_TIMER] {
+        irq::register(ipi, sched::handle_ipi);
+    }
+    irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));
+    arch::irq::enable(TIMER_IRQ);
 }
 
 #[panic_handler]
 fn panic_handler(info: &PanicInfo<'_>) -> ! {
     panic::end_with(info)
 }
-
-/// Until the heap is there.
-struct NoHeap;
-
-// SAFETY: never hands out memory.
-unsafe impl core::alloc::GlobalAlloc for NoHeap {
-    unsafe fn alloc(&self, _: core::alloc::Layout) -> *mut u8 {
-        core::ptr::null_mut()
-    }
-
-    unsafe fn dealloc(&self, _: *mut u8, _: core::alloc::Layout) {}
-}
-
-#[global_allocator]
-static HEAP: NoHeap = NoHeap;

@@ -136,6 +136,26 @@ pub struct Machine<'a> {
     pub virtio: Few<Device, 32>,
 }
 
+/// Bytes of a tree's header.
+pub const HEADER_LEN: usize = 40;
+/// Larger trees are not believed; QEMU's are 1 MiB.
+const LARGEST: usize = 2 << 20;
+
+/// The length that a tree's header states.
+pub fn stated_len(header: &[u8]) -> Option<usize> {
+    const MAGIC: u32 = 0xd00d_feed;
+    let len = be32(header, 4)? as usize;
+    (be32(header, 0)? == MAGIC && (HEADER_LEN..=LARGEST).contains(&len)).then_some(len)
+}
+
+/// How much of a tree is in use: QEMU states a mebibyte and leaves most of it empty.
+pub fn used_len(blob: &[u8]) -> usize {
+    let word = |at| be32(blob, at).unwrap_or(0) as usize;
+    let structure = word(8).saturating_add(word(36));
+    let strings = word(12).saturating_add(word(32));
+    structure.max(strings).max(HEADER_LEN).min(blob.len())
+}
+
 const fn span(start: u64, len: u64) -> Span {
     Span { start, end: start + len }
 }

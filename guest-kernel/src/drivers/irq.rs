@@ -21,8 +21,10 @@ pub fn register(irq: u32, handler: Handler) {
 }
 
 /// Handles all pending interrupts. Called by the interrupt entry.
+#[inline]
 pub fn handle_pending() {
-    while let Some(irq) = arch::irq::acknowledge() {
+    while let Some(acknowledged) = arch::irq::acknowledge() {
+        let irq = arch::irq::number(acknowledged);
         let handler = HANDLERS.get(irq as usize).map_or(0, |h| h.load(Ordering::Acquire));
         if handler == 0 {
             arch::irq::disable(irq);
@@ -32,7 +34,7 @@ pub fn handle_pending() {
             let handler: Handler = unsafe { core::mem::transmute(handler) };
             handler(irq);
         }
-        arch::irq::end(irq);
+        arch::irq::end(acknowledged);
     }
 }
 

@@ -38,7 +38,7 @@ static RX_HOOK: Once<RxHook> = Once::new();
 /// The terminal was full; its input waits in the FIFO.
 static RX_HELD: AtomicBool = AtomicBool::new(false);
 
-/// Who takes input, in interrupt context.
+/// Who takes input, with interrupts off.
 pub struct RxHook {
     /// How many bytes it takes now.
     pub room: fn() -> usize,
@@ -46,19 +46,21 @@ pub struct RxHook {
     pub receive: fn(&[u8]),
 }
 
+#[inline]
 fn read(offset: u64) -> u32 {
     let register = phys_to_virt(PhysAddr(BASE.load(Ordering::Relaxed) + offset));
     // SAFETY: a register of the UART, which the linear map covers.
     unsafe { read_volatile(register.cast()) }
 }
 
+#[inline]
 fn write(offset: u64, value: u32) {
     let register = phys_to_virt(PhysAddr(BASE.load(Ordering::Relaxed) + offset));
     // SAFETY: as above.
     unsafe { write_volatile(register.cast(), value) }
 }
 
-/// Sets the UART up and lets its input interrupt.
+/// Sets the UART up for output. Input stays in the FIFO until somebody takes it.
 pub fn init(device: &Device) {
     BASE.store(device.registers.start, Ordering::Relaxed);
     write(IMSC, 0);
@@ -69,7 +71,6 @@ pub fn init(device: &Device) {
     super::console::set_sink(put);
     super::irq::register(device.irq, rx_interrupt);
     arch::irq::enable(device.irq);
-    write(IMSC, RX_INTERRUPTS);
 }
 
 /// Writes bytes; waits while the FIFO is full.
@@ -85,9 +86,11 @@ pub fn put(bytes: &[u8]) {
     }
 }
 
-/// Sets who takes input; until then it is dropped.
+/// Sets who takes input, and lets it interrupt. What came before waits in the FIFO.
 pub fn set_rx_hook(hook: RxHook) {
     RX_HOOK.set(hook);
+    let _irqs_off = IrqGuard::new();
+    drain_rx();
 }
 
 /// The terminal has room again.
@@ -107,9 +110,10 @@ fn rx_interrupt(_irq: u32) {
 /// Hands the FIFO's content over. With no room left, receive interrupts stay masked and unacknowledged
 /// until [`resume_rx`].
 fn drain_rx() {
+    let Some(hook) = RX_HOOK.try_get() else { return };
     let mut bytes = [0; 64];
     loop {
-        let room = RX_HOOK.try_get().map_or(bytes.len(), |hook| (hook.room)()).min(bytes.len());
+        let room = (hook.room)().min(bytes.len());
         if room == 0 && read(FR) & FR_RX_EMPTY == 0 {
             write(IMSC, 0);
             RX_HELD.store(true, Ordering::Release);
@@ -127,7 +131,7 @@ fn drain_rx() {
             if read(FR) & FR_RX_EMPTY != 0 {
                 return;
             }
-        } else if let Some(hook) = RX_HOOK.try_get() {
+        } else {
             (hook.receive)(&bytes[..n]);
         }
     }

@@ -1,1 +1,3 @@
-//! To be written.
+//! What processes share to talk to each other, besides files: futexes.
+
+pub mod futex;

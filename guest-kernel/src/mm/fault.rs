@@ -79,7 +79,7 @@ impl From<Errno> for Stop {
 }
 
 /// The page of zeros. Entries that map it are marked special and do not count it.
-fn zero_page() -> Result<PhysAddr, Errno> {
+pub(super) fn zero_page() -> Result<PhysAddr, Errno> {
     if let Some(page) = ZERO_PAGE.try_get() {
         return Ok(page.phys());
     }

@@ -1,7 +1,7 @@
 //! Kernel stacks: each in a slot of its own in the vmalloc area, with an unmapped guard below it.
 //!
-//! A slot is [`KERNEL_STACK_ALIGN`] bytes: the upper half is the stack, the lower half is never mapped,
-//! so an overflow faults instead of running into somebody else's memory. Freed stacks stay mapped in a
+//! A slot is [`KERNEL_STACK_ALIGN`] bytes: the lower half is the stack, the upper half is never mapped,
+//! so an overflow runs into the unmapped half of the slot below instead of somebody else's memory. Freed stacks stay mapped in a
 //! small cache: the next fork takes one without touching a page table.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -43,8 +43,7 @@ impl Stacks {
             Some(base) => base,
             None if self.next_slot < SLOTS => {
                 self.next_slot += 1;
-                let slot = VMALLOC_START + ((self.next_slot - 1) * KERNEL_STACK_ALIGN) as u64;
-                slot + (KERNEL_STACK_ALIGN - KERNEL_STACK_SIZE) as u64
+                VMALLOC_START + ((self.next_slot - 1) * KERNEL_STACK_ALIGN) as u64
             }
             None => return Err(Errno::ENOMEM),
         };

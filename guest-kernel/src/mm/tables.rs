@@ -662,3 +662,44 @@ impl Drop for Tables {
         put_table(self.root, 0);
     }
 }
+
+#[cfg(test)]
+impl Tables {
+    /// Asserts what the module documentation promises, and the counts.
+    pub fn check(&self) {
+        let mut counted = Rss::default();
+        self.visit(0, crate::addr::TASK_SIZE, |_, pte| counted.count(pte, 1));
+        assert_eq!(counted, self.rss, "resident pages are counted");
+        Self::check_table(self.root, 0, true);
+    }
+
+    /// `exclusive`: no entry above has the read-only mark.
+    fn check_table(table: PhysAddr, level: usize, exclusive: bool) {
+        assert!(!exclusive || page_of(table).refcount() == 1, "no mark, so nobody shares it");
+        let fill = Fill::of(table);
+        // SAFETY: reachable from the root.
+        let entries = unsafe { table_at(table) };
+        let mut used = 0;
+        for (i, entry) in entries.iter().enumerate() {
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
+            }
+            used += 1;
+            assert!(usize::from(fill.low) <= i && i < usize::from(fill.high), "within the bounds");
+            if level < LEAF {
+                Self::check_table(pte.phys(), level + 1, exclusive && !pte.is_table_read_only());
+            } else {
+                let page = page_of(pte.phys());
+                assert!(pte.is_special() || page.refcount() > 0);
+                let may_store =
+                    exclusive && pte.is_writable() && !pte.is_shared() && pte.is_valid();
+                assert!(
+                    !may_store || page.refcount() == 1,
+                    "a private writable page is mapped once"
+                );
+            }
+        }
+        assert_eq!(used, fill.used, "entries are counted");
+    }
+}

@@ -148,6 +148,11 @@ pub fn current() -> &'static Entity {
     unsafe { &*ptr::from_ref(arch::current_thread()).cast::<Entity>() }
 }
 
+/// What the first CPU runs as, from its first Rust instruction until task 0 takes its place. The machine's
+/// entry code names it.
+#[unsafe(no_mangle)]
+static BOOT_ENTITY: Entity = Entity::new(&BARE_OPS);
+
 /// Makes the entity that a CPU (or a host test's thread) runs as before there is a scheduler.
 #[unsafe(no_mangle)]
 fn boot_thread() -> &'static Thread {

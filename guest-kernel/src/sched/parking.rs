@@ -27,7 +27,10 @@ unsafe impl Sync for Parked {}
 // SAFETY: as above.
 unsafe impl Send for Parked {}
 
-list_link!(Parked, link: ParkedLink);
+list_link! {
+    /// Links the waiters of a bucket.
+    Parked, link: ParkedLink
+}
 
 type Bucket = IrqLock<List<Parked, ParkedLink>>;
 

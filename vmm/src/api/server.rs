@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
 
 use super::{Failure, Status};
-use crate::introspect::{self, Kernel};
+use crate::image::Home;
+use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
 use crate::runtime::{Vm, VmError};
 
@@ -68,15 +69,26 @@ fn answer(vm: &Vm, request: &Request) -> Body {
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
 fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
     let request = parse_view(name, query).map_err(|error| (400, error))?;
+    let source = match request {
+        introspect::Request::Bt { .. } => source_map(vm),
+        _ => None,
+    };
     let answer = vm.look(|memory| {
-        let answer =
-            Kernel::open(memory, true).and_then(|kernel| introspect::view(&kernel, &request, None));
+        let answer = Kernel::open(memory, true)
+            .and_then(|kernel| introspect::view(&kernel, &request, source.as_ref()));
         let quiesced =
             answer.as_ref().is_ok_and(|answer| answer.consistency == Consistency::Quiesced);
         (answer, quiesced)
     });
     let answer = answer.map_err(vm_error)?.map_err(|e| (422, e.to_string()))?;
     Ok(answer.envelope(vm.info().name.clone()))
+}
+
+/// The source lines of the guest's kernel, if its ELF file is here. Read before the guest is stopped: it
+/// takes a while.
+fn source_map(vm: &Vm) -> Option<SourceMap> {
+    let root = Root::find(vm.memory()).ok()?;
+    SourceMap::open(&Home::find().ok()?.kernel_elf(), root.build_id())
 }
 
 /// `maps` and `pid=7` as a request. Numbers may be decimal or `0x…`.

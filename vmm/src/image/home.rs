@@ -43,6 +43,11 @@ impl Home {
         }
     }
 
+    /// The kernel's ELF file with its debug information, for source lines; it need not be there.
+    pub fn kernel_elf(&self) -> PathBuf {
+        self.root.join("kernel.elf")
+    }
+
     /// The folder of the image `name`, if there is one.
     pub fn image(&self, name: &str) -> Option<PathBuf> {
         let folder = self.root.join("images").join(name);

@@ -22,7 +22,7 @@ use belljar_abi::image::{HEADER_LEN, Header, MAGIC, MAGIC_AT};
 use belljar_abi::payload::{INITRD, Payload};
 
 pub use build::build;
-use home::Home;
+pub use home::Home;
 use recipe::Recipe;
 use source::Rootfs;
 use tree::Node;

@@ -154,6 +154,11 @@ impl Vm {
             .map(|done| done.expect("look calls once if it is told that all is in order"))
     }
 
+    /// The guest's RAM, for what never changes in it.
+    pub fn memory(&self) -> &GuestMemory {
+        self.machine.memory()
+    }
+
     /// Reads the guest while its CPUs stand still. `look` says whether what it saw was in order; if
     /// not (it met a change half done) and the VM was running, the guest runs on for a moment and
     /// `look` tries again, a few times.

@@ -27,7 +27,7 @@ primary_entry:
     sub     x1, x1, x0
     mov     x2, #0xffff000000000000
     cmp     x1, x2
-    b.ne    park
+    b.ne    boot_park
 
     // First tables. Kernel addresses are physical ones with the top 16 bits set, so one root serves both
     // halves: devices at 0, RAM at 1 GiB, and the gigabyte that holds the device tree.
@@ -97,9 +97,9 @@ enable_mmu:
     isb
     ret
 
-park:
+boot_park:
     wfe
-    b       park
+    b       boot_park
 
 primary_mapped:
     adrp    x0, __bss_start

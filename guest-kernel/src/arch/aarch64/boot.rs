@@ -4,7 +4,7 @@
 //! at EL2 or EL1, MMU off, interrupts masked, x0 = physical address of the device tree.
 //!
 //! What `boot.S` leaves for [`kernel_start`](crate::kernel_start): EL1 with its own stack, the MMU on,
-//! `.bss` zeroed, vectors set, `current` = [`BOOT_THREAD`], and *first tables* that map a gigabyte of
+//! `.bss` zeroed, vectors set, `current` = the scheduler's boot entity, and *first tables* that map a gigabyte of
 //! devices, the image's gigabyte and the device tree's with all rights. [`super::mmu::init`] replaces
 //! them by tables with the final rights.
 
@@ -14,9 +14,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::{cpu, mmu, psci};
 use crate::addr::PhysAddr;
 use crate::arch::{MAX_CPUS, Thread, paging};
-
-/// The thread of the first CPU until the scheduler's idle task takes its place.
-pub static BOOT_THREAD: Thread = Thread::new();
 
 /// TCR_EL1 without what depends on the CPU: 48-bit halves, 4 KiB granule, write-back and inner
 /// shareable walks, ASID in TTBR0, top byte of EL0 addresses ignored.
@@ -46,12 +43,14 @@ unsafe extern "C" {
     /// `main.rs`: the boot order.
     fn kernel_start(fdt: PhysAddr) -> !;
     fn secondary_entry();
+    /// `sched`: the entity that the first CPU runs as until task 0 takes its place.
+    static BOOT_ENTITY: Thread;
 }
 
 global_asm!(
     include_str!("boot.S"),
     root = sym crate::introspect::ROOT,
-    boot_thread = sym BOOT_THREAD,
+    boot_thread = sym BOOT_ENTITY,
     kernel_start = sym kernel_start,
     mair = const paging::MAIR,
     tcr = const TCR,

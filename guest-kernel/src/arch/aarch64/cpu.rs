@@ -172,3 +172,12 @@ pub fn fault_address() -> u64 {
     unsafe { asm!("mrs {}, far_el1", out(reg) far, options(nomem, nostack, preserves_flags)) }
     far
 }
+
+/// In an interrupt handler: whether the interrupt came while EL0 ran.
+#[inline]
+pub fn interrupted_user() -> bool {
+    let spsr: u64;
+    // SAFETY: only reads. Handlers take no exceptions, so it is still the interrupt's.
+    unsafe { asm!("mrs {}, spsr_el1", out(reg) spsr, options(nomem, nostack, preserves_flags)) }
+    spsr & 0xf == 0
+}

@@ -24,6 +24,8 @@ unsafe extern "C" {
     static __image_end: u8;
     static __boot_stack_guard: u8;
     static reserved_root: u8;
+    static __build_id_start: u8;
+    static __build_id_end: u8;
 }
 
 /// Tables in the pool: the root, one for the first 512 GiB, and per border in a gigabyte or in 2 MiB one more.
@@ -60,6 +62,15 @@ pub fn kernel_root() -> PhysAddr {
 /// The physical addresses of the image, its `.bss` included.
 pub fn image_range() -> Range<PhysAddr> {
     virt_to_phys(&raw const __image_start)..virt_to_phys(&raw const __image_end)
+}
+
+/// The build id in the image's GNU note: the kernel's ELF carries the same.
+pub fn build_id() -> &'static [u8] {
+    let (start, end) = (&raw const __build_id_start, &raw const __build_id_end);
+    // SAFETY: the note lies between the linker's symbols.
+    let note = unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) };
+    // Name length, description length, type, "GNU\0", description.
+    note.get(16..).unwrap_or_default()
 }
 
 fn new_table() -> Option<PhysAddr> {

@@ -17,16 +17,16 @@ mod psci;
 mod switch;
 mod time;
 
-pub use boot::{BOOT_THREAD, cpu_count, cpu_id, cpu_on, set_cpus};
+pub use boot::{cpu_count, cpu_id, cpu_on, set_cpus};
 pub use cache::{clear_page, copy_page, sync_icache};
 pub use cpu::{
     IrqState, backtrace, cpu_relax, current_thread, detect_features, early_put, fault_address,
-    frame_pointer, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled, mpidr,
+    frame_pointer, interrupted_user, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled, mpidr,
     set_current_thread, wait_for_interrupt,
 };
 pub use features::{emulate_id_register, hwcaps, midr, random_u64};
 pub use mmu::{
-    activate_user, deactivate_user, image_range, init as init_tables, kernel_root, phys_to_virt,
+    activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root, phys_to_virt,
     sync_tables, virt_to_phys,
 };
 pub use psci::{power_off, reset, set_conduit};

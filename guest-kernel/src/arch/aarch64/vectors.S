@@ -228,7 +228,7 @@ cpu_switch_to:
 
 // Where a new thread begins. x0: the thread that ran before it. x19: the function of a kernel thread, or
 // 0; x20: its argument. A function that returns goes to EL0, with the registers at the stack's top.
-.weak schedule_tail
+
 .global ret_from_fork
 ret_from_fork:
     bl      schedule_tail

@@ -11,6 +11,11 @@ pub fn acknowledge() -> Option<u32> {
     None
 }
 
+/// The number of the interrupt that was acknowledged.
+pub fn number(acknowledged: u32) -> u32 {
+    acknowledged
+}
+
 /// Ends what [`acknowledge`] returned.
 pub fn end(_irq: u32) {}
 

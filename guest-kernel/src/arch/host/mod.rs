@@ -183,3 +183,8 @@ pub fn fixup_exception(_regs: &mut PtRegs) -> bool {
 pub fn fault_address() -> u64 {
     0
 }
+
+/// In an interrupt handler: whether the interrupt came while EL0 ran.
+pub fn interrupted_user() -> bool {
+    false
+}

@@ -1,19 +1,17 @@
 //! GICv3: one distributor, a redistributor for each CPU, and the CPU interface in system registers
-//! (Arm IHI 0069). All interrupts are non-secure group 1 with one priority, so none interrupts another.
+//! (Arm IHI 0069). All interrupts are non-secure group 1.
 
 use core::arch::asm;
-use core::ptr::{read_volatile, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::{
+    GICD_CTLR, GICD_ICENABLER, GICD_IGROUPR, GICD_IPRIORITYR, GICD_ISENABLER, PRIORITY,
+    PRIORITY_MASK, SPURIOUS, line_count, read, write,
+};
 use crate::addr::PhysAddr;
-use crate::arch::{current_thread, phys_to_virt};
+use crate::arch::current_thread;
+use crate::arch::{cpu_id, cpu_relax, mpidr};
 
-const GICD_CTLR: u64 = 0x0000;
-const GICD_TYPER: u64 = 0x0004;
-const GICD_IGROUPR: u64 = 0x0080;
-const GICD_ISENABLER: u64 = 0x0100;
-const GICD_ICENABLER: u64 = 0x0180;
-const GICD_IPRIORITYR: u64 = 0x0400;
 const GICD_IROUTER: u64 = 0x6000;
 const GICR_TYPER: u64 = 0x0008;
 const GICR_WAKER: u64 = 0x0014;
@@ -23,28 +21,13 @@ const GICR_STRIDE: u64 = 0x2_0000;
 const CTLR_ENABLE_GROUP1: u32 = 1 << 1;
 const CTLR_AFFINITY_ROUTING: u32 = 1 << 4;
 const CTLR_WRITE_PENDING: u32 = 1 << 31;
-/// Lower is more urgent; anything below the mask gets through.
-const PRIORITY: u32 = 0xa0a0_a0a0;
-const PRIORITY_MASK: u64 = 0xf0;
-/// From here on a number acknowledged is no interrupt.
-const SPURIOUS: u32 = 1020;
 
 static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 static REDISTRIBUTORS: AtomicU64 = AtomicU64::new(0);
 static REDISTRIBUTORS_END: AtomicU64 = AtomicU64::new(0);
 
-fn read(base: u64, offset: u64) -> u32 {
-    // SAFETY: registers of the GIC, which the linear map covers.
-    unsafe { read_volatile(phys_to_virt(PhysAddr(base + offset)).cast()) }
-}
-
-fn write(base: u64, offset: u64, value: u32) {
-    // SAFETY: as above.
-    unsafe { write_volatile(phys_to_virt(PhysAddr(base + offset)).cast(), value) }
-}
-
 /// Sets the GIC up and this CPU's interface with it. All shared interrupts are off and go to this CPU.
-pub fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>) {
+pub(super) fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>) {
     DISTRIBUTOR.store(distributor.0, Ordering::Relaxed);
     REDISTRIBUTORS.store(redistributors.start, Ordering::Relaxed);
     REDISTRIBUTORS_END.store(redistributors.end, Ordering::Relaxed);
@@ -53,8 +36,7 @@ pub fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>) {
     wait_for_write(gicd, GICD_CTLR);
     write(gicd, GICD_CTLR, CTLR_AFFINITY_ROUTING | CTLR_ENABLE_GROUP1);
     wait_for_write(gicd, GICD_CTLR);
-    let lines = (u64::from(read(gicd, GICD_TYPER) & 0x1f) + 1) * 32;
-    for irq in (32..lines.min(u64::from(SPURIOUS))).step_by(32) {
+    for irq in (32..u64::from(line_count(gicd))).step_by(32) {
         write(gicd, GICD_ICENABLER + irq / 8, !0);
         write(gicd, GICD_IGROUPR + irq / 8, !0);
     }
@@ -62,11 +44,11 @@ pub fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>) {
 }
 
 /// Sets up this CPU's redistributor and interface.
-pub fn init_cpu() {
+pub(super) fn init_cpu() {
     let gicr = redistributor();
     write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) & !(1 << 1));
     while read(gicr, GICR_WAKER) & (1 << 2) != 0 {
-        super::cpu_relax();
+        cpu_relax();
     }
     let sgi = gicr + GICR_SGI_FRAME;
     write(sgi, GICD_IGROUPR, !0);
@@ -89,7 +71,7 @@ pub fn init_cpu() {
             "msr s3_0_c12_c12_7, {one}",  // ICC_IGRPEN1_EL1
             "isb",
             tmp = out(reg) _,
-            mask = in(reg) PRIORITY_MASK,
+            mask = in(reg) u64::from(PRIORITY_MASK),
             one = in(reg) 1_u64,
             options(nostack)
         );
@@ -98,13 +80,13 @@ pub fn init_cpu() {
 
 fn wait_for_write(base: u64, offset: u64) {
     while read(base, offset) & CTLR_WRITE_PENDING != 0 {
-        super::cpu_relax();
+        cpu_relax();
     }
 }
 
 /// This CPU's redistributor: the one whose TYPER names its affinity.
 fn redistributor() -> u64 {
-    let mpidr = super::mpidr();
+    let mpidr = mpidr();
     let affinity = (mpidr & 0xff_ffff | mpidr >> 8 & 0xff00_0000) as u32;
     let end = REDISTRIBUTORS_END.load(Ordering::Relaxed);
     let mut gicr = REDISTRIBUTORS.load(Ordering::Relaxed);
@@ -116,14 +98,14 @@ fn redistributor() -> u64 {
 }
 
 /// Lets an interrupt through: to this CPU if it is private, to CPU 0 otherwise.
-pub fn enable(irq: u32) {
+pub(super) fn enable(irq: u32) {
     let bit = 1 << (irq % 32);
     if irq < 32 {
         return write(redistributor() + GICR_SGI_FRAME, GICD_ISENABLER, bit);
     }
     let gicd = DISTRIBUTOR.load(Ordering::Relaxed);
     let number = u64::from(irq);
-    let target = super::cpu_id(0);
+    let target = cpu_id(0);
     write(gicd, GICD_IROUTER + number * 8, target as u32);
     write(gicd, GICD_IROUTER + number * 8 + 4, (target >> 32) as u32);
     write(gicd, GICD_IPRIORITYR + number / 4 * 4, PRIORITY);
@@ -131,7 +113,7 @@ pub fn enable(irq: u32) {
 }
 
 /// Stops an interrupt.
-pub fn disable(irq: u32) {
+pub(super) fn disable(irq: u32) {
     let base = match irq {
         0..32 => redistributor() + GICR_SGI_FRAME,
         _ => DISTRIBUTOR.load(Ordering::Relaxed),
@@ -141,7 +123,7 @@ pub fn disable(irq: u32) {
 
 /// Takes the pending interrupt of the highest priority.
 #[inline]
-pub fn acknowledge() -> Option<u32> {
+pub(super) fn acknowledge() -> Option<u32> {
     let irq: u64;
     // SAFETY: ICC_IAR1_EL1; what is taken is ended by `end`.
     unsafe { asm!("mrs {}, s3_0_c12_c12_0", "dsb sy", out(reg) irq, options(nostack)) }
@@ -151,15 +133,15 @@ pub fn acknowledge() -> Option<u32> {
 
 /// Ends what [`acknowledge`] returned.
 #[inline]
-pub fn end(irq: u32) {
+pub(super) fn end(irq: u32) {
     // SAFETY: ICC_EOIR1_EL1.
     unsafe { asm!("msr s3_0_c12_c12_1, {}", "isb", in(reg) u64::from(irq), options(nostack)) }
 }
 
 /// Interrupts another CPU with a software-generated interrupt (0 to 15).
-pub fn send_ipi(cpu: usize, number: u32) {
+pub(super) fn send_ipi(cpu: usize, number: u32) {
     debug_assert!(cpu != current_thread().info.cpu());
-    let id = super::cpu_id(cpu);
+    let id = cpu_id(cpu);
     let [aff0, aff1, aff2, aff3] = [0, 8, 16, 32].map(|shift| id >> shift & 0xff);
     let value = 1 << (aff0 & 0xf)
         | aff1 << 16
