@@ -1,6 +1,5 @@
 //! `belljar run`
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use super::{Error, complain};
 use crate::backend::{self, Config, Initrd, Request, qemu};
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
-use crate::runtime::{self, Outcome, Plan, terminal};
+use crate::runtime::{self, Console, Outcome, Plan, terminal};
 use crate::{api, machine};
 
 /// Run an image in a new VM
@@ -105,20 +104,23 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     let program = Program { cmd: args.cmd.clone(), env: args.env.clone() };
     let boot = image.boot(&program, args.kernel.as_deref())?;
     check_size(memory, &name, &boot)?;
-    let attached = !args.detach;
+    let console = match args.detach {
+        true => Console::Detached,
+        false => Console::of_stdio(),
+    };
     let config = Config {
         cpus: args.cpus,
         memory,
         kernel: boot.kernel,
         initrd: boot.initrd.map(Initrd::Memory),
-        cmdline: cmdline(attached, args.append.as_deref()),
+        cmdline: cmdline(console, args.append.as_deref()),
     };
     if args.print_command {
         println!("{}", qemu::Command::new(qemu::find()?, &config));
         return Ok(ExitCode::SUCCESS);
     }
     let plan =
-        Plan { name: args.name, image: name, choice, config, timeout: args.timeout, attached };
+        Plan { name: args.name, image: name, choice, config, timeout: args.timeout, console };
     match args.detach {
         true => detached(plan),
         false => finish(runtime::run(plan, api::server::serve, |_| ())?),
@@ -160,18 +162,15 @@ fn finish((name, outcome): (String, Outcome)) -> Result<ExitCode, Error> {
 }
 
 /// What the kernel is told: where its console is and how it shall treat it.
-fn cmdline(attached: bool, more: Option<&str>) -> String {
+fn cmdline(console: Console, more: Option<&str>) -> String {
     let mut words = vec!["console=ttyAMA0".to_owned(), "quiet".into(), "belljar.mounts=1".into()];
-    if attached && !io::stdout().is_terminal() {
-        // Output leaves the guest as the program wrote it, without carriage returns.
-        words.push("belljar.console=raw".into());
-    }
-    if attached && !io::stdin().is_terminal() {
-        // What comes from a pipe is not shown again.
-        words.push("belljar.echo=off".into());
-    }
-    if attached && let Some((rows, columns)) = terminal::size() {
-        words.push(format!("belljar.winsize={rows}x{columns}"));
+    match console {
+        // Bytes pass as they are, and what is sent is not shown again.
+        Console::Pipe => words.push("belljar.console=raw".into()),
+        Console::Terminal => words.extend(
+            terminal::size().map(|(rows, columns)| format!("belljar.winsize={rows}x{columns}")),
+        ),
+        Console::Detached => {}
     }
     words.extend(more.map(str::to_owned));
     words.join(" ")

@@ -313,23 +313,17 @@ impl Image {
                 vec![(*found.ok_or_else(|| Error::NoInit(self.name.clone()))?).to_owned()]
             }
         };
-        let argv = resolve_program(&self.name, &rootfs, argv, &env)?;
+        check_program(&self.name, &rootfs, &argv[0], &env)?;
         let extra = [("init.argv", words(&argv)?), ("init.env", words(&env)?)];
         Ok(Some(rootfs.into_initrd(&extra)?))
     }
 }
 
-/// Looks the first word of `argv` up in the image and replaces it by its full path.
-fn resolve_program(
-    image: &str,
-    rootfs: &Rootfs,
-    mut argv: Vec<String>,
-    env: &[String],
-) -> Result<Vec<String>, Error> {
-    let program = argv[0].clone();
+/// Looks `program` up in the image as the guest's kernel will, and checks that it can run.
+fn check_program(image: &str, rootfs: &Rootfs, program: &str, env: &[String]) -> Result<(), Error> {
     let path = env.iter().find_map(|word| word.strip_prefix("PATH=")).unwrap_or(PATH);
     let candidates: Vec<String> = match program.contains('/') {
-        true => vec![program.clone()],
+        true => vec![program.to_owned()],
         false => path.split(':').map(|folder| format!("{folder}/{program}")).collect(),
     };
     let found = candidates.into_iter().find_map(|path| match rootfs.tree.lookup(&path) {
@@ -337,13 +331,11 @@ fn resolve_program(
         _ => None,
     });
     let Some((path, offset, len)) = found else {
+        let program = program.to_owned();
         return Err(Error::NoProgram { image: image.to_owned(), program });
     };
-    rootfs
-        .check_program(offset, len)
-        .map_err(|cause| Error::Machine { program: format!("{path} in image {image}"), cause })?;
-    argv[0] = path;
-    Ok(argv)
+    let program = format!("{path} in image {image}");
+    rootfs.check_program(offset, len).map_err(|cause| Error::Machine { program, cause })
 }
 
 /// The standard variables, then the image's, then the user's; a later one replaces an earlier one.

@@ -5,10 +5,31 @@
 //! guest sees as Ctrl-D.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+/// What is at the other end of the guest's console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// A user at a terminal, which is raw: the guest does what a terminal driver does.
+    Terminal,
+    /// stdin and stdout, of which at least one is a file or a pipe: bytes pass as they are.
+    Pipe,
+    /// Nobody.
+    Detached,
+}
+
+impl Console {
+    /// What our stdin and stdout are.
+    pub fn of_stdio() -> Self {
+        match io::stdin().is_terminal() && io::stdout().is_terminal() {
+            true => Self::Terminal,
+            false => Self::Pipe,
+        }
+    }
+}
 
 /// How much of the output is kept.
 const KEPT: usize = 256 << 10;

@@ -17,7 +17,7 @@ mod vm;
 use std::io;
 use std::path::PathBuf;
 
-pub use console::KEYS_HELP;
+pub use console::{Console, KEYS_HELP};
 pub use outcome::{FAILURE, Outcome, TIMEOUT};
 pub use supervise::{Plan, run};
 pub use vm::{Error as VmError, Info, State, Vm};

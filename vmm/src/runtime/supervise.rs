@@ -17,7 +17,7 @@ use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use super::Error;
-use super::console::{self, Tail};
+use super::console::{self, Console, Tail};
 use super::folder::{self, Folder};
 use super::guard::Guard;
 use super::outcome::Outcome;
@@ -50,8 +50,8 @@ pub struct Plan {
     pub config: Config,
     /// How long it may run.
     pub timeout: Option<Duration>,
-    /// Whether stdin and stdout are the guest's console.
-    pub attached: bool,
+    /// What the guest's console is.
+    pub console: Console,
 }
 
 /// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
@@ -65,11 +65,14 @@ pub fn run(
     ready: impl FnOnce(&str),
 ) -> Result<(String, Outcome), Error> {
     let folder = Folder::claim(plan.name.as_deref(), &plan.image)?;
-    let tty = plan.attached.then(terminal::settings).flatten();
-    let guard = Guard::start(folder.path().to_owned(), tty.clone()).map_err(Error::Host)?;
+    let tty = match plan.console {
+        Console::Terminal => terminal::settings(),
+        Console::Pipe | Console::Detached => None,
+    };
+    let guard = Guard::start(folder.path().to_owned(), tty).map_err(Error::Host)?;
 
     let name = folder.name().to_owned();
-    let result = run_guarded(plan, &folder, tty.is_some(), serve, ready);
+    let result = run_guarded(plan, &folder, serve, ready);
     terminal::restore();
     drop(folder);
     guard.dismiss();
@@ -79,7 +82,6 @@ pub fn run(
 fn run_guarded(
     plan: Plan,
     folder: &Folder,
-    terminal: bool,
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<Outcome, Error> {
@@ -111,9 +113,9 @@ fn run_guarded(
     let vm = Arc::new(Vm::new(info, started.machine, Arc::clone(&tail), sender.clone()));
     serve(Arc::clone(&vm), listener).map_err(Error::Host)?;
 
+    let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
-    connect_console(&started.console, plan.attached, terminal, tail, &sender)
-        .map_err(Error::Host)?;
+    connect_console(&started.console, plan.console, tail, &sender).map_err(Error::Host)?;
     vm.machine().resume()?;
     ready(folder.name());
 
@@ -133,24 +135,24 @@ fn run_guarded(
 
 /// Starts the threads between the guest's console and ours. A detached guest hears nothing.
 fn connect_console(
-    console: &UnixStream,
-    attached: bool,
-    terminal: bool,
+    guest: &UnixStream,
+    ours: Console,
     tail: Arc<Tail>,
     sender: &Sender<Message>,
 ) -> io::Result<()> {
-    let out: Option<Box<dyn Write + Send>> = match attached {
-        true => Some(Box::new(unbuffered_stdout()?)),
-        false => None,
+    let out: Option<Box<dyn Write + Send>> = match ours {
+        Console::Terminal | Console::Pipe => Some(Box::new(unbuffered_stdout()?)),
+        Console::Detached => None,
     };
+    let attached = out.is_some();
     let done = sender.clone();
-    console::pump_output(console.try_clone()?, out, tail, move |result| {
+    console::pump_output(guest.try_clone()?, out, tail, move |result| {
         // See above.
         let _ = done.send(Message::OutputDone(result));
     })?;
     if attached {
         let quit = sender.clone();
-        console::pump_input(console.try_clone()?, terminal, move || {
+        console::pump_input(guest.try_clone()?, ours == Console::Terminal, move || {
             // See above.
             let _ = quit.send(Message::Kill);
         })?;

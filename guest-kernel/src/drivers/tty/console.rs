@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use super::io::OpenedAs;
 use super::pty::Ptmx;
-use super::termios::Termios;
+use super::termios::{Termios, WinSize};
 use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job};
 use crate::drivers::pl011::{self, RxHook};
 use crate::errno::{Errno, Result};
@@ -58,9 +58,15 @@ fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
 /// The word on the kernel's command line that says that the console is a pipe.
 const RAW_CONSOLE: &str = "belljar.console=raw";
 
+/// The word that says how many rows and columns the user's terminal has: `24x80`.
+const CONSOLE_SIZE: &str = "belljar.winsize=";
+
 /// Puts the console's terminal on the serial port.
 pub fn init_serial(bootargs: &str) -> Result<()> {
     init(&SerialPort, bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE))?;
+    if let (Some(tty), Some(size)) = (console(), console_size(bootargs)) {
+        tty.state.lock().winsize = size;
+    }
     pl011::set_rx_hook(RxHook {
         room: || CONSOLE_TTY.try_get().map_or(0, |tty| tty.input_room()),
         receive: |bytes| {
@@ -70,6 +76,13 @@ pub fn init_serial(bootargs: &str) -> Result<()> {
         },
     });
     Ok(())
+}
+
+fn console_size(bootargs: &str) -> Option<WinSize> {
+    let mut words = bootargs.split_ascii_whitespace();
+    let (rows, columns) = words.find_map(|word| word.strip_prefix(CONSOLE_SIZE))?.split_once('x')?;
+    let (ws_row, ws_col) = (rows.parse().ok()?, columns.parse().ok()?);
+    Some(WinSize { ws_row, ws_col, ..WinSize::default() })
 }
 
 /// The machine's UART.
