@@ -52,11 +52,6 @@ pub fn main(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds everything.
-pub fn all() -> Result<()> {
-    build(ALL)
-}
-
 /// Builds `parts`.
 pub fn build(parts: &[Part]) -> Result<()> {
     let has = |part| parts.contains(&part);
