@@ -2,17 +2,14 @@
 
 use core::ops::Range;
 use core::panic::PanicInfo;
-use core::sync::atomic::Ordering::Relaxed;
 
 use belljar_abi::payload::{self, Payload};
-use belljar_abi::root::BootState;
 use belljar_abi::symbols::Symbols;
-use belljar_kernel::addr::{LINEAR_OFFSET, PAGE_SHIFT, PhysAddr};
+use belljar_kernel::addr::PhysAddr;
 use belljar_kernel::arch::TIMER_IRQ;
 use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
 use belljar_kernel::drivers::{irq, klog, pl011, pl031};
-use belljar_kernel::introspect::{self, ROOT};
-use belljar_kernel::{arch, kinfo, mm, panic, sched};
+use belljar_kernel::{arch, introspect, kinfo, mm, panic, sched};
 
 #[global_allocator]
 static HEAP: mm::heap::Heap = mm::heap::Heap::new();
@@ -48,8 +45,8 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     }
     // This CPU schedules; what runs here becomes its idle thread.
     sched::init_cpu();
+    introspect::publish_run_queues(arch::cpu_count());
     arch::irq_enable();
-    ROOT.set_boot_state(BootState::Memory);
     sched::idle_loop()
 }
 
@@ -80,8 +77,6 @@ fn find_payload() -> Option<Payload<'static>> {
     if let Some(symbols) = payload.get(payload::SYMBOLS).and_then(Symbols::read) {
         panic::set_symbols(arch::phys_to_virt(image.start) as u64, symbols);
     }
-    ROOT.payload_phys.store(image.end.0, Relaxed);
-    ROOT.payload_size.store(payload.len() as u64, Relaxed);
     Some(payload)
 }
 
@@ -107,22 +102,13 @@ fn init_memory(machine: &Machine<'_>, tree: Range<PhysAddr>, payload: Option<&Pa
     // SAFETY: the device tree says that it is RAM, and everything in use is reserved.
     unsafe { mm::init(&ranges(ram)[..ram.len()], &ranges(reserved.as_slice())) };
 
+    // What an observer outside needs to read all that.
     introspect::publish_layout();
-    let root = &ROOT;
-    root.set_build_id(arch::build_id());
-    root.image_virt.store(arch::phys_to_virt(image.start) as u64, Relaxed);
-    root.image_phys.store(image.start.0, Relaxed);
-    root.image_size.store(image.end.0 - image.start.0, Relaxed);
-    root.linear_offset.store(LINEAR_OFFSET, Relaxed);
-    let (start, end) = (ram.iter().map(|s| s.start).min(), ram.iter().map(|s| s.end).max());
-    let (start, end) = (start.unwrap_or(0), end.unwrap_or(0));
-    root.ram_phys.store(start, Relaxed);
-    root.ram_size.store(end - start, Relaxed);
-    root.kernel_pgd_phys.store(arch::kernel_root().0, Relaxed);
-    root.va_bits.store(48, Relaxed);
-    root.page_shift.store(PAGE_SHIFT as u32, Relaxed);
-    root.log_ring.store(&raw const klog::RING as u64, Relaxed);
-    root.log_size.store(klog::RING_SIZE as u64, Relaxed);
+    introspect::publish_image(image, behind as usize, arch::kernel_root(), arch::build_id());
+    introspect::publish_log(&klog::RING);
+    let start = ram.iter().map(|s| s.start).min().unwrap_or(0);
+    let end = ram.iter().map(|s| s.end).max().unwrap_or(0);
+    introspect::publish_frames(PhysAddr(start)..PhysAddr(end), mm::frame::record_table());
 }
 
 /// The interrupt controller, and the handlers of what is the scheduler's.

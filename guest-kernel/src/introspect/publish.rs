@@ -21,8 +21,14 @@ pub fn publish_layout() {
 }
 
 /// Publishes where the image lies (it is mapped linearly), the payload behind it, if there is one, and
-/// the kernel's translation tables.
-pub fn publish_image(image: Range<PhysAddr>, payload_len: usize, kernel_root: PhysAddr) {
+/// the kernel's translation tables and build id.
+pub fn publish_image(
+    image: Range<PhysAddr>,
+    payload_len: usize,
+    kernel_root: PhysAddr,
+    build_id: &[u8],
+) {
+    ROOT.set_build_id(build_id);
     ROOT.image_phys.store(image.start.0, Relaxed);
     ROOT.image_virt.store(image.start.0.wrapping_add(LINEAR_OFFSET), Relaxed);
     ROOT.image_size.store(image.end.0 - image.start.0, Relaxed);
@@ -33,20 +39,6 @@ pub fn publish_image(image: Range<PhysAddr>, payload_len: usize, kernel_root: Ph
     if payload_len != 0 {
         ROOT.payload_phys.store(image.end.0, Relaxed);
         ROOT.payload_size.store(payload_len as u64, Relaxed);
-    }
-}
-
-/// Publishes the build id out of the linker's note (`.note.gnu.build-id`): three words of lengths and
-/// type, the name `GNU`, the id.
-pub fn publish_build_id(note: &[u8]) {
-    const NAME: usize = 12;
-    let word =
-        |at: usize| note.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes) as usize);
-    if let (Some(name_len), Some(id_len)) = (word(0), word(4)) {
-        let id = NAME + name_len.next_multiple_of(4);
-        if let Some(id) = note.get(id..id + id_len) {
-            ROOT.set_build_id(id);
-        }
     }
 }
 
@@ -124,17 +116,6 @@ impl Write for Text {
 mod tests {
     use super::*;
     use std::string::String;
-
-    #[test]
-    fn build_id_is_taken_out_of_its_note() {
-        let note = [4, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0, 7, 8, 9];
-        publish_build_id(&note);
-        assert_eq!(ROOT.build_id_len.load(Relaxed), 3);
-        assert_eq!(ROOT.build_id[2].load(Relaxed), 9);
-        // A cut note changes nothing.
-        publish_build_id(&note[..17]);
-        assert_eq!(ROOT.build_id_len.load(Relaxed), 3);
-    }
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
