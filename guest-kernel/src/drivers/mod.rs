@@ -7,5 +7,4 @@ pub mod irq;
 pub mod klog;
 pub mod pl011;
 pub mod pl031;
-pub mod random;
 pub mod tty;

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{
-    FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable, UserBuf,
+    FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable, UserBuf, anon,
 };
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
@@ -507,9 +507,22 @@ impl FileOps for PipeFile {
 
 /// The two ends of a new pipe. They count themselves in order: the reader is there before the writer,
 /// which lets it see that a writer has been there.
-pub fn ends() -> Result<(PipeFile, PipeFile)> {
+fn ends() -> Result<(PipeFile, PipeFile)> {
     let pipe = Pipe::try_new()?;
     Ok((PipeFile::open(&pipe, true, false), PipeFile::open(&pipe, false, true)))
+}
+
+/// Makes a pipe that belongs to this user and group: its read end and its write end (pipe2(2)).
+pub fn create(flags: OpenFlags, uid: u32, gid: u32) -> Result<(Ref<File>, Ref<File>)> {
+    let (reader, writer) = ends()?;
+    let place = anon::new_place(anon::Pseudo::Pipe, uid, gid)?;
+    // /proc/PID/fd/N opens the pipe again, like a FIFO.
+    place.inode()?.special.set(crate::mm::try_box(reader.pipe.clone())?);
+    let flags = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
+    let reader = File::new(place.clone(), flags, FMode::READ, crate::mm::try_box(reader)?)?;
+    let flags = flags | OpenFlags::WRONLY;
+    let writer = File::new(place, flags, FMode::WRITE, crate::mm::try_box(writer)?)?;
+    Ok((reader, writer))
 }
 
 /// Opens a FIFO (fifo(7)): readers and writers wait for each other, unless they do not want to.

@@ -29,7 +29,7 @@
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
 //! | [`policy`] | setting policy, nice value, affinity |
-//! | [`softirq`], [`workqueue`] | work put off by interrupt handlers; work put off to threads |
+//! | [`softirq`] | work put off by interrupt handlers |
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
@@ -51,7 +51,6 @@ pub mod softirq;
 pub mod state;
 pub mod timer;
 pub mod wait;
-pub mod workqueue;
 
 pub use clock::{
     ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime,

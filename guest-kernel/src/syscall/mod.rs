@@ -5,10 +5,13 @@
 //! `SYSCALLS.md` is generated from [`table::ROWS`] and checked by a test.
 
 pub mod cred;
+pub mod pipe;
+pub mod poll;
 pub mod process;
 pub mod signal;
 pub mod system;
 pub mod table;
+pub mod tty;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

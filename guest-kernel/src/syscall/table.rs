@@ -1,6 +1,6 @@
 //! The table: number, name, handler. Sorted by number.
 
-use super::{Handler, cred, process, signal, system};
+use super::{Handler, cred, pipe, poll, process, signal, system, tty};
 
 /// Numbers below this have a slot.
 pub const SIZE: usize = 512;
@@ -11,6 +11,14 @@ pub type Row = (usize, &'static str, Handler);
 /// Every system call that the kernel has.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
+    (19, "eventfd2", poll::sys_eventfd2),
+    (20, "epoll_create1", poll::sys_epoll_create1),
+    (21, "epoll_ctl", poll::sys_epoll_ctl),
+    (22, "epoll_pwait", poll::sys_epoll_pwait),
+    (58, "vhangup", tty::sys_vhangup),
+    (59, "pipe2", pipe::sys_pipe2),
+    (72, "pselect6", poll::sys_pselect6),
+    (73, "ppoll", poll::sys_ppoll),
     (90, "capget", cred::sys_capget),
     (91, "capset", cred::sys_capset),
     (92, "personality", process::sys_personality),
@@ -66,6 +74,7 @@ pub const ROWS: &[Row] = &[
     (260, "wait4", process::sys_wait4),
     (261, "prlimit64", process::sys_prlimit64),
     (435, "clone3", process::sys_clone3),
+    (441, "epoll_pwait2", poll::sys_epoll_pwait2),
 ];
 
 /// The handlers by number.

@@ -80,7 +80,8 @@ pub fn init_serial(bootargs: &str) -> Result<()> {
 
 fn console_size(bootargs: &str) -> Option<WinSize> {
     let mut words = bootargs.split_ascii_whitespace();
-    let (rows, columns) = words.find_map(|word| word.strip_prefix(CONSOLE_SIZE))?.split_once('x')?;
+    let (rows, columns) =
+        words.find_map(|word| word.strip_prefix(CONSOLE_SIZE))?.split_once('x')?;
     let (ws_row, ws_col) = (rows.parse().ok()?, columns.parse().ok()?);
     Some(WinSize { ws_row, ws_col, ..WinSize::default() })
 }
@@ -197,7 +198,7 @@ impl FileOps for TtyFile {
     }
 
     fn ioctl(&self, file: &File, cmd: u32, arg: u64) -> Result<usize> {
-        if self.tty.is_hung_up(self.generation) {
+        if self.tty.is_hung_up(self.how(file)) {
             use linux_raw_sys::ioctl::TIOCSPGRP;
             return Err(if cmd == TIOCSPGRP { Errno::ENOTTY } else { Errno::EIO });
         }

@@ -90,7 +90,7 @@ impl Tty {
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
         done: &mut usize,
     ) -> Result<()> {
-        if self.is_hung_up(how.generation) || want == 0 {
+        if self.is_hung_up(how) || want == 0 {
             return Ok(());
         }
         self.check_reader(how)?;
@@ -123,7 +123,7 @@ impl Tty {
                         patience = Patience::tenths(between);
                     }
                 }
-                None if self.is_hung_up(how.generation) => return Ok(()),
+                None if self.is_hung_up(how) => return Ok(()),
                 None => {
                     if self.wait_for_input(how, patience)?.is_break() {
                         return Ok(());
@@ -142,7 +142,7 @@ impl Tty {
     /// Takes what can be read now: bytes, whether they end a line, and whether the mode is canonical.
     fn take_input(&self, how: OpenedAs, dst: &mut [u8]) -> Result<Option<(usize, bool, bool)>> {
         let mut state = self.state.lock();
-        if self.is_hung_up(how.generation) {
+        if self.is_hung_up(how) {
             return Ok(None);
         }
         let State { ldisc, termios, .. } = &mut *state;
@@ -161,7 +161,7 @@ impl Tty {
         let ready = || {
             let state = self.state.lock();
             state.ldisc.input_available(&state.termios, 1)
-                || self.is_hung_up(how.generation)
+                || self.is_hung_up(how)
                 || self.master().is_some_and(|m| !m.is_open())
         };
         match patience {
@@ -239,7 +239,7 @@ impl Tty {
                 wait(&self.write_wait, || {
                     let state = self.state.lock();
                     self.has_output_room(&state)
-                        || self.is_hung_up(how.generation)
+                        || self.is_hung_up(how)
                         || self.master().is_some_and(|m| !m.is_open())
                 })?;
             }
@@ -254,7 +254,7 @@ impl Tty {
         let mut len = 0;
         let used = {
             let mut state = self.state.lock();
-            if self.is_hung_up(how.generation) || self.master().is_some_and(|m| !m.is_open()) {
+            if self.is_hung_up(how) || self.master().is_some_and(|m| !m.is_open()) {
                 return Err(Errno::EIO);
             }
             if state.ldisc.is_stopped() {
@@ -395,7 +395,7 @@ impl Tty {
     pub fn poll(&self, how: OpenedAs, table: &mut PollTable<'_>) -> PollFlags {
         table.wait(&self.read_wait);
         table.wait(&self.write_wait);
-        if self.is_hung_up(how.generation) {
+        if self.is_hung_up(how) {
             return PollFlags::READABLE | PollFlags::WRITABLE | PollFlags::ERR | PollFlags::HUP;
         }
         let state = self.state.lock();

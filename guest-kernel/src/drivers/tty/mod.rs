@@ -37,6 +37,7 @@ use crate::kref::Ref;
 use crate::ns::Pid;
 use crate::sched::WaitQueue;
 use crate::sync::{IrqLock, Mutex};
+use io::OpenedAs;
 pub use job::disassociate_ctty;
 use ldisc::LineDiscipline;
 use pty::Master;
@@ -126,9 +127,9 @@ impl Tty {
         }
     }
 
-    /// True if a hangup came after a file with this generation was opened.
-    fn is_hung_up(&self, generation: u32) -> bool {
-        self.generation.load(Ordering::Acquire) != generation
+    /// True if a hangup came after a file was opened. Files of /dev/console survive.
+    fn is_hung_up(&self, how: OpenedAs) -> bool {
+        !how.is_console && self.generation.load(Ordering::Acquire) != how.generation
     }
 
     /// Looks at the state: for /proc and tests.
