@@ -7,4 +7,5 @@ pub mod irq;
 pub mod klog;
 pub mod pl011;
 pub mod pl031;
+pub mod random;
 pub mod tty;

@@ -1,6 +1,7 @@
 //! [`File`]: an open file description (open(2)): what descriptors refer to, shared by `dup` and fork.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use belljar_abi::Described;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::Backing;
 use crate::signal::hooks;
 use crate::sync::Once;
 use crate::uapi;
@@ -98,13 +100,17 @@ bitflags::bitflags! {
         const WRITER = 1 << 6;
         /// Reading leaves the access time alone.
         const NOATIME = 1 << 7;
+        /// read(2) and write(2) start at the position and move it.
+        const POSITION = 1 << 8;
     }
 }
 belljar_abi::describe_flags!(FMode);
 
 impl FMode {
     /// What a file with a position can do.
-    pub const SEEKABLE: Self = Self::LSEEK.union(Self::PREAD);
+    pub const SEEKABLE: Self = Self::LSEEK.union(Self::PREAD).union(Self::POSITION);
+    /// What a device does that takes any position and has none.
+    pub const POSITIONLESS: Self = Self::LSEEK.union(Self::PREAD);
 }
 
 /// What kind of thing an open file is, as `belljar fds` shows it.
@@ -220,6 +226,11 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// What stands behind a mapping of the file (mmap(2)).
+    fn mmap(&self, _file: &Ref<File>) -> Result<Arc<dyn Backing>> {
+        Err(Errno::ENODEV)
+    }
+
     /// fallocate(2).
     fn fallocate(&self, _file: &File, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
@@ -236,7 +247,7 @@ pub trait FileOps: Any + Send + Sync {
         self.abilities().is_empty()
     }
 
-    /// Which of [`FMode::SEEKABLE`] it can do.
+    /// Which of [`FMode::SEEKABLE`] it has.
     fn abilities(&self) -> FMode {
         FMode::SEEKABLE
     }
@@ -430,7 +441,7 @@ impl File {
     /// of threads do not interleave).
     #[inline]
     fn with_pos<R>(&self, io: impl FnOnce(&mut u64) -> R) -> R {
-        if !self.fmode.contains(FMode::LSEEK) {
+        if !self.fmode.contains(FMode::POSITION) {
             return io(&mut 0);
         }
         let _guard = self.pos_lock.lock();

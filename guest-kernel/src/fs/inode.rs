@@ -20,6 +20,7 @@ use super::perm::{self, Access};
 use super::{Dev, Mutex, Path, SuperBlock, Timestamp};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::{FrameRef, Mapping};
 use crate::ns::Cred;
 use crate::sync::{Once, SpinLock};
 use crate::uapi;
@@ -225,6 +226,28 @@ pub trait InodeOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The pages of a file that is made of pages.
+    fn mapping(&self) -> Option<&Mapping> {
+        None
+    }
+
+    /// The page at `index` for writing or mapping; it comes into being if it is not there, which the
+    /// file system may refuse (`ENOSPC`).
+    fn page(&self, _inode: &Inode, index: u64) -> Result<FrameRef> {
+        self.mapping().ok_or(Errno::EINVAL)?.get_or_zero(index)
+    }
+
+    /// Makes a range of a file that is made of pages a hole, under the inode's lock.
+    fn punch_hole(&self, _inode: &Inode, start: u64, end: u64) -> Result<()> {
+        self.mapping().ok_or(Errno::EOPNOTSUPP)?.punch_hole(start, end);
+        Ok(())
+    }
+
+    /// May refuse a write of `len` bytes at `pos` (seals), under the inode's lock.
+    fn before_write(&self, _inode: &Inode, _pos: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Checks access, if the inode has [`InodeFlags::CUSTOM_PERMISSION`].
     fn permission(&self, inode: &Inode, access: Access, cred: &Cred) -> Result<()> {
         perm::generic_permission(inode, access, cred)
@@ -309,6 +332,11 @@ impl Inode {
     /// The file system's part as a `T`.
     pub fn ops_as<T: InodeOps>(&self) -> Option<&T> {
         (&*self.ops as &dyn Any).downcast_ref()
+    }
+
+    /// The file system's part as a `T`, for whoever owns the inode alone.
+    pub fn ops_as_mut<T: InodeOps>(&mut self) -> Option<&mut T> {
+        (&mut *self.ops as &mut dyn Any).downcast_mut()
     }
 
     /// File type and permission bits.

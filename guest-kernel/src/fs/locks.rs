@@ -134,7 +134,8 @@ impl Table {
                 i += 1;
                 continue;
             }
-            let touches = old.start <= new.end.saturating_add(1) && new.start <= old.end.saturating_add(1);
+            let touches =
+                old.start <= new.end.saturating_add(1) && new.start <= old.end.saturating_add(1);
             if !unlock && old.exclusive == request.exclusive && touches {
                 // Neighbours of one kind become one lock.
                 new.start = new.start.min(old.start);
@@ -257,8 +258,11 @@ mod tests {
 
     fn ranges(locks: &InodeLocks, owner: usize) -> Vec<(u64, u64, bool)> {
         let table = locks.table().locks.lock();
-        let mut out: Vec<_> =
-            table.iter().filter(|l| l.owner == owner).map(|l| (l.start, l.end, l.exclusive)).collect();
+        let mut out: Vec<_> = table
+            .iter()
+            .filter(|l| l.owner == owner)
+            .map(|l| (l.start, l.end, l.exclusive))
+            .collect();
         out.sort();
         out
     }

@@ -24,16 +24,20 @@
 pub mod anon;
 pub mod chrdev;
 pub mod dentry;
+pub mod dev;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
 pub mod files;
 pub mod fs_struct;
+pub mod init;
+pub mod initramfs;
 pub mod inode;
 pub mod locks;
 pub mod mount;
 pub mod namei;
 pub mod open;
+pub mod pagecache;
 pub mod path;
 pub mod perm;
 pub mod pipe;
@@ -41,14 +45,21 @@ pub mod poll;
 pub mod poller;
 pub mod superblock;
 pub mod time;
+pub mod tmpfs;
 pub mod userbuf;
 pub mod verbs;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use chrdev::{CharDevice, Dev, register_chrdev};
 pub use dentry::Dentry;
 pub use file::{DirSink, FMode, File, FileKind, FileOps, OpenFlags, Whence};
 pub use files::Files;
 pub use fs_struct::{Caller, FsStruct};
+pub use init::{init, mount_defaults, remove_tree};
 pub use inode::{Attr, Inode, InodeFlags, InodeOps, Link, NewNode, NodeKind, SetAttr};
 pub use mount::{MntNs, Mount, MountFlags};
 pub use path::Path;

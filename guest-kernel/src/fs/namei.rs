@@ -260,7 +260,8 @@ impl Position<'_> {
                         return Err(Errno::EXDEV);
                     }
                     let root = self.root().clone();
-                    if self.flags.contains(LookupFlags::NO_XDEV) && !Ref::ptr_eq(&root.mnt, &self.at.mnt)
+                    if self.flags.contains(LookupFlags::NO_XDEV)
+                        && !Ref::ptr_eq(&root.mnt, &self.at.mnt)
                     {
                         return Err(Errno::EXDEV);
                     }
@@ -275,7 +276,9 @@ impl Position<'_> {
                 if self.flags.intersects(LookupFlags::SCOPED) {
                     return Err(Errno::EXDEV);
                 }
-                if self.flags.contains(LookupFlags::NO_XDEV) && !Ref::ptr_eq(&place.mnt, &self.at.mnt) {
+                if self.flags.contains(LookupFlags::NO_XDEV)
+                    && !Ref::ptr_eq(&place.mnt, &self.at.mnt)
+                {
                     return Err(Errno::EXDEV);
                 }
                 self.at = place;

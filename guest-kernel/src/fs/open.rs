@@ -25,7 +25,12 @@ pub struct OpenHow {
 }
 
 /// Opens `name`, from `start` or the working directory.
-pub fn open(caller: Caller<'_>, start: Option<&Path>, name: &[u8], how: OpenHow) -> Result<Ref<File>> {
+pub fn open(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    how: OpenHow,
+) -> Result<Ref<File>> {
     let flags = how.flags;
     let mut walk = how.resolve;
     walk.set(LookupFlags::FOLLOW, !flags.intersects(OpenFlags::NOFOLLOW));
@@ -185,7 +190,12 @@ fn may_open(caller: Caller<'_>, path: &Path, flags: OpenFlags, created: bool) ->
 }
 
 /// Opens the file at `path`; one that was created just now needs no permission.
-pub fn open_path(caller: Caller<'_>, path: Path, flags: OpenFlags, created: bool) -> Result<Ref<File>> {
+pub fn open_path(
+    caller: Caller<'_>,
+    path: Path,
+    flags: OpenFlags,
+    created: bool,
+) -> Result<Ref<File>> {
     may_open(caller, &path, flags, created)?;
     let inode = path.inode()?.clone();
     let truncate = flags.contains(OpenFlags::TRUNC) && inode.is_regular() && !created;
@@ -285,11 +295,7 @@ pub fn honours_set_id(file: &File) -> bool {
 }
 
 /// chroot(2) and chdir(2) need a directory that may be searched.
-pub fn directory(
-    caller: Caller<'_>,
-    start: Option<&Path>,
-    name: &[u8],
-) -> Result<Path> {
+pub fn directory(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Result<Path> {
     let path = lookup(caller, start, name, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
     perm::permission(path.inode()?, Access::EXEC, caller.cred)?;
     Ok(path)

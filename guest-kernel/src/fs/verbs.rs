@@ -86,10 +86,18 @@ pub fn mkdir(caller: Caller<'_>, start: Option<&Path>, name: &[u8], mode: u32) -
 }
 
 /// mknod(2).
-pub fn mknod(caller: Caller<'_>, start: Option<&Path>, name: &[u8], mode: u32, dev: Dev) -> Result<Path> {
+pub fn mknod(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    mode: u32,
+    dev: Dev,
+) -> Result<Path> {
     let bits = mode & PERMISSION_BITS & !caller.fs.umask();
     let kind = match mode & uapi::S_IFMT {
-        0 | uapi::S_IFREG => return make(caller, start, name, uapi::S_IFREG | bits, NodeKind::Plain),
+        0 | uapi::S_IFREG => {
+            return make(caller, start, name, uapi::S_IFREG | bits, NodeKind::Plain);
+        }
         uapi::S_IFIFO | uapi::S_IFSOCK => NodeKind::Plain,
         uapi::S_IFCHR | uapi::S_IFBLK if caller.cred.capable(Cap::Mknod) => NodeKind::Device(dev),
         uapi::S_IFCHR | uapi::S_IFBLK | uapi::S_IFDIR => return Err(Errno::EPERM),
@@ -99,7 +107,12 @@ pub fn mknod(caller: Caller<'_>, start: Option<&Path>, name: &[u8], mode: u32, d
 }
 
 /// symlink(2).
-pub fn symlink(caller: Caller<'_>, target: &[u8], start: Option<&Path>, name: &[u8]) -> Result<Path> {
+pub fn symlink(
+    caller: Caller<'_>,
+    target: &[u8],
+    start: Option<&Path>,
+    name: &[u8],
+) -> Result<Path> {
     if target.is_empty() {
         return Err(Errno::ENOENT);
     }
@@ -258,7 +271,12 @@ pub fn rename(
     }
 }
 
-fn rename_locked(caller: Caller<'_>, old: &Parent<'_>, new: &Parent<'_>, flags: RenameFlags) -> Result<()> {
+fn rename_locked(
+    caller: Caller<'_>,
+    old: &Parent<'_>,
+    new: &Parent<'_>,
+    flags: RenameFlags,
+) -> Result<()> {
     let exchange = flags.contains(RenameFlags::EXCHANGE);
     let (dentry, inode) = victim(old)?;
     let target = lookup_locked(&new.dir.dentry, new.name)?;
@@ -446,8 +464,8 @@ pub fn truncate(caller: Caller<'_>, path: &Path, size: u64) -> Result<()> {
     path.mnt.want_write()?;
     perm::permission(inode, Access::WRITE, caller.cred)?;
     inode.get_write_access()?;
-    let result = super::file::check_size_limit(inode.size(), size)
-        .and_then(|()| set_length(inode, size));
+    let result =
+        super::file::check_size_limit(inode.size(), size).and_then(|()| set_length(inode, size));
     inode.put_write_access();
     result
 }

@@ -144,6 +144,24 @@ impl Tree {
         }
     }
 
+    /// The first page at `index` or after it, below a slot whose first page is `base`.
+    fn next(slot: &Slot, height: u32, base: u64, index: u64) -> Option<u64> {
+        if base.saturating_add(last_index(height)) < index {
+            return None;
+        }
+        match slot {
+            Slot::Empty => None,
+            Slot::Page(_) => Some(base),
+            Slot::Node(node) => {
+                let step = last_index(height - 1).saturating_add(1);
+                node.slots.iter().enumerate().find_map(|(i, slot)| {
+                    let child = step.checked_mul(i as u64)?.checked_add(base)?;
+                    Self::next(slot, height - 1, child, index)
+                })
+            }
+        }
+    }
+
     fn remove_range(&mut self, first: u64, last: u64) {
         self.pages -= Self::remove(&mut self.root, self.height, 0, first, last);
         if matches!(self.root, Slot::Empty) {
@@ -206,6 +224,12 @@ impl Mapping {
     #[inline]
     pub fn get(&self, index: u64) -> Option<FrameRef> {
         self.tree.lock().get(index).cloned()
+    }
+
+    /// The index of the first page in memory at `index` or after it.
+    pub fn next_page(&self, index: u64) -> Option<u64> {
+        let tree = self.tree.lock();
+        Tree::next(&tree.root, tree.height, 0, index)
     }
 
     /// Calls `f` with the pages in memory among `first..=last`. `f` runs under the tree's spin lock.

@@ -48,12 +48,8 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     task.real_parent.store(ptr, Ordering::Relaxed);
     list::lock().link_new(&task);
     let task = INIT_TASK.set(task);
-    // The boot thread goes on as task 0, on the same stack.
-    let boot = arch::current_thread();
-    // SAFETY: task 0 does not run before it is made the current thread below.
-    unsafe { *task.se.thread.stack.get() = *boot.stack.get() };
-    task.se.thread.info.set_preempt_count(boot.info.preempt_count());
-    arch::set_current_thread(&task.se.thread);
+    // SAFETY: once, at boot; the reference in `INIT_TASK` keeps task 0 for ever.
+    unsafe { sched::adopt_boot_thread(&task.se) };
     crate::panic::set_task_description(describe_current);
     signal::install_hooks();
     crate::mm::oom::set_killer(oom_kill);

@@ -8,12 +8,14 @@
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`jobs`] | process groups, sessions |
+//! | [`kthread`] | kernel threads |
 //! | [`init`] | tasks 0 and 1, from nothing |
 
 pub mod elf;
 pub mod exit;
 pub mod fork;
 pub mod jobs;
+pub mod kthread;
 pub mod sigframe;
 pub mod signal;
 pub mod wait;

@@ -29,7 +29,7 @@
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
 //! | [`policy`] | setting policy, nice value, affinity |
-//! | [`softirq`] | work put off by interrupt handlers |
+//! | [`softirq`], [`workqueue`] | work put off by interrupt handlers; work put off to threads |
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
@@ -51,6 +51,7 @@ pub mod softirq;
 pub mod state;
 pub mod timer;
 pub mod wait;
+pub mod workqueue;
 
 pub use clock::{
     ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime,

@@ -88,14 +88,16 @@ impl RunQueue {
         }
     }
 
-    /// Starts scheduling: `idle` is what runs now. The queue does not move any more.
+    /// Names the idle entity, which is what runs now. The queue does not move any more.
     ///
     /// # Safety
     /// `idle` lives for ever, and is what runs on the CPU.
     pub unsafe fn start(&mut self, cpu: usize, idle: &'static Entity, now: u64) {
         self.cpu = cpu as u32;
         let [active, expired] = self.arrays.each_mut();
-        (self.active, self.expired) = (active, expired);
+        if self.active.is_null() {
+            (self.active, self.expired) = (active, expired);
+        }
         self.idle = idle;
         self.curr = idle;
         self.last_tick = now;

@@ -65,35 +65,41 @@ impl Drop for RqGuard {
     }
 }
 
-/// Task 0 takes over what the boot code was running as: this thread of control is `entity` from here on.
+/// Task 0 takes over what the boot code was running as: this thread of control, with its stack, is
+/// `entity` from here on, and the CPU's idle entity if it schedules already.
 ///
 /// # Safety
-/// Called once, by the boot CPU, before [`init_cpu`]; `entity` lives for ever.
-pub unsafe fn adopt_boot_thread(entity: &Entity) {
+/// Called once, by the boot CPU; `entity` never ran, and lives for ever.
+pub unsafe fn adopt_boot_thread(entity: &'static Entity) {
     let _irq = IrqGuard::new();
-    let boot = &arch::current_thread().info;
-    entity.thread.info.set_cpu(boot.cpu());
-    entity.thread.info.set_preempt_count(boot.preempt_count());
-    entity.thread.info.set(boot.flags());
-    entity.set_running();
-    entity.on_cpu.store(true, Relaxed);
-    // SAFETY: the caller's promise: it lives for ever.
-    arch::set_current_thread(unsafe { &*ptr::from_ref(&entity.thread) });
+    let boot = arch::current_thread();
+    entity.thread.info.set_cpu(boot.info.cpu());
+    entity.thread.info.set_preempt_count(boot.info.preempt_count());
+    entity.thread.info.set(boot.info.flags());
+    // SAFETY: the boot thread runs here, and `entity` does not run yet.
+    unsafe { *entity.thread.stack.get() = *boot.stack.get() };
+    arch::set_current_thread(&entity.thread);
+    become_idle(entity);
+}
+
+/// The current entity is what its CPU runs when there is nothing else.
+fn become_idle(idle: &'static Entity) {
+    let cpu = this_cpu();
+    idle.policy.store(prio::Policy::Idle as u32, Relaxed);
+    idle.prio.store(prio::MAX_PRIO as i32 - 1, Relaxed);
+    idle.normal_prio.store(prio::MAX_PRIO as i32 - 1, Relaxed);
+    idle.cpus_allowed.store(1 << cpu, Relaxed);
+    idle.on_cpu.store(true, Relaxed);
+    idle.set_running();
+    // SAFETY: the callers' entities live for ever and are what runs here.
+    unsafe { lock_rq(cpu).start(cpu, idle, monotonic_ns()) };
 }
 
 /// This CPU starts to schedule; what runs now becomes its idle entity.
 pub fn init_cpu() {
-    let idle = current();
     let _irq = IrqGuard::new();
-    let cpu = this_cpu();
-    idle.policy.store(prio::Policy::Idle as u32, Relaxed);
-    idle.prio.store(prio::MAX_PRIO as i32 - 1, Relaxed);
-    idle.cpus_allowed.store(1 << cpu, Relaxed);
-    idle.on_cpu.store(true, Relaxed);
-    idle.set_running();
-    // SAFETY: the boot entity of a CPU lives for ever (`boot_thread`, or a static of the task floor's).
-    unsafe { lock_rq(cpu).start(cpu, idle, monotonic_ns()) };
-    cpu::set_online(cpu);
+    become_idle(current());
+    cpu::set_online(this_cpu());
 }
 
 /// True once this CPU schedules.

@@ -1,0 +1,116 @@
+//! Bringing the file systems up: the root, what the initramfs holds, the usual mounts.
+
+use alloc::vec::Vec;
+
+use super::file::{DirSink, OpenFlags};
+use super::mount::{init_mnt_ns, set_init_mnt_ns};
+use super::namei::LookupFlags;
+use super::superblock::{MountRequest, register_filesystem};
+use super::{
+    Caller, FsStruct, MntNs, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open,
+    tmpfs, verbs,
+};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::ns::Cred;
+use crate::{kwarn, mm, uapi};
+
+/// Makes the root file system, fills it from `initrd` and returns its root. Boot order calls it once,
+/// when memory is there and the drivers have registered their devices.
+pub fn init(initrd: &[u8]) -> Result<Path> {
+    // A name takes some 200 bytes: a few per cent of memory at most.
+    dentry::set_cache_limit(mm::total_pages() / 2);
+    anon::init()?;
+    tmpfs::memfd::init()?;
+    dev::init();
+    register_filesystem(&tmpfs::TMPFS);
+    register_filesystem(&tmpfs::RAMFS);
+    register_filesystem(&dev::DEVTMPFS);
+
+    let dentry = tmpfs::new_unlimited("rootfs", 0o755)?;
+    let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::empty())?;
+    set_init_mnt_ns(MntNs::new(mnt.clone())?);
+    let root = Path { mnt, dentry };
+    if !initrd.is_empty() {
+        let fs = FsStruct::new(root.clone(), 0)?;
+        initramfs::unpack(Caller { fs: &fs, cred: &Cred::root() }, initrd);
+    }
+    Ok(root)
+}
+
+/// The usual mounts: type, place, options, flags. A type that is not registered is left out.
+const DEFAULTS: [(&str, &[u8], &[u8], MountFlags); 6] = {
+    const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+    const QUIET: MountFlags = SAFE.union(MountFlags::NOEXEC);
+    [
+        ("devtmpfs", b"/dev", b"", MountFlags::NOSUID),
+        ("proc", b"/proc", b"", QUIET),
+        ("sysfs", b"/sys", b"", QUIET),
+        ("devpts", b"/dev/pts", b"", MountFlags::NOSUID.union(MountFlags::NOEXEC)),
+        ("tmpfs", b"/dev/shm", b"mode=1777", SAFE),
+        ("tmpfs", b"/tmp", b"mode=1777", SAFE),
+    ]
+};
+
+/// Mounts the usual file systems where a folder is there or can be made.
+pub fn mount_defaults() {
+    for (fs_type, place, data, flags) in DEFAULTS {
+        match mount_default(fs_type, place, data, flags) {
+            Ok(()) | Err(Errno::ENODEV) => {}
+            Err(error) => kwarn!("{fs_type} on {}: {error}", place.escape_ascii()),
+        }
+    }
+}
+
+fn mount_default(fs_type: &str, place: &[u8], data: &[u8], flags: MountFlags) -> Result<()> {
+    super::superblock::find_filesystem(fs_type.as_bytes())?;
+    let ns = init_mnt_ns();
+    let fs = FsStruct::new(ns.root().ok_or(Errno::ENOENT)?, 0)?;
+    let caller = Caller { fs: &fs, cred: &Cred::root() };
+    match verbs::mkdir(caller, None, place, 0o755) {
+        Ok(_) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let at = namei::lookup(caller, None, place, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    let request = MountRequest { source: fs_type.as_bytes(), data, flags };
+    ns.mount(fs_type.as_bytes(), &request, &at)
+}
+
+/// Collects names and types of a directory.
+struct Names(Vec<(Vec<u8>, u32)>);
+
+impl DirSink for Names {
+    fn emit(&mut self, name: &[u8], _ino: u64, mode: u32, _next: u64) -> bool {
+        if name != b"." && name != b".." {
+            self.0.push((name.to_vec(), mode));
+        }
+        true
+    }
+}
+
+/// Removes a file or a folder with all that is in it, as far as possible: what the image brought for
+/// the kernel alone.
+pub fn remove_tree(fs: &Ref<FsStruct>, path: &[u8]) {
+    let caller = Caller { fs, cred: &Cred::root() };
+    // Deepest last; then removed from the end.
+    let mut pending = alloc::vec![path.to_vec()];
+    let mut at = 0;
+    while let Some(dir) = pending.get(at).cloned() {
+        at += 1;
+        let Ok(place) = namei::lookup(caller, None, &dir, LookupFlags::empty()) else { continue };
+        let Ok(file) = open::open_kernel(place, OpenFlags::DIRECTORY) else { continue };
+        let mut names = Names(Vec::new());
+        let _ = file.readdir(&mut names);
+        for (name, mode) in names.0 {
+            let inner = [&dir, &b"/"[..], &name].concat();
+            if mode & uapi::S_IFMT == uapi::S_IFDIR {
+                pending.push(inner);
+            } else {
+                let _ = verbs::unlink(caller, None, &inner);
+            }
+        }
+    }
+    for dir in pending.iter().rev() {
+        let _ = verbs::rmdir(caller, None, dir);
+    }
+}

@@ -1,0 +1,244 @@
+//! Reading and writing files whose content is pages of an [`mm::Mapping`](crate::mm::Mapping): the
+//! file operations of tmpfs, memfd and whatever keeps a page cache.
+//!
+//! Data is copied straight between the page and the caller's memory, with no lock held: a page that
+//! is truncated meanwhile lives until the copy is done. Writers of one file go one at a time, under
+//! its inode's lock; readers take no lock at all.
+
+use alloc::sync::Arc;
+use core::any::Any;
+
+use super::file::{FileOps, Whence, check_size_limit, size_limit};
+use super::inode::Inode;
+use super::{FMode, File, OpenFlags, UserBuf, verbs};
+use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::mm::{Backing, Fault, FrameRef, MappedFile, Mapping};
+use crate::signal::hooks;
+use crate::uapi;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// An open file whose inode has pages ([`InodeOps::mapping`](super::InodeOps::mapping)).
+pub struct PagedFile;
+
+impl FileOps for PagedFile {
+    fn read(&self, file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let inode = &*file.inode;
+        let done = read(inode, buf, pos)?;
+        if !file.fmode().contains(FMode::NOATIME) {
+            inode.touch_read();
+        }
+        Ok(done)
+    }
+
+    fn write(&self, file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let inode = &*file.inode;
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let _guard = inode.lock.lock();
+        if file.flags().contains(OpenFlags::APPEND) {
+            *pos = inode.size();
+        }
+        let limit = inode.sb.max_bytes.min(size_limit());
+        if *pos >= limit {
+            if limit < inode.sb.max_bytes {
+                hooks::send_current(uapi::SIGXFSZ as i32);
+            }
+            return Err(Errno::EFBIG);
+        }
+        buf.truncate(usize::try_from(limit - *pos).unwrap_or(usize::MAX));
+        inode.ops().before_write(inode, *pos, buf.remaining() as u64)?;
+        verbs::drop_privileges(inode)?;
+        let done = write(inode, buf, pos)?;
+        inode.touch_modified();
+        Ok(done)
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        match (whence, file.inode.ops().mapping()) {
+            (Whence::Data | Whence::Hole, Some(mapping)) => {
+                seek_data(&file.inode, mapping, offset, whence == Whence::Data)
+            }
+            _ => file.generic_seek(offset, whence),
+        }
+    }
+
+    fn fsync(&self, _file: &File, _data_only: bool) -> Result<()> {
+        // The pages are all there is.
+        Ok(())
+    }
+
+    fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
+        fallocate(&file.inode, mode, offset, len)
+    }
+
+    fn mmap(&self, file: &Ref<File>) -> Result<Arc<dyn Backing>> {
+        Ok(Arc::new(FileBacking { file: file.clone() }))
+    }
+}
+
+/// Reads from `pos` on, which moves; holes read as zeros.
+fn read(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+    let mapping = inode.ops().mapping().ok_or(Errno::EINVAL)?;
+    let mut done = 0;
+    while !buf.is_empty() {
+        let left = inode.size().saturating_sub(*pos);
+        if left == 0 {
+            break;
+        }
+        let offset = *pos as usize & PAGE_MASK;
+        let n = buf.remaining().min(PAGE_SIZE - offset);
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(n);
+        let copied = match mapping.get(*pos >> PAGE_SHIFT) {
+            // SAFETY: `offset + n` lies within the page, which the reference keeps alive.
+            Some(page) => unsafe { buf.put_raw(page.as_ptr().add(offset), n) },
+            None => buf.put_zeros(n),
+        };
+        match copied {
+            Ok(copied) => {
+                *pos += copied as u64;
+                done += copied;
+                if copied < n {
+                    break;
+                }
+            }
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Writes at `pos`, which moves, under the inode's lock. The file grows as bytes arrive.
+fn write(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+    let mapping = inode.ops().mapping().ok_or(Errno::EINVAL)?;
+    let mut done = 0;
+    while !buf.is_empty() {
+        let offset = *pos as usize & PAGE_MASK;
+        let n = buf.remaining().min(PAGE_SIZE - offset);
+        let copied = inode.ops().page(inode, *pos >> PAGE_SHIFT).and_then(|page| {
+            // The instruction cache may hold what the page was before.
+            page.set_flags(0);
+            // SAFETY: `offset + n` lies within the page, which the reference keeps alive. Programs
+            // that map the page see bytes as they arrive.
+            unsafe { buf.take_raw(page.as_ptr().add(offset), n) }
+        });
+        match copied {
+            Ok(copied) => {
+                *pos += copied as u64;
+                done += copied;
+                if *pos > inode.size() {
+                    mapping.truncate(*pos);
+                    inode.set_size(*pos);
+                }
+                if copied < n {
+                    break;
+                }
+            }
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// `SEEK_DATA` and `SEEK_HOLE`: pages that exist are data.
+fn seek_data(inode: &Inode, mapping: &Mapping, offset: i64, data: bool) -> Result<u64> {
+    let size = inode.size();
+    let at = u64::try_from(offset).ok().filter(|&at| at < size).ok_or(Errno::ENXIO)?;
+    let last = (size - 1) >> PAGE_SHIFT;
+    let mut index = at >> PAGE_SHIFT;
+    while index <= last {
+        if data {
+            match mapping.next_page(index) {
+                Some(found) if found <= last => return Ok(at.max(found << PAGE_SHIFT)),
+                _ => return Err(Errno::ENXIO),
+            }
+        }
+        if mapping.get(index).is_none() {
+            return Ok(at.max(index << PAGE_SHIFT));
+        }
+        index += 1;
+    }
+    Ok(size)
+}
+
+/// fallocate(2): default, `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`, `FALLOC_FL_ZERO_RANGE`.
+fn fallocate(inode: &Inode, mode: u32, offset: u64, len: u64) -> Result<()> {
+    const KNOWN: u32 =
+        uapi::FALLOC_FL_KEEP_SIZE | uapi::FALLOC_FL_PUNCH_HOLE | uapi::FALLOC_FL_ZERO_RANGE;
+    let mapping = inode.ops().mapping().ok_or(Errno::EOPNOTSUPP)?;
+    let (keep, punch, zero) = (
+        mode & uapi::FALLOC_FL_KEEP_SIZE != 0,
+        mode & uapi::FALLOC_FL_PUNCH_HOLE != 0,
+        mode & uapi::FALLOC_FL_ZERO_RANGE != 0,
+    );
+    if mode & !KNOWN != 0 || (punch && (!keep || zero)) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let end =
+        offset.checked_add(len).filter(|&end| end <= inode.sb.max_bytes).ok_or(Errno::EFBIG)?;
+    let _guard = inode.lock.lock();
+    if punch || zero {
+        inode.ops().before_write(inode, offset, len)?;
+        inode.ops().punch_hole(inode, offset, end)?;
+    }
+    if !punch {
+        if !keep {
+            check_size_limit(inode.size(), end)?;
+            inode.ops().before_write(inode, offset, len)?;
+        }
+        for index in offset >> PAGE_SHIFT..end.div_ceil(PAGE) {
+            inode.ops().page(inode, index)?;
+        }
+        if !keep && end > inode.size() {
+            mapping.truncate(end);
+            inode.set_size(end);
+        }
+    }
+    inode.touch_modified();
+    Ok(())
+}
+
+/// `file` as mmap(2) and execve(2) map it, with its names. `ENODEV` if it cannot be mapped.
+pub fn mapped_file(file: &Ref<File>) -> Result<Ref<MappedFile>> {
+    let backing = file.ops().mmap(file)?;
+    let dev = u64::from(file.inode.dev.encode());
+    // Nearly all paths are short; the stack has no room for all of them.
+    let mut short = [0; 256];
+    match file.path.text(&mut short) {
+        Ok(path) => MappedFile::new(backing, dev, file.inode.ino, path),
+        Err(_) => MappedFile::new(backing, dev, file.inode.ino, &file.path.to_vec()?),
+    }
+}
+
+/// A file as address spaces hold it.
+pub struct FileBacking {
+    /// Keeps the file open, as POSIX wants, also after its descriptor is closed.
+    pub file: Ref<File>,
+}
+
+impl Backing for FileBacking {
+    fn mapping(&self) -> Option<&Mapping> {
+        self.file.inode.ops().mapping()
+    }
+
+    fn page(&self, index: u64, _write: bool) -> Result<FrameRef, Fault> {
+        let inode = &*self.file.inode;
+        if index >= inode.size().div_ceil(PAGE) {
+            return Err(Fault::BusErr);
+        }
+        match inode.ops().page(inode, index) {
+            Ok(page) => Ok(page),
+            Err(Errno::ENOMEM) => Err(Fault::Oom),
+            Err(_) => Err(Fault::BusErr),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,78 @@
+//! A file system of its own for a test.
+
+use super::open::{OpenHow, open};
+use super::superblock::{FileSystem, MountRequest};
+use super::{Caller, File, FsStruct, MntNs, Mount, MountFlags, OpenFlags, Path, UserBuf, tmpfs};
+use crate::errno::Result;
+use crate::kref::Ref;
+use crate::ns::Cred;
+
+/// A namespace with an empty tmpfs, and a caller in it.
+pub struct World {
+    pub ns: Ref<MntNs>,
+    pub fs: Ref<FsStruct>,
+    pub cred: Cred,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_options(b"size=1m,nr_inodes=1000")
+    }
+
+    pub fn with_options(data: &[u8]) -> Self {
+        crate::mm::testing::setup();
+        let request = MountRequest { source: b"none", data, flags: MountFlags::empty() };
+        let dentry = tmpfs::TMPFS.mount(&request).unwrap();
+        let mnt = Mount::new(dentry.clone(), b"none", MountFlags::empty()).unwrap();
+        let ns = MntNs::new(mnt.clone()).unwrap();
+        let fs = FsStruct::new(Path { mnt, dentry }, 0o022).unwrap();
+        Self { ns, fs, cred: Cred::root() }
+    }
+
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { fs: &self.fs, cred: &self.cred }
+    }
+
+    pub fn open(&self, name: &str, flags: OpenFlags) -> Result<Ref<File>> {
+        open(
+            self.caller(),
+            None,
+            name.as_bytes(),
+            OpenHow { flags, mode: 0o666, ..Default::default() },
+        )
+    }
+
+    pub fn create(&self, name: &str, content: &str) -> Ref<File> {
+        let file = self.open(name, OpenFlags::CREAT | OpenFlags::RDWR | OpenFlags::TRUNC).unwrap();
+        assert_eq!(write(&file, content.as_bytes()), Ok(content.len()));
+        file
+    }
+
+    pub fn read(&self, name: &str) -> Result<String> {
+        let file = self.open(name, OpenFlags::empty())?;
+        let mut buf = vec![0; file.inode.size() as usize];
+        let n = file.read_kernel(&mut buf, 0)?;
+        assert_eq!(n, buf.len());
+        Ok(String::from_utf8(buf).unwrap())
+    }
+
+    /// A caller without privileges.
+    pub fn user(uid: u32) -> Cred {
+        let mut cred = Cred::root();
+        cred.fsuid = uid;
+        cred.fsgid = uid;
+        cred.cap_effective = crate::ns::CapSet::EMPTY;
+        cred
+    }
+}
+
+pub fn write(file: &File, bytes: &[u8]) -> Result<usize> {
+    file.write(&mut UserBuf::from_kernel(bytes))
+}
+
+pub fn read(file: &File, len: usize) -> Result<Vec<u8>> {
+    let mut buf = vec![0; len];
+    let n = file.read(&mut UserBuf::into_kernel(&mut buf))?;
+    buf.truncate(n);
+    Ok(buf)
+}

@@ -1,0 +1,126 @@
+//! Regular files of tmpfs: pages, counted against the file system's quota, and seals.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::InodeCharge;
+use crate::errno::{Errno, Result};
+use crate::fs::file::{FileOps, OpenFlags};
+use crate::fs::inode::{Attr, InodeOps};
+use crate::fs::pagecache::PagedFile;
+use crate::fs::{Inode, Path};
+use crate::kref::Ref;
+use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_page_of};
+use crate::uapi;
+
+/// A regular file.
+pub(super) struct TmpFile {
+    mapping: Mapping,
+    /// `F_SEAL_*`; `F_SEAL_SEAL` for every file but memfds that allow sealing.
+    seals: AtomicU32,
+    charge: InodeCharge,
+}
+
+impl TmpFile {
+    pub(super) fn new(charge: InodeCharge) -> Self {
+        let seals = AtomicU32::new(uapi::F_SEAL_SEAL);
+        Self { mapping: Mapping::new(PageKind::Shmem), seals, charge }
+    }
+
+    pub(super) fn seals(&self) -> u32 {
+        self.seals.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_seals(&self, seals: u32) {
+        self.seals.store(seals, Ordering::Relaxed);
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Runs a change that may drop pages, and gives their share of the quota back.
+    fn releasing(&self, change: impl FnOnce(&Mapping)) {
+        let before = self.mapping.resident_pages();
+        change(&self.mapping);
+        let after = self.mapping.resident_pages();
+        self.charge.0.release_pages(before.saturating_sub(after));
+    }
+}
+
+impl InodeOps for TmpFile {
+    fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(PagedFile))
+    }
+
+    fn getattr(&self, _inode: &Inode, attr: &mut Attr) -> Result<()> {
+        attr.blocks = self.mapping.resident_pages() * 8;
+        Ok(())
+    }
+
+    fn truncate(&self, inode: &Inode, size: u64) -> Result<()> {
+        let seals = self.seals();
+        let old = inode.size();
+        if (size < old && seals & uapi::F_SEAL_SHRINK != 0)
+            || (size > old && seals & uapi::F_SEAL_GROW != 0)
+        {
+            return Err(Errno::EPERM);
+        }
+        // Readers go by the inode's size: it shrinks before pages go and grows after.
+        if size < old {
+            inode.set_size(size);
+        }
+        self.releasing(|m| m.truncate(size));
+        inode.set_size(size);
+        Ok(())
+    }
+
+    fn mapping(&self) -> Option<&Mapping> {
+        Some(&self.mapping)
+    }
+
+    fn page(&self, _inode: &Inode, index: u64) -> Result<FrameRef> {
+        if let Some(page) = self.mapping.get(index) {
+            return Ok(page);
+        }
+        let quota = &self.charge.0;
+        quota.charge_page()?;
+        let made = alloc_page_of(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER)
+            .and_then(|page| Ok((self.mapping.insert(index, page.clone())?, page)));
+        match made {
+            Ok((there, page)) => {
+                if there.phys() != page.phys() {
+                    // Somebody was faster.
+                    quota.release_pages(1);
+                }
+                Ok(there)
+            }
+            Err(error) => {
+                quota.release_pages(1);
+                Err(error)
+            }
+        }
+    }
+
+    fn punch_hole(&self, _inode: &Inode, start: u64, end: u64) -> Result<()> {
+        self.releasing(|m| m.punch_hole(start, end));
+        Ok(())
+    }
+
+    fn before_write(&self, inode: &Inode, pos: u64, len: u64) -> Result<()> {
+        let seals = self.seals();
+        if seals & (uapi::F_SEAL_WRITE | uapi::F_SEAL_FUTURE_WRITE) != 0 {
+            return Err(Errno::EPERM);
+        }
+        if seals & uapi::F_SEAL_GROW != 0 && pos.saturating_add(len) > inode.size() {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TmpFile {
+    fn drop(&mut self) {
+        self.charge.0.release_pages(self.mapping.resident_pages());
+    }
+}

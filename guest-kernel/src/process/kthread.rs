@@ -1,0 +1,240 @@
+//! Kernel threads: tasks without memory of their own that run a function of the kernel.
+//!
+//! All of them are made by `kthreadd`, task 2, and are its children: whoever asks for one sends it a
+//! request and waits. So a thread inherits nothing from who asked (memory, signals, files, priority).
+//!
+//! A thread made by [`kthread_create`] does not run before [`Kthread::wake`]; [`kthread_run`] does both.
+//! The function gets its own [`Kthread`], returns when `should_stop` says so, and what it returns is what
+//! [`Kthread::stop`] returns.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use super::{exit, fork};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, cpu, softirq, workqueue};
+use crate::signal::{NSIG, SigAction};
+use crate::sync::{Mutex, Once, SpinLock};
+use crate::task::{self, Task};
+use crate::wait_event_interruptible;
+
+type Body = Box<dyn FnOnce(&Kthread) -> i32 + Send>;
+
+/// A kernel thread.
+pub struct Kthread {
+    task: Once<Ref<Task>>,
+    body: Mutex<Option<Body>>,
+    started: AtomicBool,
+    stop: AtomicBool,
+    result: AtomicI32,
+    exited: Completion,
+}
+
+impl Kthread {
+    /// Its task.
+    pub fn task(&self) -> &Task {
+        self.task.get()
+    }
+
+    /// Lets it run, the first time; later, ends its sleep (`wake_up_process`).
+    pub fn wake(&self) {
+        if self.started.swap(true, Ordering::AcqRel) {
+            sched::wake_up_process(&self.task().se);
+        } else {
+            fork::start(self.task.get());
+        }
+    }
+
+    /// True once it is to return: what its function asks. Check it between setting a sleep's state and
+    /// sleeping, like any condition.
+    pub fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Tells it to return, waits until it did, and returns its result; one that never ran is not
+    /// run: `EINTR`.
+    pub fn stop(&self) -> Result<i32> {
+        self.stop.store(true, Ordering::Release);
+        if !self.started.load(Ordering::Acquire) {
+            // It has to run to end; it will not call its function.
+            drop(self.body.lock().take());
+        }
+        self.wake();
+        self.exited.wait();
+        match self.result.load(Ordering::Acquire) {
+            NEVER_RAN => Err(Errno::EINTR),
+            result => Ok(result),
+        }
+    }
+
+    /// Sleeps until `condition` is true or the thread is to stop; true if it is to stop. For threads that
+    /// wait for requests on `queue`.
+    pub fn wait_for(&self, queue: &WaitQueue, mut condition: impl FnMut() -> bool) -> bool {
+        // Signals are blocked in kernel threads, so nothing else ends the sleep.
+        let _ = wait_event_interruptible!(queue, self.should_stop() || condition());
+        self.should_stop()
+    }
+}
+
+const NEVER_RAN: i32 = i32::MIN;
+
+struct Request {
+    name: String,
+    cpu: Option<usize>,
+    thread: Arc<Kthread>,
+    outcome: SpinLock<Option<Result<()>>>,
+    done: Completion,
+}
+
+struct Kthreadd {
+    requests: SpinLock<VecDeque<Arc<Request>>>,
+    queue: WaitQueue,
+}
+
+static KTHREADD: Kthreadd =
+    Kthreadd { requests: SpinLock::new(VecDeque::new()), queue: WaitQueue::new() };
+
+fn create(
+    name: &str,
+    cpu: Option<usize>,
+    body: impl FnOnce(&Kthread) -> i32 + Send + 'static,
+) -> Result<Arc<Kthread>> {
+    let thread = Arc::new(Kthread {
+        task: Once::new(),
+        body: Mutex::new(Some(Box::new(body))),
+        started: AtomicBool::new(false),
+        stop: AtomicBool::new(false),
+        result: AtomicI32::new(NEVER_RAN),
+        exited: Completion::new(),
+    });
+    let request = Arc::new(Request {
+        name: name.into(),
+        cpu,
+        thread: thread.clone(),
+        outcome: SpinLock::new(None),
+        done: Completion::new(),
+    });
+    KTHREADD.requests.lock().push_back(request.clone());
+    KTHREADD.queue.wake_one();
+    request.done.wait();
+    let outcome = request.outcome.lock().take();
+    outcome.unwrap_or(Err(Errno::EINTR))?;
+    Ok(thread)
+}
+
+/// Makes a thread called `name` (15 bytes are kept) that will run `body`, once it is woken. May sleep.
+pub fn kthread_create(
+    name: &str,
+    body: impl FnOnce(&Kthread) -> i32 + Send + 'static,
+) -> Result<Arc<Kthread>> {
+    create(name, None, body)
+}
+
+/// As [`kthread_create`], bound to a CPU.
+pub fn kthread_create_on_cpu(
+    name: &str,
+    cpu: usize,
+    body: impl FnOnce(&Kthread) -> i32 + Send + 'static,
+) -> Result<Arc<Kthread>> {
+    create(name, Some(cpu), body)
+}
+
+/// Makes a thread and lets it run.
+pub fn kthread_run(
+    name: &str,
+    body: impl FnOnce(&Kthread) -> i32 + Send + 'static,
+) -> Result<Arc<Kthread>> {
+    let thread = create(name, None, body)?;
+    thread.wake();
+    Ok(thread)
+}
+
+/// The first code of every thread made here.
+extern "C" fn kthread(arg: usize) {
+    // SAFETY: `serve` gave this reference away to this thread alone.
+    let thread = unsafe { Arc::from_raw(arg as *const Kthread) };
+    let body = thread.body.lock().take();
+    if let Some(body) = body {
+        let result = body(&thread);
+        thread.result.store(result, Ordering::Release);
+    }
+    thread.exited.complete_all();
+    drop(thread);
+    exit::do_exit(0)
+}
+
+fn serve(request: &Request) -> Result<()> {
+    let arg = Arc::into_raw(request.thread.clone());
+    let made = fork::kernel_thread(kthread, arg as usize, request.name.as_bytes(), task::current());
+    let task = match made {
+        Ok(task) => task,
+        Err(e) => {
+            // SAFETY: no thread was made that could have taken it.
+            drop(unsafe { Arc::from_raw(arg) });
+            return Err(e);
+        }
+    };
+    if let Some(cpu) = request.cpu {
+        task.se.set_cpus_allowed(1 << cpu)?;
+    }
+    request.thread.task.set(task);
+    Ok(())
+}
+
+/// Task 2.
+extern "C" fn kthreadd(_: usize) {
+    // Children that end leave no zombies.
+    for action in task::current().sighand.own().actions.lock().iter_mut().take(NSIG) {
+        action.handler = SigAction::SIG_IGN;
+    }
+    loop {
+        let how = Wait::new(TaskState::IDLE, crate::wait_channel!("kthreadd"));
+        let _ = KTHREADD.queue.wait_until(how, || !KTHREADD.requests.lock().is_empty());
+        loop {
+            let request = KTHREADD.requests.lock().pop_front();
+            let Some(request) = request else { break };
+            let outcome = serve(&request);
+            *request.outcome.lock() = Some(outcome);
+            request.done.complete();
+        }
+    }
+}
+
+/// Makes task 2, at boot, and lets it run. The caller is task 0, its parent.
+pub fn start_kthreadd() -> Result<()> {
+    let task = fork::kernel_thread(kthreadd, 0, b"kthreadd", task::current())?;
+    fork::start(&task);
+    Ok(())
+}
+
+/// Starts the threads that every system has: `ksoftirqd/N` and the `kworker`s of each CPU that schedules.
+pub fn start_system_threads() {
+    let start = |name: &str, cpu: Option<usize>, body: fn(&Kthread, usize)| {
+        let number = cpu.unwrap_or(0);
+        match create(name, cpu, move |me| {
+            body(me, number);
+            0
+        }) {
+            Ok(thread) => thread.wake(),
+            Err(e) => crate::kerr!("{name}: cannot be started: {e}"),
+        }
+    };
+    let mut cpus = cpu::online_mask();
+    while cpus != 0 {
+        let cpu = cpus.trailing_zeros() as usize;
+        cpus &= cpus - 1;
+        start(&alloc::format!("ksoftirqd/{cpu}"), Some(cpu), |me, _| {
+            softirq::daemon(|| me.should_stop());
+        });
+        start(&alloc::format!("kworker/{cpu}:0"), Some(cpu), |me, cpu| {
+            workqueue::worker(workqueue::Pool::Cpu(cpu), || me.should_stop());
+        });
+    }
+    start("kworker/u:0", None, |me, _| {
+        workqueue::worker(workqueue::Pool::Unbound, || me.should_stop());
+    });
+}
