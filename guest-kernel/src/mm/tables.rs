@@ -35,6 +35,8 @@
 //! a stale entry faults once, and the fault handler invalidates the page. An original is dropped
 //! only after that invalidation, so no walker is left in a table that is freed.
 
+use core::ops::Range;
+
 use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{
@@ -78,44 +80,77 @@ impl Rss {
     }
 }
 
-/// The part of a table that may have entries, and how many it has: kept in its frame's record so that
-/// scans of sparse tables are short. Exact only while the table is exclusive; then bounds only grow.
+/// Entries in a group; a table's record has one bit for each group.
+const GROUP: usize = ENTRIES / 64;
+
+/// How many entries a table has, and in which groups there may be any: kept in its frame's record
+/// (`private`, `index`), so that scans of sparse tables are short. The number is exact; a group's bit
+/// stays once it is set.
 #[derive(Clone, Copy)]
 struct Fill {
-    used: u16,
-    low: u16,
-    high: u16,
+    used: u64,
+    groups: u64,
 }
 
 impl Fill {
-    const EMPTY: Self = Self { used: 0, low: ENTRIES as u16, high: 0 };
+    const EMPTY: Self = Self { used: 0, groups: 0 };
 
     #[inline]
     fn of(table: PhysAddr) -> Self {
-        let bits = page_of(table).private();
-        Self { used: bits as u16, low: (bits >> 16) as u16, high: (bits >> 32) as u16 }
+        let page = page_of(table);
+        Self { used: page.private(), groups: page.index() }
     }
 
     #[inline]
     fn store(self, table: PhysAddr) {
-        let bits = u64::from(self.used) | u64::from(self.low) << 16 | u64::from(self.high) << 32;
-        page_of(table).set_private(bits);
+        let page = page_of(table);
+        page.set_private(self.used);
+        page.set_index(self.groups);
     }
 
     /// One entry more, at `i`.
     #[inline]
     fn add(table: PhysAddr, i: usize) {
         let fill = Self::of(table);
-        let i = i as u16;
-        Self { used: fill.used + 1, low: fill.low.min(i), high: fill.high.max(i + 1) }.store(table);
+        Self { used: fill.used + 1, groups: fill.groups | 1 << (i / GROUP) }.store(table);
     }
 
-    /// One entry less; true if none is left.
+    /// One entry less.
     #[inline]
-    fn remove(table: PhysAddr) -> bool {
-        let fill = Self::of(table);
-        Self { used: fill.used - 1, ..fill }.store(table);
-        fill.used == 1
+    fn remove(table: PhysAddr) {
+        let page = page_of(table);
+        page.set_private(page.private() - 1);
+    }
+}
+
+/// The indices within `first..last` of a table's entries that may be in use.
+struct Occupied {
+    groups: u64,
+    next: usize,
+    last: usize,
+}
+
+impl Iterator for Occupied {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.next >= self.last {
+            return None;
+        }
+        let group = self.next / GROUP;
+        let ahead = self.groups >> group;
+        if ahead & 1 == 0 {
+            if ahead == 0 {
+                return None;
+            }
+            self.next = (group + ahead.trailing_zeros() as usize) * GROUP;
+            if self.next >= self.last {
+                return None;
+            }
+        }
+        self.next += 1;
+        Some(self.next - 1)
     }
 }
 
@@ -128,12 +163,32 @@ fn new_table() -> Result<PhysAddr> {
 }
 
 /// The entries of a table that may be in use, with their indices.
+#[inline]
 fn entries<'a>(table: PhysAddr) -> impl Iterator<Item = (usize, &'a AtomicPte)> {
-    let fill = Fill::of(table);
-    let (low, high) = (usize::from(fill.low), usize::from(fill.high).min(ENTRIES));
+    let groups = Fill::of(table).groups;
     // SAFETY: the callers hold a reference of the table, directly or through its parents.
     let table: &'a Table = unsafe { table_at(table) };
-    table[low.min(high)..high].iter().enumerate().map(move |(i, e)| (low + i, e))
+    Occupied { groups, next: 0, last: ENTRIES }.map(move |i| (i, &table[i]))
+}
+
+/// The entries of a table of `level` at `base` that may be in use and concern `start..end`, each with
+/// the first address that it stands for.
+#[inline]
+fn entries_in<'a>(
+    table: PhysAddr,
+    level: usize,
+    base: u64,
+    start: u64,
+    end: u64,
+) -> impl Iterator<Item = (u64, &'a AtomicPte)> {
+    let size = level_size(level);
+    let span = size * ENTRIES as u64;
+    let next = ((start.clamp(base, base + span) - base) / size) as usize;
+    let last = (end.clamp(base, base + span) - base).div_ceil(size) as usize;
+    let groups = Fill::of(table).groups;
+    // SAFETY: the callers hold a reference of the table, directly or through its parents.
+    let table: &'a Table = unsafe { table_at(table) };
+    Occupied { groups, next, last }.map(move |i| (base + i as u64 * size, &table[i]))
 }
 
 /// Drops one reference of the table at `phys`, whose entries are of `level`.
@@ -191,8 +246,7 @@ fn copy_table(from: PhysAddr, level: usize) -> Result<PhysAddr> {
         }
         copy[i].store(shared);
         fill.used += 1;
-        fill.low = fill.low.min(i as u16);
-        fill.high = i as u16 + 1;
+        fill.groups |= 1 << (i / GROUP);
     }
     fill.store(to);
     Ok(to)
@@ -214,8 +268,6 @@ pub struct Gather {
 
 impl Gather {
     const ROOM: usize = 64;
-    /// Invalidating more pages than this one by one costs more than starting anew.
-    const FEW_PAGES: u64 = 32;
 
     fn new(asid: u16, start: u64, end: u64) -> Self {
         Self { asid, range: (start, end), items: [const { None }; Self::ROOM], len: 0 }
@@ -233,7 +285,7 @@ impl Gather {
         if self.len == 0 {
             return;
         }
-        flush_range(self.asid, self.range.0, self.range.1);
+        tlb::flush_range(self.asid, VirtAddr(self.range.0), VirtAddr(self.range.1));
         for item in &mut self.items[..self.len] {
             match item.take() {
                 Some(Garbage::Leaf(pte)) => put_leaf(pte),
@@ -248,15 +300,6 @@ impl Gather {
 impl Drop for Gather {
     fn drop(&mut self) {
         self.flush();
-    }
-}
-
-/// Invalidates a range of an address space, page by page if that is cheaper.
-fn flush_range(asid: u16, start: u64, end: u64) {
-    if (end - start) / PAGE_SIZE as u64 <= Gather::FEW_PAGES {
-        tlb::flush_range(asid, VirtAddr(start), VirtAddr(end));
-    } else {
-        tlb::flush_asid(asid);
     }
 }
 
@@ -487,20 +530,11 @@ impl Tables {
         end: u64,
         gather: &mut Gather,
     ) {
-        let size = level_size(level);
-        let fill = Fill::of(table);
-        let span = size * ENTRIES as u64;
-        let first = ((start.max(base) - base) / size).max(u64::from(fill.low));
-        let last = (end.min(base + span) - base).div_ceil(size).min(u64::from(fill.high));
-        // SAFETY: reachable from the root, and the tables' lock is held.
-        let entries = unsafe { table_at(table) };
-        for i in first..last {
-            let entry = &entries[i as usize];
+        for (at, entry) in entries_in(table, level, base, start, end) {
             let pte = entry.load();
             if pte.is_empty() {
                 continue;
             }
-            let at = base + i * size;
             if level == LEAF {
                 self.rss.count(pte, -1);
                 entry.store(Pte::EMPTY);
@@ -508,7 +542,7 @@ impl Tables {
                 gather.push(Garbage::Leaf(pte));
                 continue;
             }
-            let whole = start <= at && at + size <= end;
+            let whole = start <= at && at + level_size(level) <= end;
             if whole {
                 self.discount(pte.phys(), level + 1);
             } else {
@@ -569,7 +603,7 @@ impl Tables {
             at = va.0 + PAGE_SIZE as u64;
         }
         if changed {
-            flush_range(asid, start, end);
+            tlb::flush_range(asid, VirtAddr(start), VirtAddr(end));
         }
         result
     }
@@ -586,34 +620,46 @@ impl Tables {
         start: u64,
         end: u64,
     ) -> Option<VirtAddr> {
-        let size = level_size(level);
-        let fill = Fill::of(table);
-        let mut i = ((start.max(base) - base) / size).max(u64::from(fill.low));
-        // SAFETY: reachable from the root, and the tables' lock is held.
-        let entries = unsafe { table_at(table) };
-        while i < u64::from(fill.high) && base + i * size < end {
-            let pte = entries[i as usize].load();
-            let at = base + i * size;
-            if !pte.is_empty() {
-                if level == LEAF {
-                    return Some(VirtAddr(at));
-                }
-                let found = Self::next_present_in(pte.phys(), level + 1, at, start, end);
-                if found.is_some() {
-                    return found;
-                }
+        for (at, entry) in entries_in(table, level, base, start, end) {
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
             }
-            i += 1;
+            if level == LEAF {
+                return Some(VirtAddr(at));
+            }
+            let found = Self::next_present_in(pte.phys(), level + 1, at, start, end);
+            if found.is_some() {
+                return found;
+            }
         }
         None
     }
 
     /// Visits the present pages of `start..end` with the rights that the MMU sees.
     pub fn visit(&self, start: u64, end: u64, mut f: impl FnMut(VirtAddr, Pte)) {
-        let mut at = start;
-        while let Some(va) = self.next_present(at, end) {
-            f(va, self.lookup(va));
-            at = va.0 + PAGE_SIZE as u64;
+        Self::visit_in(self.root, 0, 0, false, start..end, &mut f);
+    }
+
+    fn visit_in(
+        table: PhysAddr,
+        level: usize,
+        base: u64,
+        read_only: bool,
+        range: Range<u64>,
+        f: &mut impl FnMut(VirtAddr, Pte),
+    ) {
+        for (at, entry) in entries_in(table, level, base, range.start, range.end) {
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
+            }
+            if level == LEAF {
+                f(VirtAddr(at), if read_only { pte.read_only() } else { pte });
+            } else {
+                let read_only = read_only || pte.is_table_read_only();
+                Self::visit_in(pte.phys(), level + 1, at, read_only, range.clone(), f);
+            }
         }
     }
 
@@ -686,7 +732,7 @@ impl Tables {
                 continue;
             }
             used += 1;
-            assert!(usize::from(fill.low) <= i && i < usize::from(fill.high), "within the bounds");
+            assert!(fill.groups >> (i / GROUP) & 1 == 1, "the group is marked");
             if level < LEAF {
                 Self::check_table(pte.phys(), level + 1, exclusive && !pte.is_table_read_only());
             } else {
