@@ -7,6 +7,7 @@
 pub mod cred;
 pub mod pipe;
 pub mod poll;
+pub mod mm;
 pub mod process;
 pub mod signal;
 pub mod system;

@@ -1,6 +1,6 @@
 //! The table: number, name, handler. Sorted by number.
 
-use super::{Handler, cred, pipe, poll, process, signal, system, tty};
+use super::{Handler, cred, mm, pipe, poll, process, signal, system, tty};
 
 /// Numbers below this have a slot.
 pub const SIZE: usize = 512;
@@ -69,10 +69,24 @@ pub const ROWS: &[Row] = &[
     (177, "getegid", cred::sys_getegid),
     (178, "gettid", process::sys_gettid),
     (179, "sysinfo", system::sys_sysinfo),
+    (214, "brk", mm::sys_brk),
+    (215, "munmap", mm::sys_munmap),
+    (216, "mremap", mm::sys_mremap),
     (220, "clone", process::sys_clone),
+    (222, "mmap", mm::sys_mmap),
+    (226, "mprotect", mm::sys_mprotect),
+    (227, "msync", mm::sys_msync),
+    (228, "mlock", mm::sys_mlock),
+    (229, "munlock", mm::sys_munlock),
+    (230, "mlockall", mm::sys_mlockall),
+    (231, "munlockall", mm::sys_munlockall),
+    (232, "mincore", mm::sys_mincore),
+    (233, "madvise", mm::sys_madvise),
     (240, "rt_tgsigqueueinfo", signal::sys_rt_tgsigqueueinfo),
     (260, "wait4", process::sys_wait4),
     (261, "prlimit64", process::sys_prlimit64),
+    (283, "membarrier", mm::sys_membarrier),
+    (284, "mlock2", mm::sys_mlock2),
     (435, "clone3", process::sys_clone3),
     (441, "epoll_pwait2", poll::sys_epoll_pwait2),
 ];

@@ -1,0 +1,169 @@
+//! Calls about memory: mmap and its kin, brk, madvise, mincore, locks, membarrier.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::{Args, SysResult};
+use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use crate::errno::{Errno, Result};
+use crate::fs::file::{FMode, File};
+use crate::fs::mount::MountFlags;
+use crate::fs::pagecache::mapped_file;
+use crate::kref::Ref;
+use crate::mm::{MappedFile, MmapRequest, VmFlags, copy_out};
+use crate::task::{self, current_mm};
+use crate::uapi;
+
+/// brk(2): the raw call returns the end of the heap, changed or not.
+pub fn sys_brk(a: &mut Args) -> SysResult {
+    Ok(current_mm()?.set_brk(a.u64(0)) as usize)
+}
+
+/// mmap(2).
+pub fn sys_mmap(a: &mut Args) -> SysResult {
+    let (addr, len, prot, flags) = (a.u64(0), a.u64(1), a.u32(2), a.u32(3));
+    let offset = a.u64(5);
+    if offset & PAGE_MASK as u64 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (file, may) = if flags & uapi::MAP_ANONYMOUS != 0 {
+        (None, VmFlags::MAY)
+    } else {
+        let file = task::current().files().get(a.fd(4))?;
+        let (file, may) = file_to_map(&file, prot, flags)?;
+        (Some(file), may)
+    };
+    let pgoff = offset >> PAGE_SHIFT;
+    let request = MmapRequest { addr, len, prot, flags, file, pgoff, may };
+    Ok(current_mm()?.mmap(request)? as usize)
+}
+
+/// What an open file offers a mapping, and what mprotect(2) may grant it later (mmap(2), ERRORS).
+fn file_to_map(file: &Ref<File>, prot: u32, flags: u32) -> Result<(Ref<MappedFile>, VmFlags)> {
+    let fmode = file.fmode();
+    let shared = flags & uapi::MAP_TYPE != uapi::MAP_PRIVATE;
+    let mut may = VmFlags::MAY;
+    if shared && !fmode.contains(FMode::WRITE) {
+        if prot & uapi::PROT_WRITE != 0 {
+            return Err(Errno::EACCES);
+        }
+        may.remove(VmFlags::MAYWRITE);
+    }
+    if !fmode.contains(FMode::READ) {
+        return Err(Errno::EACCES);
+    }
+    let mnt = &file.path.mnt;
+    // memfds may be executed although no program can reach their mount.
+    if mnt.flags().contains(MountFlags::NOEXEC) && !mnt.is_pseudo() {
+        if prot & uapi::PROT_EXEC != 0 {
+            return Err(Errno::EPERM);
+        }
+        may.remove(VmFlags::MAYEXEC);
+    }
+    Ok((mapped_file(file)?, may))
+}
+
+/// munmap(2).
+pub fn sys_munmap(a: &mut Args) -> SysResult {
+    current_mm()?.munmap(crate::arch::untagged(a.u64(0)), a.u64(1))?;
+    Ok(0)
+}
+
+/// mprotect(2).
+pub fn sys_mprotect(a: &mut Args) -> SysResult {
+    current_mm()?.mprotect(crate::arch::untagged(a.u64(0)), a.u64(1), a.u32(2))?;
+    Ok(0)
+}
+
+/// mremap(2).
+pub fn sys_mremap(a: &mut Args) -> SysResult {
+    let mm = current_mm()?;
+    let flags = u32::try_from(a.u64(3)).map_err(|_| Errno::EINVAL)?;
+    Ok(mm.mremap(a.u64(0), a.u64(1), a.u64(2), flags, a.u64(4))? as usize)
+}
+
+/// madvise(2).
+pub fn sys_madvise(a: &mut Args) -> SysResult {
+    current_mm()?.madvise(crate::arch::untagged(a.u64(0)), a.u64(1), a.u32(2))?;
+    Ok(0)
+}
+
+/// mincore(2).
+pub fn sys_mincore(a: &mut Args) -> SysResult {
+    /// Pages asked for at a time.
+    const CHUNK: u64 = 4096;
+    let (start, len, mut to) = (crate::arch::untagged(a.u64(0)), a.u64(1), a.u64(2));
+    if start & PAGE_MASK as u64 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let end = start.checked_add(len).ok_or(Errno::ENOMEM)?;
+    let mm = current_mm()?;
+    let mut at = start;
+    while at < end {
+        let pages = mm.mincore(at, (end - at).min(CHUNK * PAGE_SIZE as u64))?;
+        copy_out(to, &pages)?;
+        to += pages.len() as u64;
+        at = at.saturating_add((pages.len() * PAGE_SIZE) as u64);
+    }
+    Ok(0)
+}
+
+/// msync(2).
+pub fn sys_msync(a: &mut Args) -> SysResult {
+    current_mm()?.msync(crate::arch::untagged(a.u64(0)), a.u64(1), a.u32(2))?;
+    Ok(0)
+}
+
+/// mlock(2).
+pub fn sys_mlock(a: &mut Args) -> SysResult {
+    current_mm()?.mlock(crate::arch::untagged(a.u64(0)), a.u64(1), false)?;
+    Ok(0)
+}
+
+/// mlock2(2).
+pub fn sys_mlock2(a: &mut Args) -> SysResult {
+    let flags = a.u32(2);
+    if flags & !uapi::MLOCK_ONFAULT != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let on_fault = flags & uapi::MLOCK_ONFAULT != 0;
+    current_mm()?.mlock(crate::arch::untagged(a.u64(0)), a.u64(1), on_fault)?;
+    Ok(0)
+}
+
+/// munlock(2).
+pub fn sys_munlock(a: &mut Args) -> SysResult {
+    current_mm()?.munlock(crate::arch::untagged(a.u64(0)), a.u64(1))?;
+    Ok(0)
+}
+
+/// mlockall(2).
+pub fn sys_mlockall(a: &mut Args) -> SysResult {
+    current_mm()?.mlockall(a.u32(0))?;
+    Ok(0)
+}
+
+/// munlockall(2).
+pub fn sys_munlockall(_: &mut Args) -> SysResult {
+    current_mm()?.munlockall()?;
+    Ok(0)
+}
+
+/// membarrier(2). With one CPU every switch between threads is a barrier. With more, the query says
+/// that there is no command, and programs use their other way.
+pub fn sys_membarrier(a: &mut Args) -> SysResult {
+    /// `MEMBARRIER_CMD_*`: global, expedited (global, private) and their registrations.
+    const COMMANDS: u32 = 0b1_1111;
+    let (command, flags) = (a.u32(0), a.u32(1));
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let supported = if crate::sched::cpu::online_count() == 1 { COMMANDS } else { 0 };
+    match command {
+        0 => Ok(supported as usize),
+        command if command & supported != 0 && command.is_power_of_two() => {
+            fence(Ordering::SeqCst);
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
