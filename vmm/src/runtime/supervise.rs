@@ -116,8 +116,7 @@ fn run_guarded(
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     connect_console(&started.console, plan.console, tail, &sender).map_err(Error::Host)?;
-    vm.machine().resume()?;
-    ready(folder.name());
+    let resumed = vm.machine().resume();
 
     let mut life = Life {
         vm: &vm,
@@ -126,9 +125,15 @@ fn run_guarded(
         raw,
         output_done: false,
     };
-    let outcome = life.until_end();
+    let outcome = match resumed {
+        Ok(()) => {
+            ready(folder.name());
+            life.until_end()
+        }
+        Err(error) => life.death_behind(error)?,
+    };
     vm.end(outcome.clone());
-    life.until_written(&outcome);
+    let outcome = life.until_written(outcome);
     vm.wait_for_callers();
     Ok(outcome)
 }
@@ -206,9 +211,22 @@ impl Life<'_> {
         }
     }
 
+    /// If the machine failed us because it died, how it died says more than the error.
+    fn death_behind(&self, error: backend::Error) -> Result<Outcome, backend::Error> {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(message) = self.next(Some(deadline)) {
+            if let Message::Machine(Event::Died(cause)) = message {
+                return Ok(Outcome::Died { cause });
+            }
+        }
+        Err(error)
+    }
+
     /// Waits until the guest's last output is written. After an orderly end that takes as long as the
-    /// reader takes, unless a signal or the timeout says otherwise.
-    fn until_written(&mut self, outcome: &Outcome) {
+    /// reader takes, unless a signal or the timeout says otherwise; and an end whose output was lost is
+    /// no orderly one.
+    fn until_written(&mut self, outcome: Outcome) -> Outcome {
         const PATIENCE: Duration = Duration::from_secs(1);
         let orderly = matches!(
             outcome,
@@ -217,11 +235,15 @@ impl Life<'_> {
         let deadline = if orderly { self.deadline } else { Some(Instant::now() + PATIENCE) };
         while !self.output_done {
             match self.next(deadline) {
-                None | Some(Message::Signal(_) | Message::Kill) => return,
+                None | Some(Message::Signal(_) | Message::Kill) => break,
+                Some(Message::OutputDone(Err(cause))) if orderly => {
+                    return Outcome::of_output_error(&cause);
+                }
                 Some(Message::OutputDone(_)) => self.output_done = true,
                 Some(Message::Machine(_)) => {}
             }
         }
+        outcome
     }
 
     /// The next message, or `None` if `deadline` passes first.
