@@ -164,7 +164,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Whether a process is there and not a zombie.
 pub fn is_alive(pid: u64) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+    !matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+/// A process's state letter, as in proc(5).
+pub fn state_of(pid: u64) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }

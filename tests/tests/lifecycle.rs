@@ -77,12 +77,21 @@ fn a_detached_vm_is_listed_paused_and_killed() {
 
     sandbox.run(&["run", "--name", "t", "small"]).assert_failed(&["t is already running"]);
 
-    let waiter = sandbox.spawn(&["wait", "t"]);
     assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
     // Nothing is left when kill returns.
     assert!(!sandbox.path("run/belljar/t").exists());
     assert!(!is_alive(rows[0]["backend_pid"].as_u64().unwrap()));
-    assert_eq!({ waiter }.wait().unwrap().code(), Some(137));
+    sandbox.assert_clean();
+}
+
+#[test]
+fn wait_passes_the_end_of_a_detached_vm_on() {
+    let sandbox = Sandbox::new();
+    let args = ["run", "--detach", "--timeout", "3s", "--name", "t", "small"];
+    assert_eq!(sandbox.run(&args).code, 0);
+    let done = sandbox.run(&["wait", "t"]);
+    assert_eq!(done.code, 124, "{done:?}");
+    assert!(done.stderr.contains("VM t was ended by --timeout"), "{done:?}");
     sandbox.assert_clean();
 }
 
@@ -111,6 +120,7 @@ fn sigterm_ends_everything_with_its_status() {
     let sandbox = Sandbox::new();
     let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
     let row = sandbox.wait_for("t");
+    let _held = child.stdin.take();
     signal("TERM", child.id().into());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert!(!is_alive(row["backend_pid"].as_u64().unwrap()));
@@ -149,7 +159,8 @@ fn a_machine_that_dies_is_reported() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(&["run", "--name", "t", "small"]);
     command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
+    let _held = child.stdin.take();
     let row = sandbox.wait_for("t");
     signal("KILL", row["backend_pid"].as_u64().unwrap());
     let output = child.wait_with_output().unwrap();

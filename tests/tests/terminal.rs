@@ -1,6 +1,6 @@
 //! The user's terminal: raw while the guest has it, as before on every way out.
 
-use belljar_tests::sandbox::{Sandbox, eventually};
+use belljar_tests::sandbox::{Sandbox, eventually, state_of};
 use belljar_tests::terminal::Terminal;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -70,12 +70,13 @@ fn sigtstp_stops_with_a_sane_terminal_and_sigcont_goes_on() {
     let sandbox = Sandbox::new();
     let mut terminal = start(&sandbox);
     send(&terminal, Signal::TSTP);
+    eventually("it is stopped", || state_of(terminal.child.id().into()) == Some('T'));
     terminal.assert_restored();
     send(&terminal, Signal::CONT);
     eventually("the terminal is raw again", || terminal.is_raw());
     terminal.type_keys("ab2");
     assert_eq!(terminal.exit_code(), 2);
-    assert!(terminal.shown().contains("ab"));
+    terminal.wait_for("ab");
     terminal.assert_restored();
 }
 
@@ -87,5 +88,5 @@ fn the_terminal_is_restored_when_the_machine_dies() {
     kill_process(Pid::from_raw(backend as i32).unwrap(), Signal::KILL).unwrap();
     assert_eq!(terminal.exit_code(), 125);
     terminal.assert_restored();
-    assert!(terminal.shown().contains("VM t died"));
+    terminal.wait_for("VM t died");
 }
