@@ -12,7 +12,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::backing::Backing;
 use super::frame::{self, AllocFlags, FrameRef, PageKind};
-use super::user::{IoDst, IoSrc};
 use super::{Fault, try_box};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
@@ -271,88 +270,44 @@ impl Mapping {
         self.get_or_zero(index).map_err(|_| Fault::Oom)
     }
 
-    /// Reads from `pos` until `dst` is full or the file ends. Holes read as zeros and stay holes.
-    pub fn read(&self, pos: u64, dst: &mut IoDst) -> Result<usize> {
+    /// Reads into kernel memory until `buf` is full or the file ends. Holes read as zeros and stay
+    /// holes.
+    pub fn read(&self, pos: u64, buf: &mut [u8]) -> usize {
         let left = self.size().saturating_sub(pos);
-        dst.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut done = 0;
-        while !dst.is_empty() {
+        while done < len {
             let at = pos + done as u64;
             let offset = at as usize & PAGE_MASK;
-            let n = dst.len().min(PAGE_SIZE - offset);
-            let copied = match self.get(at >> PAGE_SHIFT) {
-                // SAFETY: within the frame, which the reference keeps. A program may write it
-                // meanwhile; the copy then is a mix, as for any racing read and write.
-                Some(frame) => {
-                    dst.put(unsafe { core::slice::from_raw_parts(frame.as_ptr().add(offset), n) })
-                }
-                None => dst.put_zeros(n),
-            };
-            match copied {
-                Ok(copied) => {
-                    done += copied;
-                    if copied < n {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
+            let n = (len - done).min(PAGE_SIZE - offset);
+            let part = &mut buf[done..done + n];
+            match self.get(at >> PAGE_SHIFT) {
+                Some(frame) => frame.read(offset, part),
+                None => part.fill(0),
             }
+            done += n;
         }
-        Ok(done)
+        len
     }
 
-    /// Writes `src` at `pos`, growing the file. The caller keeps writers and truncation apart.
-    pub fn write(&self, pos: u64, src: &mut IoSrc) -> Result<usize> {
-        if pos.checked_add(src.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
+    /// Writes from kernel memory, growing the file. The caller keeps writers and truncation apart.
+    pub fn write(&self, pos: u64, buf: &[u8]) -> Result<()> {
+        if pos.checked_add(buf.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
             return Err(Errno::EFBIG);
         }
         let mut done = 0;
-        while !src.is_empty() {
+        while done < buf.len() {
             let at = pos + done as u64;
             let offset = at as usize & PAGE_MASK;
-            let n = src.len().min(PAGE_SIZE - offset);
-            match self.write_page(at >> PAGE_SHIFT, offset, n, src) {
-                Ok(copied) => {
-                    done += copied;
-                    self.size.fetch_max(pos + done as u64, Ordering::AcqRel);
-                    if copied < n {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            }
+            let n = (buf.len() - done).min(PAGE_SIZE - offset);
+            let frame = self.get_or_zero(at >> PAGE_SHIFT)?;
+            frame.write(offset, &buf[done..done + n]);
+            // The instruction cache may hold what the page was before.
+            frame.set_flags(0);
+            done += n;
+            self.size.fetch_max(pos + done as u64, Ordering::AcqRel);
         }
-        Ok(done)
-    }
-
-    fn write_page(&self, index: u64, offset: usize, n: usize, src: &mut IoSrc) -> Result<usize> {
-        let there = self.get(index);
-        let is_new = there.is_none();
-        let frame = match there {
-            Some(frame) => frame,
-            None => {
-                let zero = if n == PAGE_SIZE { AllocFlags::empty() } else { AllocFlags::ZERO };
-                frame::alloc_page_of(self.kind, zero | AllocFlags::USER)?
-            }
-        };
-        // SAFETY: within the frame, which the reference keeps; see `read` about races.
-        let room = unsafe { core::slice::from_raw_parts_mut(frame.as_ptr().add(offset), n) };
-        let copied = src.take(room)?;
-        // The instruction cache may hold what the page was before.
-        frame.set_flags(0);
-        if is_new {
-            if n == PAGE_SIZE {
-                room[copied..].fill(0);
-            }
-            let kept = self.insert(index, frame.clone())?;
-            if kept.phys() != frame.phys() {
-                // A fault put a page of zeros there meanwhile: it is the file's now.
-                kept.write(offset, &room[..copied]);
-            }
-        }
-        Ok(copied)
+        Ok(())
     }
 
     /// Sets the size. Pages beyond it are gone, also from address spaces, and the rest of the last

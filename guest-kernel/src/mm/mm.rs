@@ -71,6 +71,8 @@ pub struct Space {
     pub mmap_base: u64,
     /// Pages mapped.
     pub total_vm: u64,
+    /// The most pages that were mapped at once.
+    pub hiwater_vm: u64,
     /// Pages of private writable memory.
     pub data_vm: u64,
     /// Pages of executable files.
@@ -100,6 +102,7 @@ impl Space {
             brk: 0,
             mmap_base: DEFAULT_MMAP_BASE,
             total_vm: 0,
+            hiwater_vm: 0,
             data_vm: 0,
             exec_vm: 0,
             stack_vm: 0,
@@ -126,6 +129,7 @@ impl Space {
             brk: self.brk,
             mmap_base: self.mmap_base,
             total_vm: self.total_vm,
+            hiwater_vm: self.total_vm,
             data_vm: self.data_vm,
             exec_vm: self.exec_vm,
             stack_vm: self.stack_vm,
@@ -140,6 +144,7 @@ impl Space {
         let pages = vma.pages().wrapping_mul(by as u64);
         let add = |count: &mut u64| *count = count.wrapping_add(pages);
         add(&mut self.total_vm);
+        self.hiwater_vm = self.hiwater_vm.max(self.total_vm);
         if vma.flags.contains(VmFlags::GROWSDOWN) {
             add(&mut self.stack_vm);
         } else if vma.flags & (VmFlags::EXEC | VmFlags::WRITE) == VmFlags::EXEC {

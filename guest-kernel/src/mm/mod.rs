@@ -5,6 +5,7 @@
 //! | [`page`], [`buddy`], [`frame`] | one record a frame, free blocks, and [`FrameRef`], the counted handle |
 //! | [`heap`], [`kstack`] | what the kernel itself lives on |
 //! | [`user`] | checked copies from and to the current program |
+//! | [`meminfo`](self::meminfo) | how memory is used |
 //! | [`mapping`], [`backing`] | the pages of a file, and what can be mapped |
 //! | [`vma`], [`tables`], [`asid`] | ranges, translation tables and their sharing, address space identifiers |
 //! | [`mm`](self::mm) | [`Mm`], the address space: fork, exit, access from outside |
@@ -22,6 +23,7 @@ pub mod heap;
 pub mod kstack;
 pub mod madvise;
 pub mod mapping;
+pub mod meminfo;
 #[allow(clippy::module_inception, reason = "it is the address space that names the floor")]
 pub mod mm;
 pub mod mmap;
@@ -41,9 +43,10 @@ pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of,
 pub use frame::{free_reserved, init, total_frames as total_pages};
 pub use kstack::KernelStack;
 pub use mapping::Mapping;
+pub use meminfo::{MemInfo, meminfo};
 pub use mm::{Mm, MmLayout, MmLimits, RemoteBuf, Space};
 pub use mmap::MmapRequest;
-pub use user::{IoDst, IoSrc, Pod, UserPtr, UserSlice, copy_in, copy_out};
+pub use user::{Pod, UserPtr, copy_in, copy_out};
 pub use vma::{VmFlags, Vma};
 
 use crate::errno::{Errno, Result};

@@ -145,7 +145,7 @@ fn file(pages: u64) -> (Arc<Mapping>, Ref<MappedFile>) {
     let mapping = Arc::new(Mapping::new(PageKind::Cache));
     for i in 0..pages {
         let page = [i as u8 + 1; PAGE_SIZE];
-        mapping.write(i * PAGE, &mut IoSrc::Kernel(&page)).unwrap();
+        mapping.write(i * PAGE, &page).unwrap();
     }
     let mapped = MappedFile::new(mapping.clone(), 1, 2, b"/file").unwrap();
     (mapping, mapped)
@@ -168,7 +168,7 @@ fn files_are_mapped_around_and_cut_off_by_truncation() {
     store(&mm, addr + PAGE, 99).unwrap();
     assert_eq!((mm.rss().file, mm.rss().anon), (15, 1));
     let mut byte = [0];
-    mapping.read(PAGE, &mut IoDst::Kernel(&mut byte)).unwrap();
+    mapping.read(PAGE, &mut byte);
     assert_eq!(byte, [2], "a private store is not the file's");
     assert_eq!(load(&child, addr + PAGE), Ok(2));
     // The page of the file after its end.
@@ -179,7 +179,7 @@ fn files_are_mapped_around_and_cut_off_by_truncation() {
         MmapRequest { addr: addr * 2, flags: uapi::MAP_FIXED | uapi::MAP_SHARED, ..private };
     child.mmap(shared).unwrap();
     store(&child, addr * 2 + 3 * PAGE, 77).unwrap();
-    mapping.read(3 * PAGE, &mut IoDst::Kernel(&mut byte)).unwrap();
+    mapping.read(3 * PAGE, &mut byte);
     assert_eq!(byte, [77]);
     assert_eq!(load(&mm, addr + 3 * PAGE), Ok(77), "not copied yet, so seen");
 
@@ -201,12 +201,12 @@ fn a_sparse_file_finds_its_pages_and_frees_them() {
     let places = [0_u64, 1, 63, 64, 4095, 4096, 1 << 30, (1 << 50) - 1];
     mapping.truncate(1 << 62);
     for place in places {
-        mapping.write(place * PAGE, &mut IoSrc::Kernel(&[place as u8 ^ 0x5a])).unwrap();
+        mapping.write(place * PAGE, &[place as u8 ^ 0x5a]).unwrap();
     }
     assert_eq!(mapping.resident_pages(), places.len() as u64);
     for place in places {
         let mut byte = [0];
-        mapping.read(place * PAGE, &mut IoDst::Kernel(&mut byte)).unwrap();
+        mapping.read(place * PAGE, &mut byte);
         assert_eq!(byte[0], place as u8 ^ 0x5a);
     }
     assert!(mapping.get(65).is_none());
