@@ -8,9 +8,11 @@
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`jobs`] | process groups, sessions |
+//! | [`clocks`] | the clocks that programs name |
 //! | [`kthread`] | kernel threads |
 //! | [`init`] | tasks 0 and 1, from nothing |
 
+pub mod clocks;
 pub mod elf;
 pub mod exit;
 pub mod fork;

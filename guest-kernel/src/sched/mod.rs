@@ -70,5 +70,5 @@ pub use schedule::{
 };
 pub use softirq::irq_exit;
 pub use state::TaskState;
-pub use timer::{SleepTimer, Timer, schedule_timeout, timer_interrupt};
+pub use timer::{SleepTimer, Timer, schedule_timeout, sleep_until, timer_interrupt};
 pub use wait::{Wait, WaitEntry, WaitQueue};

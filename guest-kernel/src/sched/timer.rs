@@ -18,6 +18,7 @@ use super::entity::{Entity, WaitChannel, current};
 use super::heap::{Heap, HeapNode};
 use super::state::TaskState;
 use crate::arch::{self, Thread};
+use crate::errno::{Errno, Result};
 use crate::sync::{IrqGuard, IrqLock, IrqLockGuard, MAX_CPUS, PerCpu, this_cpu};
 
 /// A timer, part of whatever it rings for ([`container_of!`](crate::container_of) finds that).
@@ -356,6 +357,26 @@ pub fn schedule_timeout(deadline: Deadline, channel: &'static WaitChannel) -> bo
     drop(timer);
     core::sync::atomic::fence(Ordering::Acquire);
     deadline.has_passed()
+}
+
+/// Sleeps until `deadline`; `ERESTARTSYS` if a signal comes first.
+pub fn sleep_until(deadline: Deadline) -> Result<()> {
+    let me = current();
+    let timer = SleepTimer::new(deadline);
+    let result = loop {
+        me.prepare_sleep(TaskState::INTERRUPTIBLE);
+        if timer.expired() {
+            break Ok(());
+        }
+        if me.signal_pending() {
+            break Err(Errno::ERESTARTSYS);
+        }
+        // SAFETY: the timer stays in this frame.
+        unsafe { timer.arm() };
+        super::schedule::schedule_in(crate::wait_channel!("hrtimer_nanosleep"));
+    };
+    me.cancel_sleep();
+    result
 }
 
 #[cfg(test)]

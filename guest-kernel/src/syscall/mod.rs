@@ -11,7 +11,10 @@ pub mod mm;
 pub mod process;
 pub mod signal;
 pub mod system;
+pub mod futex;
+pub mod sched;
 pub mod table;
+pub mod time;
 pub mod tty;
 
 use core::sync::atomic::{AtomicU32, Ordering};

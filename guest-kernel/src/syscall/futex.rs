@@ -1,0 +1,127 @@
+//! Calls about futexes: futex, futex_waitv, and the robust list.
+
+use core::sync::atomic::Ordering;
+
+use super::time::Timespec;
+use super::{Args, SysResult};
+use crate::errno::{Errno, Result};
+use crate::ipc::futex::{self, BITSET_ANY};
+use crate::mm::UserPtr;
+use crate::ns::Cap;
+use crate::sched::{ClockBase, Deadline, RestartBlock};
+use crate::task::{self, Task, list};
+use crate::uapi::{
+    FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_WAIT,
+    FUTEX_WAIT_BITSET, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
+};
+
+/// The deadline that a futex call's timeout means: relative for `FUTEX_WAIT`, absolute else.
+fn deadline(timeout: UserPtr<Timespec>, relative: bool, clock: ClockBase) -> Result<Deadline> {
+    let Some(timeout) = timeout.non_null() else {
+        return Ok(Deadline::NEVER);
+    };
+    let ns = timeout.read()?.to_ns()?;
+    Ok(if relative {
+        Deadline { clock, ns: clock.now().saturating_add(ns) }
+    } else {
+        Deadline { clock, ns }
+    })
+}
+
+/// Waits; an interrupted wait that had a deadline goes on through `restart_syscall`.
+fn wait(addr: u64, flags: u32, value: u32, bitset: u32, deadline: Deadline) -> SysResult {
+    let private = flags & FUTEX_PRIVATE_FLAG != 0;
+    match futex::wait(addr, private, value, bitset, deadline) {
+        Err(Errno::ERESTARTSYS) if deadline != Deadline::NEVER => {
+            let block = RestartBlock::FutexWait { address: addr, value, flags, bitset, deadline };
+            // SAFETY: the block is the current task's own.
+            unsafe { *task::current().restart.get() = block };
+            Err(Errno::ERESTART_RESTARTBLOCK)
+        }
+        result => result.map(|()| 0),
+    }
+}
+
+/// What `restart_syscall` does for an interrupted wait.
+pub(super) fn restart(addr: u64, flags: u32, value: u32, bitset: u32, end: Deadline) -> SysResult {
+    wait(addr, flags, value, bitset, end)
+}
+
+/// futex(2).
+pub fn sys_futex(a: &mut Args) -> SysResult {
+    let (addr, op, value) = (a.u64(0), a.u32(1), a.u32(2));
+    let (addr2, value3) = (a.u64(4), a.u32(5));
+    let private = op & FUTEX_PRIVATE_FLAG != 0;
+    let realtime = op & FUTEX_CLOCK_REALTIME != 0;
+    let clock = if realtime { ClockBase::Realtime } else { ClockBase::Monotonic };
+    let command = op & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
+    if realtime && !matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET) {
+        return Err(Errno::ENOSYS);
+    }
+    // A negative count wakes one, as on Linux; larger ones than there are waiters wake all.
+    let count = |n: u32| if (n as i32) < 1 { 1 } else { n };
+    let requeue = |expected| {
+        let (wake, requeue) = (a.i32(2), a.i32(3));
+        if wake < 0 || requeue < 0 {
+            return Err(Errno::EINVAL);
+        }
+        futex::requeue(addr, addr2, private, wake as u32, requeue as u32, expected)
+    };
+    let n = match command {
+        FUTEX_WAIT => {
+            let deadline = deadline(a.ptr(3), true, clock)?;
+            return wait(addr, op, value, BITSET_ANY, deadline);
+        }
+        FUTEX_WAIT_BITSET => {
+            let deadline = deadline(a.ptr(3), false, clock)?;
+            return wait(addr, op, value, value3, deadline);
+        }
+        FUTEX_WAKE => futex::wake(addr, private, count(value), BITSET_ANY)?,
+        FUTEX_WAKE_BITSET => futex::wake(addr, private, count(value), value3)?,
+        FUTEX_REQUEUE => requeue(None)?,
+        FUTEX_CMP_REQUEUE => requeue(Some(value3))?,
+        FUTEX_WAKE_OP => {
+            futex::wake_op(addr, addr2, private, count(value), count(a.u32(3)), value3)?
+        }
+        _ => return Err(Errno::ENOSYS),
+    };
+    Ok(n as usize)
+}
+
+/// Bytes of `struct robust_list_head`.
+const ROBUST_LIST_HEAD_SIZE: usize = 24;
+
+/// set_robust_list(2).
+pub fn sys_set_robust_list(a: &mut Args) -> SysResult {
+    if a.usize(1) != ROBUST_LIST_HEAD_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    task::current().robust_list.store(a.u64(0), Ordering::Relaxed);
+    Ok(0)
+}
+
+/// Who may look into whom (ptrace(2), "Ptrace access mode checking"): the same user, or CAP_SYS_PTRACE.
+fn may_access(caller: &Task, target: &Task) -> bool {
+    let cred = caller.cred();
+    let same = |t: &crate::ns::Cred| [t.uid, t.euid, t.suid].iter().all(|uid| *uid == cred.fsuid);
+    caller.same_group(target) || target.cred.with(|t| same(t)) || cred.capable(Cap::SysPtrace)
+}
+
+/// get_robust_list(2).
+pub fn sys_get_robust_list(a: &mut Args) -> SysResult {
+    let me = task::current();
+    let head = match a.i32(0) {
+        0 => me.robust_list.load(Ordering::Relaxed),
+        pid => {
+            let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+            let target = list::find_thread(pid, me.thread_pid.own().ns()).ok_or(Errno::ESRCH)?;
+            if !may_access(me, &target) {
+                return Err(Errno::EPERM);
+            }
+            target.robust_list.load(Ordering::Relaxed)
+        }
+    };
+    a.ptr::<usize>(2).write(ROBUST_LIST_HEAD_SIZE)?;
+    a.ptr::<u64>(1).write(head)?;
+    Ok(0)
+}
