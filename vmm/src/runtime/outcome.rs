@@ -1,9 +1,11 @@
 //! How a VM ended, and which exit status that makes.
 
+use belljar_abi::image::{HEADER_LEN, Header};
 use belljar_abi::root::ExitState;
 use serde::{Deserialize, Serialize};
 
 use crate::introspect::Root;
+use crate::machine::KERNEL_BASE;
 use crate::target::Ram;
 
 /// The exit status of Bell Jar's own failures.
@@ -57,6 +59,9 @@ impl Outcome {
     /// What the guest left in its root page after it switched itself off. A kernel that is not ours
     /// leaves nothing, which counts as status 0.
     pub fn of_guest(ram: &dyn Ram) -> Self {
+        if is_foreign(ram) {
+            return Self::Exited { status: 0 };
+        }
         let Ok(root) = Root::find(ram) else { return Self::Exited { status: 0 } };
         match root.exit_state() {
             ExitState::Running => Self::Exited { status: 0 },
@@ -113,6 +118,14 @@ impl Outcome {
             _ => None,
         }
     }
+}
+
+/// Whether another kernel than ours stands where kernels stand. Then there is no root page, and no
+/// sense in searching all of RAM for it.
+fn is_foreign(ram: &dyn Ram) -> bool {
+    let mut header = [0; HEADER_LEN];
+    ram.read(KERNEL_BASE, &mut header).is_ok()
+        && Header::read(&header).is_ok_and(|header| !header.belljar)
 }
 
 #[cfg(test)]
