@@ -187,14 +187,13 @@ mod tests {
             for (order, pick) in ops {
                 if pick % 3 == 0 && !held.is_empty() {
                     let (i, order) = held.swap_remove(usize::from(pick) % held.len());
-                    for f in i as usize..(i as usize) + (1 << order) { owner[f] = false; }
+                    owner[i as usize..(i as usize) + (1 << order)].fill(false);
                     buddy.give(i, order);
                 } else if let Some(i) = buddy.take(order) {
                     prop_assert_eq!(i as usize % (1 << order), 0);
-                    for f in i as usize..(i as usize) + (1 << order) {
-                        prop_assert!(!owner[f], "frame {} handed out twice", f);
-                        owner[f] = true;
-                    }
+                    let block = &mut owner[i as usize..(i as usize) + (1 << order)];
+                    prop_assert!(!block.contains(&true), "a frame was handed out twice");
+                    block.fill(true);
                     held.push((i, order));
                 }
                 prop_assert_eq!(buddy.free_frames(), owner.iter().filter(|o| !**o).count());

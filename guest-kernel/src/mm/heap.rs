@@ -248,7 +248,7 @@ mod tests {
         for size in 1..=LARGEST {
             for align in [1, 8, 64, 512, 2048] {
                 let class = class_of(&Layout::from_size_align(size, align).unwrap()).unwrap();
-                assert!(SIZES[class] >= size && SIZES[class] % align == 0);
+                assert!(SIZES[class] >= size && SIZES[class].is_multiple_of(align));
             }
         }
         assert!(class_of(&Layout::from_size_align(8, 4096).unwrap()).is_none());
@@ -291,7 +291,7 @@ mod tests {
                     let layout = Layout::from_size_align(size, 1 << align).unwrap();
                     // SAFETY: the layout has a size.
                     let p = unsafe { heap.alloc(layout) };
-                    prop_assert!(!p.is_null() && p as usize % layout.align() == 0);
+                    prop_assert!(!p.is_null() && (p as usize).is_multiple_of(layout.align()));
                     let byte = n as u8;
                     // SAFETY: a fresh object of that size.
                     unsafe { p.write_bytes(byte, size) };

@@ -88,7 +88,7 @@ impl Mm {
                 for i in range.clone() {
                     let old = space.vmas[i].clone();
                     space.account(&old, -1);
-                    space.vmas[i].flags = old.flags - clear | set;
+                    space.vmas[i].flags = (old.flags - clear) | set;
                     let new = space.vmas[i].clone();
                     space.account(&new, 1);
                 }

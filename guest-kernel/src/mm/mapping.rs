@@ -340,10 +340,10 @@ impl Mapping {
             zero(start, end as usize & PAGE_MASK);
             return;
         }
-        if start % page != 0 {
+        if !start.is_multiple_of(page) {
             zero(start, PAGE_SIZE);
         }
-        if end % page != 0 {
+        if !end.is_multiple_of(page) {
             zero(end & !(page - 1), end as usize & PAGE_MASK);
         }
         if first < last {

@@ -211,7 +211,7 @@ impl Mm {
                 if flags & uapi::MAP_GROWSDOWN != 0 {
                     return Err(Errno::EINVAL);
                 }
-                vm_flags = vm_flags - VmFlags::MAY | may & VmFlags::MAY;
+                vm_flags = (vm_flags - VmFlags::MAY) | (may & VmFlags::MAY);
                 Some(file)
             }
             None if shared && flags & uapi::MAP_GROWSDOWN != 0 => return Err(Errno::EINVAL),
@@ -335,7 +335,7 @@ impl Mm {
     ) -> Result<()> {
         let Some(vma) = vma::find_containing(&space.vmas, start) else { return Ok(()) };
         let old = vma.flags;
-        let new = old - VmFlags::ACCESS | wanted;
+        let new = (old - VmFlags::ACCESS) | wanted;
         if new == old {
             return Ok(());
         }

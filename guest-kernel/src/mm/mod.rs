@@ -7,7 +7,7 @@
 //! | [`user`] | checked copies from and to the current program |
 //! | [`meminfo`](self::meminfo) | how memory is used |
 //! | [`mapping`], [`backing`] | the pages of a file, and what can be mapped |
-//! | [`vma`], [`tables`], [`asid`] | ranges, translation tables and their sharing, address space identifiers |
+//! | [`vma`], `table`, [`tables`], `gather`, [`asid`] | ranges, translation tables and their sharing, address space identifiers |
 //! | [`mm`](self::mm) | [`Mm`], the address space: fork, exit, access from outside |
 //! | [`fault`], [`oom`] | demand paging and copy-on-write, and what happens when memory ends |
 //! | [`mmap`], [`mremap`], [`madvise`] | changes of an address space |
@@ -19,6 +19,7 @@ pub mod backing;
 pub mod buddy;
 pub mod fault;
 pub mod frame;
+mod gather;
 pub mod heap;
 pub mod kstack;
 pub mod madvise;
@@ -30,6 +31,7 @@ pub mod mmap;
 pub mod mremap;
 pub mod oom;
 pub mod page;
+mod table;
 pub mod tables;
 pub mod user;
 pub mod vma;

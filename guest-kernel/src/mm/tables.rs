@@ -37,15 +37,13 @@
 
 use core::ops::Range;
 
-use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
+use super::frame::{PageKind, page_of};
+use super::gather::{Garbage, Gather};
+use super::table::{Fill, LEAF, copy_table, entries, entries_in, new_table, put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
-use crate::arch::paging::{
-    AtomicPte, ENTRIES, LEVELS, Pte, Table, index, level_shift, level_size, table_at,
-};
+use crate::arch::paging::{AtomicPte, Pte, Table, index, level_shift, level_size, table_at};
 use crate::arch::tlb;
 use crate::errno::Result;
-
-const LEAF: usize = LEVELS - 1;
 
 /// Pages resident, by kind; changed under the tables' lock only.
 #[repr(C)]
@@ -77,229 +75,6 @@ impl Rss {
             PageKind::Cache => self.file += by,
             _ => self.anon += by,
         }
-    }
-}
-
-/// Entries in a group; a table's record has one bit for each group.
-const GROUP: usize = ENTRIES / 64;
-
-/// How many entries a table has, and in which groups there may be any: kept in its frame's record
-/// (`private`, `index`), so that scans of sparse tables are short. The number is exact; a group's bit
-/// stays once it is set.
-#[derive(Clone, Copy)]
-struct Fill {
-    used: u64,
-    groups: u64,
-}
-
-impl Fill {
-    const EMPTY: Self = Self { used: 0, groups: 0 };
-
-    #[inline]
-    fn of(table: PhysAddr) -> Self {
-        let page = page_of(table);
-        Self { used: page.private(), groups: page.index() }
-    }
-
-    #[inline]
-    fn store(self, table: PhysAddr) {
-        let page = page_of(table);
-        page.set_private(self.used);
-        page.set_index(self.groups);
-    }
-
-    /// One entry more, at `i`.
-    #[inline]
-    fn add(table: PhysAddr, i: usize) {
-        let fill = Self::of(table);
-        Self { used: fill.used + 1, groups: fill.groups | 1 << (i / GROUP) }.store(table);
-    }
-
-    /// One entry less.
-    #[inline]
-    fn remove(table: PhysAddr) {
-        let page = page_of(table);
-        page.set_private(page.private() - 1);
-    }
-}
-
-/// The indices within `first..last` of a table's entries that may be in use.
-struct Occupied {
-    groups: u64,
-    next: usize,
-    last: usize,
-}
-
-impl Iterator for Occupied {
-    type Item = usize;
-
-    #[inline]
-    fn next(&mut self) -> Option<usize> {
-        if self.next >= self.last {
-            return None;
-        }
-        let group = self.next / GROUP;
-        let ahead = self.groups >> group;
-        if ahead & 1 == 0 {
-            if ahead == 0 {
-                return None;
-            }
-            self.next = (group + ahead.trailing_zeros() as usize) * GROUP;
-            if self.next >= self.last {
-                return None;
-            }
-        }
-        self.next += 1;
-        Some(self.next - 1)
-    }
-}
-
-/// A new table without entries.
-fn new_table() -> Result<PhysAddr> {
-    let frame = frame::alloc_page_of(PageKind::Table, AllocFlags::ZERO | AllocFlags::USER)?;
-    let phys = frame.into_phys();
-    Fill::EMPTY.store(phys);
-    Ok(phys)
-}
-
-/// The entries of a table that may be in use, with their indices.
-#[inline]
-fn entries<'a>(table: PhysAddr) -> impl Iterator<Item = (usize, &'a AtomicPte)> {
-    let groups = Fill::of(table).groups;
-    // SAFETY: the callers hold a reference of the table, directly or through its parents.
-    let table: &'a Table = unsafe { table_at(table) };
-    Occupied { groups, next: 0, last: ENTRIES }.map(move |i| (i, &table[i]))
-}
-
-/// The entries of a table of `level` at `base` that may be in use and concern `start..end`, each with
-/// the first address that it stands for.
-#[inline]
-fn entries_in<'a>(
-    table: PhysAddr,
-    level: usize,
-    base: u64,
-    start: u64,
-    end: u64,
-) -> impl Iterator<Item = (u64, &'a AtomicPte)> {
-    let size = level_size(level);
-    let span = size * ENTRIES as u64;
-    let next = ((start.clamp(base, base + span) - base) / size) as usize;
-    let last = (end.clamp(base, base + span) - base).div_ceil(size) as usize;
-    let groups = Fill::of(table).groups;
-    // SAFETY: the callers hold a reference of the table, directly or through its parents.
-    let table: &'a Table = unsafe { table_at(table) };
-    Occupied { groups, next, last }.map(move |i| (base + i as u64 * size, &table[i]))
-}
-
-/// Drops one reference of the table at `phys`, whose entries are of `level`.
-fn put_table(phys: PhysAddr, level: usize) {
-    if !page_of(phys).put() {
-        return;
-    }
-    for (_, entry) in entries(phys) {
-        let pte = entry.load();
-        if pte.is_empty() {
-            continue;
-        }
-        if level == LEAF {
-            put_leaf(pte);
-        } else {
-            put_table(pte.phys(), level + 1);
-        }
-    }
-    // The count is zero already; make it one again for the handle that frees the frame.
-    page_of(phys).set_refcount(1);
-    // SAFETY: the last reference, given away when the entry was made.
-    drop(unsafe { FrameRef::from_phys(phys) });
-}
-
-#[inline]
-fn put_leaf(pte: Pte) {
-    if !pte.is_special() {
-        // SAFETY: the entry held this reference.
-        drop(unsafe { FrameRef::from_phys(pte.phys()) });
-    }
-}
-
-/// Copies the shared table at `from`, whose entries are of `level`. See the module documentation.
-fn copy_table(from: PhysAddr, level: usize) -> Result<PhysAddr> {
-    let to = new_table()?;
-    // SAFETY: the new table is ours.
-    let copy = unsafe { table_at(to) };
-    let mut fill = Fill::EMPTY;
-    for (i, entry) in entries(from) {
-        let pte = entry.load();
-        if pte.is_empty() {
-            continue;
-        }
-        let shared = if level < LEAF {
-            page_of(pte.phys()).get();
-            pte.with_table_read_only(true)
-        } else {
-            if !pte.is_special() {
-                page_of(pte.phys()).get();
-            }
-            if pte.is_shared() { pte } else { pte.read_only().with_cow(true) }
-        };
-        if shared != pte {
-            entry.store(shared);
-        }
-        copy[i].store(shared);
-        fill.used += 1;
-        fill.groups |= 1 << (i / GROUP);
-    }
-    fill.store(to);
-    Ok(to)
-}
-
-/// What is to be freed once no TLB can lead to it any more.
-enum Garbage {
-    Leaf(Pte),
-    Table(PhysAddr, usize),
-}
-
-/// Collects what was unmapped and frees it after the invalidation.
-pub struct Gather {
-    asid: u16,
-    range: (u64, u64),
-    items: [Option<Garbage>; Self::ROOM],
-    len: usize,
-}
-
-impl Gather {
-    const ROOM: usize = 64;
-
-    fn new(asid: u16, start: u64, end: u64) -> Self {
-        Self { asid, range: (start, end), items: [const { None }; Self::ROOM], len: 0 }
-    }
-
-    fn push(&mut self, item: Garbage) {
-        if self.len == Self::ROOM {
-            self.flush();
-        }
-        self.items[self.len] = Some(item);
-        self.len += 1;
-    }
-
-    fn flush(&mut self) {
-        if self.len == 0 {
-            return;
-        }
-        tlb::flush_range(self.asid, VirtAddr(self.range.0), VirtAddr(self.range.1));
-        for item in &mut self.items[..self.len] {
-            match item.take() {
-                Some(Garbage::Leaf(pte)) => put_leaf(pte),
-                Some(Garbage::Table(phys, level)) => put_table(phys, level),
-                None => {}
-            }
-        }
-        self.len = 0;
-    }
-}
-
-impl Drop for Gather {
-    fn drop(&mut self) {
-        self.flush();
     }
 }
 
@@ -732,7 +507,7 @@ impl Tables {
                 continue;
             }
             used += 1;
-            assert!(fill.groups >> (i / GROUP) & 1 == 1, "the group is marked");
+            assert!(fill.groups >> (i / super::table::GROUP) & 1 == 1, "the group is marked");
             if level < LEAF {
                 Self::check_table(pte.phys(), level + 1, exclusive && !pte.is_table_read_only());
             } else {

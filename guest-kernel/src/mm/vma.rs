@@ -248,7 +248,7 @@ pub fn merge(vmas: &mut Vmas, range: Range<usize>) {
 
 /// Inserts a range where nothing is, and merges it. Cannot fail after [`reserve`].
 pub fn insert(vmas: &mut Vmas, vma: Vma) -> Result<()> {
-    debug_assert!(vma.start < vma.end && vma.start % PAGE_SIZE as u64 == 0);
+    debug_assert!(vma.start < vma.end && vma.start.is_multiple_of(PAGE_SIZE as u64));
     let at = find(vmas, vma.start);
     debug_assert!(vmas.get(at).is_none_or(|next| vma.end <= next.start), "nothing is there");
     // The usual cases grow a neighbour in place.
