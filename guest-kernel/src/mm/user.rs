@@ -72,6 +72,19 @@ pub fn clear(dst: u64, len: usize) -> Result<()> {
     Ok(())
 }
 
+/// Reads a NUL-terminated string into `buf`; returns its length without the NUL, or `None` if it does
+/// not end within `buf`.
+#[inline]
+pub fn copy_cstr(buf: &mut [u8], addr: u64) -> Result<Option<usize>> {
+    if !access_ok(addr, 1) {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: `buf` is valid for writes of its length.
+    let got = unsafe { uaccess::strncpy_from_user(buf.as_mut_ptr(), addr, buf.len()) };
+    let got = got.map_err(|_| Errno::EFAULT)?;
+    Ok((got < buf.len()).then_some(got))
+}
+
 /// Reads a NUL-terminated string without its NUL. `ENAMETOOLONG` if it has `max` bytes or more.
 pub fn read_cstr(addr: u64, max: usize) -> Result<Vec<u8>> {
     const STEP: usize = 256;

@@ -5,9 +5,10 @@
 //! `SYSCALLS.md` is generated from [`table::ROWS`] and checked by a test.
 
 pub mod cred;
+pub mod fs;
+pub mod mm;
 pub mod pipe;
 pub mod poll;
-pub mod mm;
 pub mod process;
 pub mod signal;
 pub mod system;

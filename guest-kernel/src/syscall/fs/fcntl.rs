@@ -1,0 +1,212 @@
+//! fcntl and flock.
+
+use super::{Args, SysResult, fd_limit, fget};
+use crate::errno::{Errno, Result};
+use crate::fs::locks::{Lock, LockKind};
+use crate::fs::tmpfs::memfd;
+use crate::fs::{FMode, File, OpenFlags, perm, pipe};
+use crate::kref::Ref;
+use crate::mm::UserPtr;
+use crate::ns::Cap;
+use crate::task;
+use crate::uapi;
+
+/// `struct flock` of 64-bit systems.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Flock {
+    kind: i16,
+    whence: i16,
+    pad: i32,
+    start: i64,
+    len: i64,
+    pid: i32,
+    pad2: i32,
+}
+
+crate::pod!(Flock);
+
+const RDLCK: i16 = uapi::F_RDLCK as i16;
+const WRLCK: i16 = uapi::F_WRLCK as i16;
+const UNLCK: i16 = uapi::F_UNLCK as i16;
+
+/// `F_GETOWN_EX` and `F_SETOWN_EX`: thread, process, process group.
+const F_OWNER_PGRP: i32 = 2;
+
+/// fcntl(2).
+pub fn sys_fcntl(a: &mut Args) -> SysResult {
+    let (fd, cmd, arg) = (a.fd(0), a.u32(1), a.u64(2));
+    let files = task::current().files();
+    let file = files.get_any(fd)?;
+    match cmd {
+        uapi::F_DUPFD | uapi::F_DUPFD_CLOEXEC => {
+            let limit = fd_limit();
+            let min = usize::try_from(arg as i32).ok().filter(|&min| min < limit);
+            let cloexec = cmd == uapi::F_DUPFD_CLOEXEC;
+            return Ok(files.install(file, min.ok_or(Errno::EINVAL)?, limit, cloexec)? as usize);
+        }
+        uapi::F_GETFD => return Ok(usize::from(files.cloexec(fd)?)),
+        uapi::F_SETFD => {
+            files.set_cloexec(fd, arg as u32 & uapi::FD_CLOEXEC != 0)?;
+            return Ok(0);
+        }
+        uapi::F_GETFL => return Ok(file.flags().bits() as usize),
+        _ => {}
+    }
+    // Everything else needs more than a place.
+    if file.fmode().contains(FMode::PATH) {
+        return Err(Errno::EBADF);
+    }
+    match cmd {
+        uapi::F_SETFL => set_flags(&file, OpenFlags::from_bits_truncate(arg as u32)),
+        uapi::F_GETLK | uapi::F_OFD_GETLK => get_lock(&file, cmd, UserPtr::new(arg)),
+        uapi::F_SETLK | uapi::F_SETLKW | uapi::F_OFD_SETLK | uapi::F_OFD_SETLKW => {
+            set_lock(&file, cmd, UserPtr::new(arg))
+        }
+        uapi::F_GETOWN => Ok(file.owner().lock().pid as isize as usize),
+        uapi::F_SETOWN => {
+            file.owner().lock().pid = arg as i32;
+            Ok(0)
+        }
+        uapi::F_GETOWN_EX => {
+            let pid = file.owner().lock().pid;
+            let owner = if pid < 0 { [F_OWNER_PGRP, pid.wrapping_neg()] } else { [1, pid] };
+            UserPtr::<[i32; 2]>::new(arg).write(owner)?;
+            Ok(0)
+        }
+        uapi::F_SETOWN_EX => {
+            let [kind, pid] = UserPtr::<[i32; 2]>::new(arg).read()?;
+            if !(0..=F_OWNER_PGRP).contains(&kind) {
+                return Err(Errno::EINVAL);
+            }
+            let pid = if kind == F_OWNER_PGRP { pid.wrapping_neg() } else { pid };
+            file.owner().lock().pid = pid;
+            Ok(0)
+        }
+        uapi::F_GETSIG => Ok(file.owner().lock().signal as usize),
+        uapi::F_SETSIG => {
+            let signal = u32::try_from(arg).ok().filter(|&s| s <= uapi::_NSIG);
+            file.owner().lock().signal = signal.ok_or(Errno::EINVAL)?;
+            Ok(0)
+        }
+        uapi::F_GETLEASE => Ok(UNLCK as usize),
+        uapi::F_GETPIPE_SZ => Ok(pipe::pipe_of(&file).ok_or(Errno::EBADF)?.capacity()),
+        uapi::F_SETPIPE_SZ => {
+            let privileged = task::current().cred().capable(Cap::SysResource);
+            pipe::pipe_of(&file).ok_or(Errno::EBADF)?.set_capacity(arg as u32 as usize, privileged)
+        }
+        uapi::F_GET_SEALS => Ok(memfd::seals(&file)? as usize),
+        uapi::F_ADD_SEALS => {
+            memfd::add_seals(&file, arg as u32)?;
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn set_flags(file: &File, new: OpenFlags) -> SysResult {
+    let gains = new - file.flags();
+    let cred = task::current().cred();
+    if gains.contains(OpenFlags::NOATIME) && !perm::owner_or_capable(&file.inode, cred) {
+        return Err(Errno::EPERM);
+    }
+    file.set_flags(new);
+    Ok(0)
+}
+
+/// A record lock as the program describes it; true in the second place for unlocking.
+fn decode(file: &Ref<File>, cmd: u32, flock: &Flock) -> Result<(Lock, bool)> {
+    let base = match flock.whence as u16 as u32 {
+        uapi::SEEK_SET => 0,
+        uapi::SEEK_CUR => file.pos() as i64,
+        uapi::SEEK_END => file.inode.size() as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    let start = base.checked_add(flock.start).ok_or(Errno::EOVERFLOW)?;
+    // A negative length counts back from the start; none is "to the end".
+    let (first, last) = match flock.len {
+        0 => (start, i64::MAX),
+        len if len > 0 => (start, start.checked_add(len - 1).ok_or(Errno::EOVERFLOW)?),
+        len => (start.checked_add(len).ok_or(Errno::EINVAL)?, start - 1),
+    };
+    let start = u64::try_from(first).map_err(|_| Errno::EINVAL)?;
+    let end = if last == i64::MAX { u64::MAX } else { last as u64 };
+    let ofd = matches!(cmd, uapi::F_OFD_GETLK | uapi::F_OFD_SETLK | uapi::F_OFD_SETLKW);
+    if ofd && flock.pid != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let task = task::current();
+    let (exclusive, unlock) = match flock.kind {
+        RDLCK => (false, false),
+        WRLCK => (true, false),
+        UNLCK => (false, true),
+        _ => return Err(Errno::EINVAL),
+    };
+    let (kind, owner, pid) = if ofd {
+        (LockKind::Ofd, Ref::as_ptr(file) as usize, -1)
+    } else {
+        (LockKind::Posix, task.files().lock_owner(), task.tgid() as i32)
+    };
+    Ok((Lock { kind, owner, pid, exclusive, start, end }, unlock))
+}
+
+fn get_lock(file: &Ref<File>, cmd: u32, ptr: UserPtr<Flock>) -> SysResult {
+    let mut flock = ptr.read()?;
+    let (request, unlock) = decode(file, cmd, &flock)?;
+    if unlock {
+        return Err(Errno::EINVAL);
+    }
+    match file.inode.locks.test(&request) {
+        None => flock.kind = UNLCK,
+        Some(holder) => {
+            flock.kind = if holder.exclusive { WRLCK } else { RDLCK };
+            flock.whence = uapi::SEEK_SET as i16;
+            flock.start = holder.start as i64;
+            flock.len =
+                if holder.end == u64::MAX { 0 } else { (holder.end - holder.start + 1) as i64 };
+            flock.pid = holder.pid;
+        }
+    }
+    ptr.write(flock)?;
+    Ok(0)
+}
+
+fn set_lock(file: &Ref<File>, cmd: u32, ptr: UserPtr<Flock>) -> SysResult {
+    let (request, unlock) = decode(file, cmd, &ptr.read()?)?;
+    if unlock {
+        file.inode.locks.unset(&request)?;
+        return Ok(0);
+    }
+    let needs = if request.exclusive { FMode::WRITE } else { FMode::READ };
+    if !file.fmode().contains(needs) {
+        return Err(Errno::EBADF);
+    }
+    let wait = matches!(cmd, uapi::F_SETLKW | uapi::F_OFD_SETLKW);
+    file.inode.locks.set(&request, wait)?;
+    Ok(0)
+}
+
+/// flock(2).
+pub fn sys_flock(a: &mut Args) -> SysResult {
+    let file = fget(a.fd(0))?;
+    let op = a.u32(1);
+    let mut request = Lock {
+        kind: LockKind::Flock,
+        owner: Ref::as_ptr(&file) as usize,
+        pid: task::current().tgid() as i32,
+        exclusive: false,
+        start: 0,
+        end: u64::MAX,
+    };
+    match op & !uapi::LOCK_NB {
+        uapi::LOCK_UN => {
+            file.inode.locks.unset(&request)?;
+            return Ok(0);
+        }
+        uapi::LOCK_SH => {}
+        uapi::LOCK_EX => request.exclusive = true,
+        _ => return Err(Errno::EINVAL),
+    }
+    file.inode.locks.set(&request, op & uapi::LOCK_NB == 0)?;
+    Ok(0)
+}

@@ -1,0 +1,120 @@
+//! mount, umount2, pivot_root.
+
+use alloc::vec::Vec;
+
+use super::{Args, SysResult, UserPath, caller, only};
+use crate::addr::PAGE_SIZE;
+use crate::errno::{Errno, Result};
+use crate::fs::mount::{UmountFlags, init_mnt_ns};
+use crate::fs::namei::{LookupFlags, lookup};
+use crate::fs::{MntNs, MountFlags, MountRequest, Path};
+use crate::kref::Ref;
+use crate::mm::user;
+use crate::ns::Cap;
+use crate::{task, uapi};
+
+/// The mounts that the caller sees.
+fn namespace() -> &'static Ref<MntNs> {
+    init_mnt_ns()
+}
+
+fn require_admin() -> Result<()> {
+    if caller().cred.capable(Cap::SysAdmin) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn directory_or_file(addr: u64, flags: LookupFlags) -> Result<Path> {
+    let name = UserPath::read(addr)?;
+    lookup(caller(), None, name.bytes(), flags)
+}
+
+/// A string argument that may be null.
+fn text(addr: u64) -> Result<Vec<u8>> {
+    if addr == 0 { Ok(Vec::new()) } else { user::read_cstr(addr, PAGE_SIZE) }
+}
+
+/// Options, which end at a page at the latest.
+fn options(addr: u64) -> Result<Vec<u8>> {
+    match text(addr) {
+        Err(Errno::ENAMETOOLONG) => Err(Errno::EINVAL),
+        other => other,
+    }
+}
+
+/// mount(2).
+pub fn sys_mount(a: &mut Args) -> SysResult {
+    const PROPAGATION: u32 =
+        uapi::MS_PRIVATE | uapi::MS_SLAVE | uapi::MS_SHARED | uapi::MS_UNBINDABLE;
+    const MAGIC: u64 = 0xc0ed_0000;
+    let mut raw = a.u64(3);
+    // A magic number of old programs.
+    if raw & 0xffff_0000 == MAGIC {
+        raw &= 0xffff;
+    }
+    let raw = raw as u32;
+    let place = directory_or_file(a.u64(1), LookupFlags::FOLLOW)?;
+    require_admin()?;
+    let flags = MountFlags::from_bits_truncate(raw);
+    let ns = namespace();
+    if raw & uapi::MS_REMOUNT != 0 {
+        ns.remount(&place, flags, &options(a.u64(4))?, raw & uapi::MS_BIND != 0)?;
+    } else if raw & uapi::MS_BIND != 0 {
+        let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
+        ns.bind(&from, &place, raw & uapi::MS_REC != 0)?;
+    } else if raw & PROPAGATION != 0 {
+        // Every mount is private already, and nothing propagates to a slave.
+        if !Ref::ptr_eq(&place.dentry, &place.mnt.root) || raw & uapi::MS_SHARED != 0 {
+            return Err(Errno::EINVAL);
+        }
+    } else if raw & uapi::MS_MOVE != 0 {
+        let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
+        ns.move_mount(&from, &place)?;
+    } else {
+        let (source, fs_type) = (text(a.u64(0))?, text(a.u64(2))?);
+        let data = options(a.u64(4))?;
+        let source = if source.is_empty() { &b"none"[..] } else { &source };
+        ns.mount(&fs_type, &MountRequest { source, data: &data, flags }, &place)?;
+    }
+    Ok(0)
+}
+
+/// umount2(2).
+pub fn sys_umount2(a: &mut Args) -> SysResult {
+    let flags = a.u32(1);
+    only(flags, uapi::MNT_FORCE | uapi::MNT_DETACH | uapi::MNT_EXPIRE | uapi::UMOUNT_NOFOLLOW)?;
+    if flags & uapi::MNT_EXPIRE != 0 {
+        // A mount is marked and goes at a later call, if it was not used meanwhile.
+        let exclusive = flags & (uapi::MNT_FORCE | uapi::MNT_DETACH) == 0;
+        return Err(if exclusive { Errno::EAGAIN } else { Errno::EINVAL });
+    }
+    require_admin()?;
+    let follow = flags & uapi::UMOUNT_NOFOLLOW == 0;
+    let walk = if follow { LookupFlags::FOLLOW } else { LookupFlags::empty() };
+    let place = directory_or_file(a.u64(0), walk)?;
+    namespace().umount(&place, UmountFlags { detach: flags & uapi::MNT_DETACH != 0 })?;
+    Ok(0)
+}
+
+/// pivot_root(2).
+pub fn sys_pivot_root(a: &mut Args) -> SysResult {
+    require_admin()?;
+    let walk = LookupFlags::FOLLOW | LookupFlags::DIRECTORY;
+    let new_root = directory_or_file(a.u64(0), walk)?;
+    let put_old = directory_or_file(a.u64(1), walk)?;
+    let fs = caller().fs;
+    let old_root = fs.root();
+    namespace().pivot_root(&old_root, &new_root, &put_old)?;
+    move_roots(&old_root, &new_root)?;
+    Ok(0)
+}
+
+/// Moves every task whose root or working directory is the old root.
+fn move_roots(old: &Path, new: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    {
+        let list = task::list::lock();
+        all.try_reserve(list.threads().count()).map_err(|_| Errno::ENOMEM)?;
+        all.extend(list.threads().filter_map(|task| task.fs.share()));
+    }
+    all.iter().for_each(|fs| fs.replace(old, new));
+    Ok(())
+}
