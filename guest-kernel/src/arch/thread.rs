@@ -137,7 +137,7 @@ pub struct CpuContext {
 
 /// FP/SIMD registers of a program.
 #[repr(C, align(16))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct FpState {
     /// V0 to V31.
     pub v: [u128; 32],
@@ -145,12 +145,6 @@ pub struct FpState {
     pub fpsr: u32,
     /// FPCR.
     pub fpcr: u32,
-}
-
-impl Default for FpState {
-    fn default() -> Self {
-        Self { v: [0; 32], fpsr: 0, fpcr: 0 }
-    }
 }
 
 /// General registers of the interrupted context, as the exception entry saves them. For a thread of

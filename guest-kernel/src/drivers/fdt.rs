@@ -322,10 +322,10 @@ impl<'a> Machine<'a> {
             {
                 self.gic = Gic::V3 { distributor, redistributors };
             }
-        } else if device.compatible("arm,cortex-a15-gic") || device.compatible("arm,gic-400") {
-            if let (Some(distributor), Some(cpu)) = (device.registers(0), device.registers(1)) {
-                self.gic = Gic::V2 { distributor, cpu };
-            }
+        } else if (device.compatible("arm,cortex-a15-gic") || device.compatible("arm,gic-400"))
+            && let (Some(distributor), Some(cpu)) = (device.registers(0), device.registers(1))
+        {
+            self.gic = Gic::V2 { distributor, cpu };
         }
     }
 

@@ -106,7 +106,7 @@ pub fn backtrace(mut fp: u64, mut visit: impl FnMut(u64)) {
     const MOST: usize = 64;
     let limit = (fp | (crate::arch::KERNEL_STACK_SIZE as u64 - 1)).saturating_sub(15);
     for _ in 0..MOST {
-        if fp == 0 || fp % 8 != 0 || fp >= limit {
+        if fp == 0 || !fp.is_multiple_of(8) || fp >= limit {
             return;
         }
         // SAFETY: aligned and inside the stack that the walk began in, which is mapped.

@@ -73,8 +73,8 @@ fn id_register(crm: u8, op2: u8) -> Option<u64> {
         // ID_AA64PFR0_EL1: EL0 and EL1 are AArch64 only; FP and AdvSIMD, without half precision.
         (4, 0) => 0x11,
         (6, 0) => sanitise(read_register!("id_aa64isar0_el1"), ISAR0),
-        (4..=7, _) => 0,
-        // AArch32 ID registers are not there for EL0.
+        // The rest: nothing of it is for EL0, AArch32 included.
+        (2..=7, _) => 0,
         _ => return None,
     })
 }

@@ -89,7 +89,7 @@ fn map_linear(range: Range<u64>, prot: Prot, memory: MemoryType) {
         let size = loop {
             let entry = &table[index(va, level)];
             let size = level_size(level);
-            let fits = level > 0 && phys % size == 0 && range.end - phys >= size;
+            let fits = level > 0 && phys.is_multiple_of(size) && range.end - phys >= size;
             if level == LEVELS - 1 || (fits && entry.load().is_empty()) {
                 if entry.load().is_empty() {
                     entry.store(match level {

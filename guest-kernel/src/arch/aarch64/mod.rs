@@ -21,13 +21,13 @@ pub use boot::{cpu_count, cpu_id, cpu_on, set_cpus};
 pub use cache::{clear_page, copy_page, sync_icache};
 pub use cpu::{
     IrqState, backtrace, cpu_relax, current_thread, detect_features, early_put, fault_address,
-    frame_pointer, interrupted_user, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled, mpidr,
-    set_current_thread, wait_for_interrupt,
+    frame_pointer, interrupted_user, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled,
+    mpidr, set_current_thread, wait_for_interrupt,
 };
 pub use features::{emulate_id_register, hwcaps, midr, random_u64};
 pub use mmu::{
-    activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root, phys_to_virt,
-    sync_tables, virt_to_phys,
+    activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root,
+    phys_to_virt, sync_tables, virt_to_phys,
 };
 pub use psci::{power_off, reset, set_conduit};
 pub use switch::{

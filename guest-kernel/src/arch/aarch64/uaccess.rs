@@ -108,7 +108,7 @@ pub unsafe fn strncpy_from_user(dst: *mut u8, src: u64, len: usize) -> Result<us
 /// Reads an aligned word.
 #[inline]
 pub fn load_user_u32(addr: u64) -> Result<u32, UserFault> {
-    if !access_ok(addr, 4) || addr % 4 != 0 {
+    if !access_ok(addr, 4) || !addr.is_multiple_of(4) {
         return Err(UserFault);
     }
     // SAFETY: `addr` is user space and guarded.
@@ -118,7 +118,7 @@ pub fn load_user_u32(addr: u64) -> Result<u32, UserFault> {
 /// Replaces an aligned word if it is `old`; returns what it was.
 #[inline]
 pub fn cmpxchg_user_u32(addr: u64, old: u32, new: u32) -> Result<u32, UserFault> {
-    if !access_ok(addr, 4) || addr % 4 != 0 {
+    if !access_ok(addr, 4) || !addr.is_multiple_of(4) {
         return Err(UserFault);
     }
     let _access = UserAccess::new();

@@ -113,7 +113,7 @@ pub unsafe fn strncpy_from_user(dst: *mut u8, src: u64, len: usize) -> Result<us
 }
 
 fn word(addr: u64, prot: Prot) -> Result<&'static AtomicU32, UserFault> {
-    if addr % 4 != 0 || !access_ok(addr, 4) {
+    if !addr.is_multiple_of(4) || !access_ok(addr, 4) {
         return Err(UserFault);
     }
     let ptr = reach(addr, prot).ok_or(UserFault)?;
