@@ -85,6 +85,17 @@ fn a_detached_vm_is_listed_paused_and_killed() {
 }
 
 #[test]
+fn kill_ends_a_vm_that_does_not_answer() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
+    sandbox.wait_for("t");
+    signal("STOP", child.id().into());
+    assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
+    assert!(!child.wait().unwrap().success());
+    sandbox.assert_clean();
+}
+
+#[test]
 fn wait_passes_the_end_of_a_detached_vm_on() {
     let sandbox = Sandbox::new();
     let args = ["run", "--detach", "--timeout", "3s", "--name", "t", "small"];

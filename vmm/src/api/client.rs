@@ -1,8 +1,9 @@
 //! The client's side of the API: one connection a request.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -13,6 +14,10 @@ use crate::runtime::{self, Outcome, folder};
 
 /// Answers larger than this are not believed.
 const MAX_ANSWER: u64 = 256 << 20;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a VM may take to agree to be killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a VM did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,30 +65,35 @@ impl Client {
 
     /// Stops its CPUs.
     pub fn pause(&self) -> Result<(), Error> {
-        self.request("POST", "/v1/pause").map(drop)
+        self.request("POST", "/v1/pause", Some(PATIENCE)).map(drop)
     }
 
     /// Lets its CPUs run on.
     pub fn unpause(&self) -> Result<(), Error> {
-        self.request("POST", "/v1/unpause").map(drop)
+        self.request("POST", "/v1/unpause", Some(PATIENCE)).map(drop)
     }
 
-    /// Ends it, and waits until nothing of it is left.
+    /// Ends it, and waits until nothing of it is left. One that does not answer (it may be stopped) is
+    /// killed without asking.
     pub fn kill(&self) -> Result<(), Error> {
-        self.request("POST", "/v1/kill")?;
+        if let Err(error) = self.request("POST", "/v1/kill", Some(KILL_PATIENCE)) {
+            let pid = folder::keeper(&self.socket).ok_or(error)?;
+            // An error means that it has ended meanwhile.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
         self.wait_gone()
     }
 
     /// Waits until it ends, and says how it did.
     pub fn wait(&self) -> Result<Outcome, Error> {
-        let outcome = self.get("/v1/exit")?;
+        let outcome = self.parse(&self.request("GET", "/v1/exit", None)?)?;
         self.wait_gone()?;
         Ok(outcome)
     }
 
     /// The last of what the guest printed.
     pub fn console(&self) -> Result<Vec<u8>, Error> {
-        self.request("GET", "/v1/console")
+        self.request("GET", "/v1/console", Some(PATIENCE))
     }
 
     /// Looks at the guest.
@@ -97,13 +107,24 @@ impl Client {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let body = self.request("GET", path)?;
-        serde_json::from_slice(&body).map_err(|e| self.no_answer(&e))
+        self.parse(&self.request("GET", path, Some(PATIENCE))?)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(body).map_err(|e| self.no_answer(&e))
     }
 
     /// Sends one request and returns the body of a good answer.
-    fn request(&self, method: &str, path: &str) -> Result<Vec<u8>, Error> {
-        let answer = self.exchange(method, path).map_err(|e| self.no_answer(&e))?;
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        patience: Option<Duration>,
+    ) -> Result<Vec<u8>, Error> {
+        let answer = self.exchange(method, path, patience).map_err(|e| match e.kind() {
+            ErrorKind::WouldBlock => self.no_answer(&"it is stopped or too busy"),
+            _ => self.no_answer(&e),
+        })?;
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
         let start = match response.parse(&answer) {
@@ -124,8 +145,14 @@ impl Client {
 
     /// One request without keep-alive: the answer ends with the connection. HTTP/1.0 keeps the server
     /// from sending it in chunks.
-    fn exchange(&self, method: &str, path: &str) -> std::io::Result<Vec<u8>> {
+    fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        patience: Option<Duration>,
+    ) -> std::io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(patience)?;
         write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer)?;

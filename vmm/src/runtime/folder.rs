@@ -139,6 +139,13 @@ pub fn open(name: &str) -> Result<(File, PathBuf), Error> {
     Ok((dir, short))
 }
 
+/// The process that keeps the VM whose API is at `socket`, as the VM itself has written down.
+pub fn keeper(socket: &Path) -> Option<rustix::process::Pid> {
+    let text = fs::read(socket.with_file_name(INFO)).ok()?;
+    let info: super::Info = serde_json::from_slice(&text).ok()?;
+    rustix::process::Pid::from_raw(i32::try_from(info.pid).ok()?)
+}
+
 /// Waits until the VM whose subfolder is `dir` has ended.
 pub fn wait_gone(dir: &File) -> io::Result<()> {
     flock(dir, FlockOperation::LockShared)?;

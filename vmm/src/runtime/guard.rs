@@ -50,7 +50,9 @@ impl Guard {
 
 /// The child.
 fn watch(mut pipe: io::PipeReader, folder: PathBuf, terminal: Option<Termios>) {
-    // No terminal's signals: those are for the parent.
+    // A name for whoever wonders about a second process, and no terminal's signals: those are for the
+    // parent. Neither is worth giving up for.
+    let _ = rustix::thread::set_name(c"belljar-guard");
     let _ = rustix::process::setsid();
     let mut farewell = [0];
     let orderly = loop {
