@@ -104,6 +104,94 @@ mod tests {
         }
     }
 
+    /// What the VMM's views read, by name. Renaming a field here is renaming it in `vmm/src/introspect`.
+    const READ_BY_VIEWS: &[(&str, &str, Tag)] = &[
+        ("Task", "pid", Tag::Uint),
+        ("Task", "tgid", Tag::Uint),
+        ("Task", "comm", Tag::Chars),
+        ("Task", "flags", Tag::Flags),
+        ("Task", "exit_state", Tag::Uint),
+        ("Task", "tasks", Tag::Link),
+        ("Task", "thread_node", Tag::Link),
+        ("Task", "real_parent", Tag::Ptr),
+        ("Task", "signal", Tag::Ptr),
+        ("Task", "se", Tag::Struct),
+        ("Entity", "state", Tag::Flags),
+        ("Entity", "policy", Tag::Enum),
+        ("Entity", "prio", Tag::Int),
+        ("Entity", "static_prio", Tag::Int),
+        ("Entity", "on_cpu", Tag::Bool),
+        ("Entity", "sum_exec_runtime", Tag::Uint),
+        ("Entity", "time_slice", Tag::Uint),
+        ("Entity", "wchan", Tag::Ptr),
+        ("Entity", "mm", Tag::Ptr),
+        ("Entity", "thread.info.cpu", Tag::Uint),
+        ("Entity", "thread.context.pc", Tag::Uint),
+        ("Entity", "thread.context.fp", Tag::Uint),
+        ("Entity", "thread.stack.base", Tag::Uint),
+        ("Entity", "thread.stack.size", Tag::Uint),
+        ("WaitChannel", "name", Tag::Text),
+        ("SignalStruct", "threads", Tag::List),
+        ("SignalStruct", "pids", Tag::Array),
+        ("SignalStruct", "dead.utime", Tag::Uint),
+        ("SignalStruct", "dead.stime", Tag::Uint),
+        ("Pid", "numbers", Tag::Vec),
+        ("Upid", "nr", Tag::Uint),
+        ("Mm", "seq", Tag::SeqCount),
+        ("Mm", "space.vmas", Tag::Vec),
+        ("Mm", "space.total_vm", Tag::Uint),
+        ("Mm", "space.start_brk", Tag::Hex),
+        ("Mm", "layout.start_stack", Tag::Hex),
+        ("Mm", "tables.root", Tag::Phys),
+        ("Mm", "tables.rss.anon", Tag::Int),
+        ("Mm", "tables.rss.file", Tag::Int),
+        ("Mm", "tables.rss.shmem", Tag::Int),
+        ("Vma", "start", Tag::Hex),
+        ("Vma", "end", Tag::Hex),
+        ("Vma", "flags", Tag::Flags),
+        ("Vma", "pgoff", Tag::Uint),
+        ("Vma", "file", Tag::Ptr),
+        ("MappedFile", "dev", Tag::Uint),
+        ("MappedFile", "ino", Tag::Uint),
+        ("MappedFile", "path", Tag::Vec),
+        ("Page", "refcount", Tag::Uint),
+        ("Page", "kind", Tag::Enum),
+        ("RunQueue", "seq", Tag::SeqCount),
+        ("RunQueue", "nr_running", Tag::Uint),
+        ("RunQueue", "curr", Tag::Ptr),
+        ("RunQueue", "active", Tag::Ptr),
+        ("RunQueue", "expired", Tag::Ptr),
+        ("PrioArray", "queue", Tag::Array),
+    ];
+
+    #[test]
+    fn views_find_what_they_read() {
+        let types = types();
+        for (owner, path, tag) in READ_BY_VIEWS {
+            let Some(ty) = types.get(owner) else { panic!("`{owner}` is not described") };
+            let kind = field(&types, ty, path).unwrap_or_else(|| panic!("no `{owner}.{path}`"));
+            assert_eq!(Tag::from_u32(kind.tag), Some(*tag), "`{owner}.{path}`");
+        }
+        // The masks and values that they know by name.
+        for (owner, value) in [
+            ("TaskFlags", "KTHREAD"),
+            ("TaskState", "INTERRUPTIBLE"),
+            ("TaskState", "UNINTERRUPTIBLE"),
+            ("TaskState", "STOPPED"),
+            ("TaskState", "TRACED"),
+            ("Policy", "Normal"),
+            ("VmFlags", "WRITE"),
+            ("VmFlags", "SHARED"),
+            ("VmFlags", "MAYSHARE"),
+            ("PageKind", "Zero"),
+            ("PageKind", "Cache"),
+            ("PageKind", "Shmem"),
+        ] {
+            let values = types[owner].values.as_slice();
+            assert!(values.iter().any(|v| v.name.as_str() == value), "no `{owner}::{value}`");
+        }
+    }
+
     #[test]
     fn names_are_unique() {
         assert_eq!(types().len(), registry::all().count(), "two described types share a name");

@@ -65,6 +65,8 @@ bitflags! {
     }
 }
 
+belljar_abi::describe_flags!(TaskFlags);
+
 /// `exit_state`: alive.
 pub const EXIT_ALIVE: u32 = 0;
 /// `exit_state`: gone without a trace but for the last switch.
@@ -116,6 +118,7 @@ pub struct Task {
     /// Number of the thread group's leader, in the initial namespace.
     pub tgid: AtomicU32,
     /// [`TaskFlags`].
+    #[described(as = "flags TaskFlags")]
     pub flags: AtomicU32,
     /// [`EXIT_ALIVE`], [`EXIT_ZOMBIE`] or [`EXIT_DEAD`]; changed under the task list's lock.
     pub exit_state: AtomicU32,

@@ -52,7 +52,7 @@ pub struct SharedSignals {
 
 /// Times and counts of threads that ended, or of children that were waited for.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Described, Default)]
 #[allow(missing_docs, reason = "the names are getrusage(2)'s, times in nanoseconds")]
 pub struct Accounting {
     pub utime: AtomicU64,
@@ -107,10 +107,8 @@ pub struct SignalStruct {
     #[described(skip)]
     pub rlimits: Rlimits,
     /// Of threads that ended.
-    #[described(skip)]
     pub dead: Accounting,
     /// Of children that were waited for.
-    #[described(skip)]
     pub children: Accounting,
 }
 

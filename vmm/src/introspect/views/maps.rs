@@ -83,7 +83,7 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Mapping>> {
         let flags = vma.flags("flags")?;
         let has = |name: &str| flags.iter().any(|f| f == name);
         let letter = |name: &str, c: char| if has(name) { c } else { '-' };
-        let shared = has("SHARED");
+        let shared = has("SHARED") || has("MAYSHARE");
         let file = vma.ptr("file")?;
         let of_file = |field: &str| file.as_ref().map_or(Ok(0), |file| file.uint(field));
         let mut found = Found::default();

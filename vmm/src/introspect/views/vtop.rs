@@ -41,12 +41,11 @@ pub(super) struct Entry {
 }
 
 pub(super) fn rows(kernel: &Kernel<'_>, pid: u32, addr: u64) -> Result<Vec<Entry>> {
-    let process = Process::find(kernel, pid)?;
     // Bit 55 selects the half of the address space (ARM ARM D8.2).
     let pgd = if addr >> 55 & 1 == 1 {
         kernel.root().kernel_pgd_phys()
     } else {
-        let mm = process.mm()?.ok_or(Error::NoMm { pid })?;
+        let mm = Process::find(kernel, pid)?.mm()?.ok_or(Error::NoMm { pid })?;
         kernel.check_seq_of(&mm, "seq")?;
         mm.uint("tables.root")?
     };
