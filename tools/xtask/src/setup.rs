@@ -29,10 +29,12 @@ pub enum Need {
     Packages,
     /// rustfmt and clippy.
     Lints,
+    /// Programs that the end-to-end tests start.
+    EndToEnd,
 }
 
 /// Everything, for `setup` and `test`.
-pub const ALL: &[Need] = &[Need::Cross, Need::Qemu, Need::Packages, Need::Lints];
+pub const ALL: &[Need] = &[Need::Cross, Need::Qemu, Need::Packages, Need::Lints, Need::EndToEnd];
 
 /// Runs `cargo xtask setup`.
 pub fn main(args: Args) -> Result<ExitCode> {
@@ -145,6 +147,9 @@ fn missing_packages(needs: &[Need], source: Source) -> Vec<Package> {
                 packages.push(file("rust-web-clippy", "/usr/bin/cargo-clippy"));
             }
             Need::Lints => {}
+            Need::EndToEnd => {
+                packages.extend([program("cpio", "cpio"), program("procps", "kill")]);
+            }
         }
     }
     packages.retain(|package| !package.is_there());

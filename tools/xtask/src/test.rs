@@ -153,16 +153,23 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
         let line = line?;
         println!("{line}");
-        // test NAME ... ok | FAILED | ignored
-        let Some(rest) = line.strip_prefix("test ") else { continue };
-        if let Some(name) = rest.strip_suffix(" ... ok") {
-            counts.add(name, true);
-        } else if let Some(name) = rest.strip_suffix(" ... FAILED") {
-            failed += 1;
-            counts.add(&format!("{layer}: {name}"), false);
+        if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            counts.failures.push(format!("{layer}: {name}"));
+        }
+        // test result: ok. 3 passed; 0 failed; ...
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            let number = |what: &str| -> usize {
+                let before = rest.split(what).next().unwrap_or_default();
+                before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
+            };
+            counts.passed += number(" passed;");
+            counts.failed += number(" failed;");
+            failed += number(" failed;");
         }
     }
-    // A binary that does not compile or dies in the middle says no FAILED.
+    // A binary that does not compile or dies in the middle gives no result.
     if !child.wait()?.success() && failed == 0 {
         counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
     }
