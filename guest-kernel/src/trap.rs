@@ -11,7 +11,7 @@ use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::drivers;
 use crate::errno::Errno;
 use crate::mm::{Access, Fault};
-use crate::process::{exit, sigframe, signal};
+use crate::process::{exit, sigframe, signal, timers};
 use crate::sched;
 use crate::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, SigInfo};
 use crate::syscall;
@@ -160,6 +160,7 @@ fn resolve(task: &Task, address: VirtAddr, access: Access) -> Result<(), Fault> 
 #[unsafe(no_mangle)]
 extern "C" fn trap_el0_irq(_regs: &mut PtRegs) {
     drivers::irq::handle_pending();
+    sched::irq_exit();
 }
 
 /// A synchronous exception in the kernel: a user access that faults is resolved or reported to its
@@ -195,6 +196,7 @@ extern "C" fn trap_el1_sync(regs: &mut PtRegs) {
 #[unsafe(no_mangle)]
 extern "C" fn trap_el1_irq(_regs: &mut PtRegs) {
     drivers::irq::handle_pending();
+    sched::irq_exit();
     let info = &arch::current_thread().info;
     if info.preempt_count() == 0 && info.need_resched() {
         sched::preempt_schedule_irq();
@@ -222,6 +224,7 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
     }
     if flags.contains(ThreadFlags::NOTIFY_RESUME) {
         info.clear(ThreadFlags::NOTIFY_RESUME);
+        timers::check_cpu_timers();
     }
     if flags.contains(ThreadFlags::SINGLESTEP) {
         info.clear(ThreadFlags::SINGLESTEP);

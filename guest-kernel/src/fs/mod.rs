@@ -45,6 +45,7 @@ pub mod poll;
 pub mod poller;
 pub mod superblock;
 pub mod time;
+pub mod timerfd;
 pub mod tmpfs;
 pub mod userbuf;
 pub mod verbs;

@@ -644,6 +644,7 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
     exit::complete_vfork(task);
     unshare_files(task);
     unshare_sighand(task);
+    task.signal.timers.delete_posix();
     // SAFETY: these belong to the calling task itself, which has no program at this moment.
     unsafe {
         *task.altstack.get() = AltStack::default();

@@ -66,6 +66,9 @@ pub fn do_exit(code: i32) -> ! {
         panic!("init exited: {code:#x}");
     }
     task.exit_code.store(code, Ordering::Relaxed);
+    if group_dead {
+        task.signal.timers.delete_all();
+    }
     account(task, group_dead);
 
     exit_mm(task);
@@ -111,12 +114,14 @@ fn exit_mm(task: &Task) {
 pub fn mm_release(task: &Task) {
     let robust = task.robust_list.swap(0, Ordering::Relaxed);
     if robust != 0 {
-        let _ = robust;
+        let tid = task.pid_nr(task.thread_pid.own().ns());
+        crate::ipc::futex::exit_robust_list(robust, tid);
     }
     let addr = task.clear_child_tid.swap(0, Ordering::Relaxed);
     // A process that nobody shares memory with has nobody to tell.
     if addr != 0 && task.mm().is_some_and(|mm| mm.users() > 1) {
         let _ = UserPtr::<u32>::new(addr).write(0);
+        let _ = crate::ipc::futex::futex_wake_user(addr, 1);
     }
 }
 

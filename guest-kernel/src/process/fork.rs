@@ -351,7 +351,7 @@ fn copy_signal_mask(flags: CloneFlags, parent: &Task, child: &Task) {
 pub static TASK_OPS: sched::EntityOps = sched::EntityOps {
     put: task::put_entity,
     fatal_signal_pending: |entity| exit::fatal_pending(Task::of(entity)),
-    tick: |_| {},
+    tick: super::timers::tick,
 };
 
 /// A task with nothing but what is given.

@@ -213,6 +213,7 @@ pub fn start_kthreadd() -> Result<()> {
 
 /// Starts the threads that every system has: `ksoftirqd/N` and the `kworker`s of each CPU that schedules.
 pub fn start_system_threads() {
+    super::timers::init();
     let start = |name: &str, cpu: Option<usize>, body: fn(&Kthread, usize)| {
         let number = cpu.unwrap_or(0);
         match create(name, cpu, move |me| {

@@ -8,7 +8,7 @@
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`jobs`] | process groups, sessions |
-//! | [`clocks`] | the clocks that programs name |
+//! | [`clocks`], [`timers`] | the clocks that programs name; what happens when their timers ring |
 //! | [`kthread`] | kernel threads |
 //! | [`init`] | tasks 0 and 1, from nothing |
 
@@ -20,4 +20,5 @@ pub mod jobs;
 pub mod kthread;
 pub mod sigframe;
 pub mod signal;
+pub mod timers;
 pub mod wait;

@@ -17,13 +17,15 @@ use crate::sync::{MAX_CPUS, PerCpu, PreemptGuard, this_cpu};
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Softirq {
+    /// Timers of processes rang.
+    Timer = 0,
     /// Packets were received.
-    NetRx = 0,
+    NetRx = 1,
     /// A block request is done.
-    Block = 1,
+    Block = 2,
 }
 
-const COUNT: usize = 2;
+const COUNT: usize = 3;
 /// Rounds on the way out of one interrupt before `ksoftirqd` takes over.
 const MAX_ROUNDS: u32 = 10;
 

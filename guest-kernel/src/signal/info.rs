@@ -72,6 +72,18 @@ impl SigInfo {
         info
     }
 
+    /// `si_timerid` of [`SI_TIMER`].
+    pub fn timer_id(&self) -> i32 {
+        self.fields[0] as u32 as i32
+    }
+
+    /// Lets a waiting [`SI_TIMER`] stand for `n` expirations more; returns `si_overrun`.
+    pub fn add_overrun(&mut self, n: u64) -> u64 {
+        let overrun = (self.fields[0] >> 32).saturating_add(n).min(i32::MAX as u64);
+        self.fields[0] = pair(self.fields[0] as u32, overrun as u32);
+        overrun
+    }
+
     /// `si_pid` of the kinds that have one.
     pub fn pid(&self) -> u32 {
         self.fields[0] as u32

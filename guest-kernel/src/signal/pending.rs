@@ -46,6 +46,17 @@ impl Pending {
         }
     }
 
+    /// Lets the waiting signal of a timer, if there is one, stand for `1 + missed` expirations more;
+    /// returns how many it stands for beyond its first.
+    pub fn merge_overrun(
+        &mut self,
+        is_timers: impl Fn(&SigInfo) -> bool,
+        missed: u64,
+    ) -> Option<u64> {
+        let info = self.queue.iter_mut().find(|info| is_timers(info))?;
+        Some(info.add_overrun(missed.saturating_add(1)))
+    }
+
     /// Takes the first deliverable signal that `blocked` does not hold back.
     pub fn take(&mut self, blocked: SigSet) -> Option<SigInfo> {
         let sig = self.set.without(blocked).next()?;

@@ -16,6 +16,7 @@ pub mod futex;
 pub mod sched;
 pub mod table;
 pub mod time;
+pub mod timer;
 pub mod tty;
 
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,6 @@
 //! The table: number, name, handler. Sorted by number.
 
-use super::{Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, system, time, tty};
+use super::{Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, system, time, timer, tty};
 
 /// Numbers below this have a slot.
 pub const SIZE: usize = 512;
@@ -81,6 +81,9 @@ pub const ROWS: &[Row] = &[
     (82, "fsync", fs::sync::sys_fsync),
     (83, "fdatasync", fs::sync::sys_fdatasync),
     (84, "sync_file_range", fs::sync::sys_sync_file_range),
+    (85, "timerfd_create", timer::sys_timerfd_create),
+    (86, "timerfd_settime", timer::sys_timerfd_settime),
+    (87, "timerfd_gettime", timer::sys_timerfd_gettime),
     (88, "utimensat", fs::stat::sys_utimensat),
     (90, "capget", cred::sys_capget),
     (91, "capset", cred::sys_capset),
@@ -93,6 +96,13 @@ pub const ROWS: &[Row] = &[
     (99, "set_robust_list", futex::sys_set_robust_list),
     (100, "get_robust_list", futex::sys_get_robust_list),
     (101, "nanosleep", time::sys_nanosleep),
+    (102, "getitimer", timer::sys_getitimer),
+    (103, "setitimer", timer::sys_setitimer),
+    (107, "timer_create", timer::sys_timer_create),
+    (108, "timer_gettime", timer::sys_timer_gettime),
+    (109, "timer_getoverrun", timer::sys_timer_getoverrun),
+    (110, "timer_settime", timer::sys_timer_settime),
+    (111, "timer_delete", timer::sys_timer_delete),
     (112, "clock_settime", time::sys_clock_settime),
     (113, "clock_gettime", time::sys_clock_gettime),
     (114, "clock_getres", time::sys_clock_getres),

@@ -18,6 +18,7 @@ pub mod list;
 mod own;
 pub mod rlimit;
 mod signal_struct;
+pub mod timers;
 
 use core::cell::UnsafeCell;
 use core::ptr;

@@ -8,6 +8,7 @@ use belljar_abi::Described;
 use bitflags::bitflags;
 
 use super::rlimit::Rlimits;
+use super::timers::ProcessTimers;
 use super::{Task, ThreadLink};
 use crate::drivers::tty::Tty;
 use crate::errno::Result;
@@ -106,6 +107,9 @@ pub struct SignalStruct {
     /// Resource limits.
     #[described(skip)]
     pub rlimits: Rlimits,
+    /// Timers.
+    #[described(skip)]
+    pub timers: ProcessTimers,
     /// Of threads that ended.
     pub dead: Accounting,
     /// Of children that were waited for.
@@ -131,6 +135,7 @@ impl SignalStruct {
             wait_chldexit: WaitQueue::new(),
             tty: SpinLock::new(None),
             rlimits,
+            timers: ProcessTimers::default(),
             dead: Accounting::default(),
             children: Accounting::default(),
         })
