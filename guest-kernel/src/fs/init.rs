@@ -3,12 +3,12 @@
 use alloc::vec::Vec;
 
 use super::file::{DirSink, OpenFlags};
-use super::mount::{init_mnt_ns, set_init_mnt_ns};
+use super::mount::init_mnt_ns;
 use super::namei::LookupFlags;
 use super::superblock::{MountRequest, register_filesystem};
 use super::{
-    Caller, FsStruct, MntNs, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open,
-    tmpfs, verbs,
+    Caller, FsStruct, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open, tmpfs,
+    verbs,
 };
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -16,7 +16,7 @@ use crate::ns::Cred;
 use crate::{kwarn, mm, uapi};
 
 /// Makes the root file system, fills it from `initrd` and returns its root. Boot order calls it once,
-/// when memory is there and the drivers have registered their devices.
+/// when memory and the namespaces are there and the drivers have registered their devices.
 pub fn init(initrd: &[u8]) -> Result<Path> {
     // A name takes some 200 bytes: a few per cent of memory at most.
     dentry::set_cache_limit(mm::total_pages() / 2);
@@ -29,7 +29,7 @@ pub fn init(initrd: &[u8]) -> Result<Path> {
 
     let dentry = tmpfs::new_unlimited("rootfs", 0o755)?;
     let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::empty())?;
-    set_init_mnt_ns(MntNs::new(mnt.clone())?);
+    init_mnt_ns().set_bottom(mnt.clone())?;
     let root = Path { mnt, dentry };
     if !initrd.is_empty() {
         let fs = FsStruct::new(root.clone(), 0)?;

@@ -16,9 +16,12 @@ use belljar_abi::Described;
 use super::dentry;
 use super::superblock::{MountRequest, find_filesystem};
 use super::{Dentry, FsStruct, Mutex, Path, SuperBlock};
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::sync::{Once, SpinLock};
+use crate::ns::user::UserNs;
+use crate::ns::{init_nsproxy, new_inum};
+use crate::sync::SpinLock;
 use crate::uapi;
 
 bitflags::bitflags! {
@@ -223,24 +226,24 @@ impl Path {
 
 /// The mounts that a group of tasks sees.
 #[repr(C)]
+#[derive(Described)]
 pub struct MntNs {
+    /// Inode number of its /proc/PID/ns file.
+    pub inum: u32,
+    /// The user namespace that owns it.
+    pub user_ns: Ref<UserNs>,
     /// Changes of the tree go one at a time.
+    #[described(skip)]
     lock: Mutex<()>,
     /// The mount at the bottom: the initial root file system.
     root: SpinLock<Option<Ref<Mount>>>,
     /// All mounts in the order in which they came.
-    mounts: SpinLock<Vec<Ref<Mount>>>,
+    mounts: SpinLock<Array<Ref<Mount>>>,
 }
-
-static INIT_NS: Once<Ref<MntNs>> = Once::new();
 
 /// The mounts that exist from boot.
 pub fn init_mnt_ns() -> &'static Ref<MntNs> {
-    INIT_NS.get()
-}
-
-pub(super) fn set_init_mnt_ns(ns: Ref<MntNs>) {
-    INIT_NS.set(ns);
+    &init_nsproxy().mnt
 }
 
 /// What an unmount asks for (umount(2)).
@@ -251,16 +254,22 @@ pub struct UmountFlags {
 }
 
 impl MntNs {
-    /// A namespace whose only mount is `root`.
-    pub fn new(root: Ref<Mount>) -> Result<Ref<Self>> {
-        let mut mounts = Vec::new();
-        mounts.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        mounts.push(root.clone());
+    /// A namespace without any mount.
+    pub fn empty(user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
         Ref::try_new(Self {
+            inum: new_inum(),
+            user_ns,
             lock: Mutex::new(()),
-            root: SpinLock::new(Some(root)),
-            mounts: SpinLock::new(mounts),
+            root: SpinLock::new(None),
+            mounts: SpinLock::new(Array::new()),
         })
+    }
+
+    /// Puts the first mount at the bottom of an empty namespace.
+    pub fn set_bottom(&self, root: Ref<Mount>) -> Result<()> {
+        self.remember(&root)?;
+        *self.root.lock() = Some(root);
+        Ok(())
     }
 
     /// The top of everything that is mounted on the bottom.
@@ -279,10 +288,7 @@ impl MntNs {
     }
 
     fn remember(&self, mount: &Ref<Mount>) -> Result<()> {
-        let mut mounts = self.mounts.lock();
-        mounts.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        mounts.push(mount.clone());
-        Ok(())
+        self.mounts.lock().try_push(mount.clone())
     }
 
     fn forget(&self, mount: &Ref<Mount>) {
@@ -451,19 +457,20 @@ impl MntNs {
                 fs.set_cwd(Path { mnt: new.clone(), dentry: cwd.dentry.clone() });
             }
         }
-        Ref::try_new(Self {
-            lock: Mutex::new(()),
-            root: SpinLock::new(Some(top)),
-            mounts: SpinLock::new(new),
-        })
+        let copy = Self::empty(self.user_ns.clone())?;
+        copy.set_bottom(top)?;
+        for mount in &new[1..] {
+            copy.remember(mount)?;
+        }
+        Ok(copy)
     }
 }
 
 impl Drop for MntNs {
     fn drop(&mut self) {
         // Cuts the cycles between parents and children.
-        for mount in core::mem::take(self.mounts.get_mut()) {
-            drop(Mount::detach(&mount));
+        for mount in self.mounts.get_mut().iter() {
+            drop(Mount::detach(mount));
         }
     }
 }

@@ -5,7 +5,7 @@ use super::superblock::{FileSystem, MountRequest};
 use super::{Caller, File, FsStruct, MntNs, Mount, MountFlags, OpenFlags, Path, UserBuf, tmpfs};
 use crate::errno::Result;
 use crate::kref::Ref;
-use crate::ns::Cred;
+use crate::ns::{Cred, UserNs};
 
 /// A namespace with an empty tmpfs, and a caller in it.
 pub struct World {
@@ -24,7 +24,8 @@ impl World {
         let request = MountRequest { source: b"none", data, flags: MountFlags::empty() };
         let dentry = tmpfs::TMPFS.mount(&request).unwrap();
         let mnt = Mount::new(dentry.clone(), b"none", MountFlags::empty()).unwrap();
-        let ns = MntNs::new(mnt.clone()).unwrap();
+        let ns = MntNs::empty(UserNs::new(None).unwrap()).unwrap();
+        ns.set_bottom(mnt.clone()).unwrap();
         let fs = FsStruct::new(Path { mnt, dentry }, 0o022).unwrap();
         Self { ns, fs, cred: Cred::root() }
     }

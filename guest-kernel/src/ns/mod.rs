@@ -19,7 +19,7 @@ use crate::errno::Result;
 static NEXT_INUM: AtomicU32 = AtomicU32::new(0xf000_0000);
 
 /// A fresh inode number for a namespace.
-fn new_inum() -> u32 {
+pub(crate) fn new_inum() -> u32 {
     NEXT_INUM.fetch_add(1, Ordering::Relaxed)
 }
 

@@ -7,6 +7,7 @@
 use belljar_abi::Described;
 
 use crate::errno::Result;
+use crate::fs::MntNs;
 use crate::kref::Ref;
 use crate::ns::pid::{PidNs, init_pid_ns};
 use crate::ns::user::{UserNs, init_user_ns};
@@ -37,8 +38,8 @@ pub struct NsProxy {
     pub uts: Ref<UtsNs>,
     /// System V and POSIX IPC.
     pub ipc: Ref<PlainNs>,
-    /// Mounts. Its tree hangs on [`crate::fs`].
-    pub mnt: Ref<PlainNs>,
+    /// Mounts.
+    pub mnt: Ref<MntNs>,
     /// The pid namespace of children to come.
     pub pid_for_children: Ref<PidNs>,
     /// Network.
@@ -62,7 +63,8 @@ pub(super) fn init() -> Result<()> {
     INIT_NSPROXY.set(Ref::try_new(NsProxy {
         uts: UtsNs::new(names, user.clone())?,
         ipc: PlainNs::new(user.clone())?,
-        mnt: PlainNs::new(user.clone())?,
+        // The root file system is mounted later.
+        mnt: MntNs::empty(user.clone())?,
         pid_for_children: init_pid_ns().clone(),
         net: PlainNs::new(user.clone())?,
         time: PlainNs::new(user.clone())?,

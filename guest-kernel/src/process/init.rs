@@ -52,6 +52,9 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     unsafe { sched::adopt_boot_thread(&task.se) };
     crate::panic::set_task_description(describe_current);
     signal::install_hooks();
+    crate::fs::file::set_size_limit_source(|| {
+        task::current().signal.rlimits.soft(crate::task::rlimit::Resource::Fsize)
+    });
     crate::mm::oom::set_killer(oom_kill);
     Ok(())
 }
@@ -155,10 +158,14 @@ fn split_nul(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn default_env() -> Vec<Vec<u8>> {
-    [&b"HOME=/root"[..], b"TERM=linux", b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
-        .iter()
-        .map(|v| v.to_vec())
-        .collect()
+    [
+        &b"HOME=/root"[..],
+        b"TERM=linux",
+        b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ]
+    .iter()
+    .map(|v| v.to_vec())
+    .collect()
 }
 
 /// The command that came with the root file system (`/.belljar/init.argv`), or on the kernel's command
@@ -199,7 +206,11 @@ fn find_in_path(name: &[u8], envp: &[Vec<u8>]) -> Vec<u8> {
 fn default_commands() -> Vec<Command> {
     [&b"/init"[..], b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh"]
         .iter()
-        .map(|path| Command { path: path.to_vec(), argv: alloc::vec![path.to_vec()], envp: default_env() })
+        .map(|path| Command {
+            path: path.to_vec(),
+            argv: alloc::vec![path.to_vec()],
+            envp: default_env(),
+        })
         .collect()
 }
 
@@ -232,7 +243,10 @@ fn oom_kill() -> OomOutcome {
     let list = list::lock();
     let badness = |t: &&Task| {
         let adj = i64::from(t.signal.oom_score_adj.load(Ordering::Relaxed));
-        if adj == -1000 || t.is_kthread() || t.pid() == 1 && t.signal.nr_threads.load(Ordering::Relaxed) == 0 {
+        if adj == -1000
+            || t.is_kthread()
+            || t.pid() == 1 && t.signal.nr_threads.load(Ordering::Relaxed) == 0
+        {
             return i64::MIN;
         }
         match t.se.get_mm() {
@@ -245,7 +259,8 @@ fn oom_kill() -> OomOutcome {
         drop(list);
         return give_it_time();
     }
-    let Some(victim) = list.processes().max_by_key(badness).filter(|t| badness(t) > i64::MIN) else {
+    let Some(victim) = list.processes().max_by_key(badness).filter(|t| badness(t) > i64::MIN)
+    else {
         return OomOutcome::Fail;
     };
     victim.oom_victim.store(true, Ordering::Relaxed);

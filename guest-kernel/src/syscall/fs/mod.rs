@@ -51,11 +51,6 @@ pub fn fd_limit() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// `RLIMIT_FSIZE`, for [`crate::fs::file::set_size_limit_source`].
-pub fn size_limit() -> u64 {
-    task::current().signal.rlimits.soft(Resource::Fsize)
-}
-
 /// Names up to this length need no allocation.
 const SHORT: usize = 128;
 

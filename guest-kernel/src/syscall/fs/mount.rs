@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::{Args, SysResult, UserPath, caller, only};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
-use crate::fs::mount::{UmountFlags, init_mnt_ns};
+use crate::fs::mount::UmountFlags;
 use crate::fs::namei::{LookupFlags, lookup};
 use crate::fs::{MntNs, MountFlags, MountRequest, Path};
 use crate::kref::Ref;
@@ -15,7 +15,7 @@ use crate::{task, uapi};
 
 /// The mounts that the caller sees.
 fn namespace() -> &'static Ref<MntNs> {
-    init_mnt_ns()
+    &task::current().nsproxy().mnt
 }
 
 fn require_admin() -> Result<()> {
