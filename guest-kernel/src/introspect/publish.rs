@@ -10,7 +10,9 @@ use belljar_abi::root::{BootState, LogRing, PANIC_MESSAGE_SIZE};
 
 use super::ROOT;
 use crate::addr::{LINEAR_OFFSET, PAGE_SHIFT, PhysAddr};
+use crate::ns::pid;
 use crate::sched::schedule::RUNQUEUES;
+use crate::task::{Task, list};
 
 /// Publishes the layout note. Called once, as early as possible in boot.
 #[cfg(target_os = "none")]
@@ -67,13 +69,13 @@ pub fn publish_run_queues(cpus: usize) {
     ROOT.cpus.store(cpus as u64, Relaxed);
 }
 
-/// Publishes the task list: its head, its sequence count, task 0, and the pid hash.
-pub fn publish_tasks(head: usize, seq: usize, init_task: usize, pid_hash: (usize, usize)) {
-    ROOT.task_list.store(head as u64, Relaxed);
-    ROOT.task_list_seq.store(seq as u64, Relaxed);
-    ROOT.init_task.store(init_task as u64, Relaxed);
-    ROOT.pid_hash.store(pid_hash.0 as u64, Relaxed);
-    ROOT.pid_hash_len.store(pid_hash.1 as u64, Relaxed);
+/// Publishes the task list, from when task 0 is on it, and the pid hash.
+pub fn publish_tasks(init_task: &'static Task) {
+    ROOT.task_list.store(list::head_address() as u64, Relaxed);
+    ROOT.task_list_seq.store(&raw const list::TASK_LIST_SEQ as u64, Relaxed);
+    ROOT.init_task.store(core::ptr::from_ref(init_task) as u64, Relaxed);
+    ROOT.pid_hash.store(pid::pid_hash_address() as u64, Relaxed);
+    ROOT.pid_hash_len.store(pid::PID_HASH_SIZE as u64, Relaxed);
     ROOT.set_boot_state(BootState::Tasks);
 }
 

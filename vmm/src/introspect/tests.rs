@@ -189,9 +189,11 @@ fn root_page_is_found_without_its_header() {
     assert_eq!(root.unwrap().phys(), BASE + (2 << 20) + 4096);
 }
 
-/// A short run of the fuzz target with a fixed generator: the same patches every time.
+/// A short run of the fuzz target with a fixed generator: the same patches every time. A longer one with
+/// `BELLJAR_FUZZ_RUNS=20000`.
 #[test]
 fn patched_guests_are_survived() {
+    let runs = std::env::var("BELLJAR_FUZZ_RUNS").ok().and_then(|n| n.parse().ok());
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = || {
         state ^= state << 13;
@@ -199,7 +201,7 @@ fn patched_guests_are_survived() {
         state ^= state << 17;
         state
     };
-    for _ in 0..300 {
+    for _ in 0..runs.unwrap_or(300) {
         let mut data = vec![];
         for _ in 0..1 + next() % 12 {
             let (place, word) = (next().to_le_bytes(), next());
