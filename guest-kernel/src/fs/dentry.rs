@@ -196,7 +196,9 @@ impl Dentry {
 
     /// True if the name was removed, or never was one.
     pub fn is_unlinked(&self) -> bool {
-        !self.is_hashed() && self.parent().is_some()
+        // A rename takes the dentry out of the hash and puts it back.
+        let guard = hold_renames();
+        !self.is_hashed() && self.parent_held(&guard).is_some()
     }
 
     /// True if something is mounted on it.
@@ -436,11 +438,11 @@ pub fn rename(
     let dropped_target_parent;
     // SAFETY: `RENAME` and both buckets are held, and both dentries are out of the hash.
     unsafe {
-        core::mem::swap(&mut *dentry.name.get(), &mut new_name);
+        new_name = dentry.name.get().replace(new_name);
         (*dentry.name.get()).settle();
         dropped_parent = (*dentry.parent.get()).replace(new_parent.clone());
         dropped_target_parent = if exchange {
-            core::mem::swap(&mut *target.name.get(), &mut old_name);
+            old_name = target.name.get().replace(old_name);
             (*target.name.get()).settle();
             (*target.parent.get()).replace(old_parent)
         } else {

@@ -376,7 +376,8 @@ pub fn chown(caller: Caller<'_>, path: &Path, uid: Option<u32>, gid: Option<u32>
     let owner = cred.fsuid == inode.uid();
     let uid_ok = uid.is_none_or(|uid| owner && uid == inode.uid());
     let gid_ok = gid.is_none_or(|gid| owner && (cred.in_group(gid) || gid == inode.gid()));
-    if !(uid_ok && gid_ok) && !cred.capable(Cap::Chown) {
+    let permitted = uid_ok && gid_ok || cred.capable(Cap::Chown);
+    if !permitted {
         return Err(Errno::EPERM);
     }
     let mut change = SetAttr { uid, gid, ..SetAttr::default() };

@@ -246,7 +246,7 @@ impl<S: Source> Reader<S> {
             _check,
         ] = fields;
         let namesize = namesize as usize;
-        if namesize < 2 || namesize > PATH_MAX {
+        if !(2..=PATH_MAX).contains(&namesize) {
             return Err(self.broken(Reason::BadName));
         }
         name.clear();
