@@ -5,10 +5,13 @@
 //! out of the kernel, which would cost each system call more than the rest of its entry. What is shown
 //! divides the exact sum in the proportion of the samples and never goes back.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::clock::monotonic_ns;
 use super::entity::Entity;
 use super::schedule;
+use crate::sync::{MAX_CPUS, PerCpu};
 
 /// User and system time in ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,39 @@ impl core::ops::AddAssign for CpuTime {
     }
 }
 
+/// What one CPU, or several, did since boot, in ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// Ran programs in user mode.
+    pub user: u64,
+    /// Ran in the kernel.
+    pub system: u64,
+    /// Did nothing.
+    pub idle: u64,
+}
+
+impl core::ops::AddAssign for CpuTimes {
+    fn add_assign(&mut self, other: Self) {
+        self.user += other.user;
+        self.system += other.system;
+        self.idle += other.idle;
+    }
+}
+
+/// Sampled user and system time of each CPU.
+static SAMPLED: PerCpu<[AtomicU64; 2]> =
+    PerCpu::new([const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_CPUS]);
+
+/// What a CPU did since boot; all zero for one that is not up. Idle time is exact, the rest divided as
+/// the samples tell.
+pub fn cpu_times(cpu: usize) -> CpuTimes {
+    let idle = schedule::RUNQUEUES.of(cpu).lock().idle();
+    let Some(idle) = idle.map(schedule::runtime_of) else { return CpuTimes::default() };
+    let [user, system] = SAMPLED.of(cpu).each_ref().map(|ns| ns.load(Relaxed));
+    let busy = split(monotonic_ns().saturating_sub(idle), user, system);
+    CpuTimes { user: busy.user, system: busy.system, idle }
+}
+
 /// A tick found the entity in user mode, or not: what it ran since the last one goes there. The run
 /// queue is locked and has charged it.
 pub(super) fn sample(entity: &Entity, user: bool) {
@@ -41,6 +77,7 @@ pub(super) fn sample(entity: &Entity, user: bool) {
     entity.sampled_at.store(sum, Relaxed);
     let sampled = if user { &entity.utime_sampled } else { &entity.stime_sampled };
     sampled.store(sampled.load(Relaxed) + delta, Relaxed);
+    SAMPLED.this()[usize::from(!user)].fetch_add(delta, Relaxed);
 }
 
 /// Divides `sum` as the samples tell.

@@ -58,9 +58,9 @@ pub use clock::{
 };
 pub use completion::Completion;
 pub use cpu::handle_ipi;
-pub use cputime::CpuTime;
+pub use cputime::{CpuTime, CpuTimes, cpu_times};
 pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
-pub use loadavg::loadavg;
+pub use loadavg::{loadavg, nr_context_switches, nr_running, nr_uninterruptible};
 pub use prio::Policy;
 pub use restart::RestartBlock;
 pub use schedule::{

@@ -142,6 +142,12 @@ impl RunQueue {
         ptr::eq(self.curr, self.idle)
     }
 
+    /// The CPU's idle entity; `None` until the CPU schedules.
+    pub fn idle(&self) -> Option<&'static Entity> {
+        // SAFETY: set by `start` to an entity that lives for ever.
+        unsafe { self.idle.as_ref() }
+    }
+
     /// True if `entity` is the CPU's idle entity.
     pub fn is_idle_entity(&self, entity: &Entity) -> bool {
         ptr::eq(self.idle, entity)

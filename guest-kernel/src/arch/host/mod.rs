@@ -164,6 +164,11 @@ pub fn hwcaps() -> (u64, u64) {
     (0b11, 0)
 }
 
+/// MIDR_EL1: a Cortex-A72, say.
+pub fn midr() -> u64 {
+    0x410f_d083
+}
+
 /// A random number of the CPU; `None` if the CPU has no random number instruction.
 pub fn random_u64() -> Option<u64> {
     None

@@ -1,0 +1,243 @@
+//! Files of /proc/PID about its memory: maps, smaps_rollup, cmdline, environ, auxv, mem.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::Subject;
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
+use crate::errno::{Errno, Result};
+use crate::fs::{Dev, File, FileOps, UserBuf, Whence};
+use crate::kref::Ref;
+use crate::mm::Mm;
+use crate::mm::vma::{VmFlags, Vma};
+use crate::procfs::text::Text;
+use crate::put;
+
+/// The column where a mapping's name stands.
+const NAME_COLUMN: usize = 73;
+
+/// The name of a mapping.
+fn name_of<'a>(vma: &'a Vma, start_brk: u64, brk: u64, start_stack: u64) -> &'a [u8] {
+    match &vma.file {
+        Some(file) => &file.path,
+        None if vma.start <= brk && vma.end >= start_brk && start_brk != brk => b"[heap]",
+        None if vma.start <= start_stack && vma.end >= start_stack => b"[stack]",
+        None => b"",
+    }
+}
+
+/// One line of maps.
+pub(super) fn map_line(out: &mut Text, vma: &Vma, name: &[u8]) -> Result<()> {
+    let start = out.len();
+    let flag = |bit, letter| if vma.flags.contains(bit) { letter } else { '-' };
+    let shared = if vma.flags.contains(VmFlags::MAYSHARE) { 's' } else { 'p' };
+    put!(out, "{:08x}-{:08x} ", vma.start, vma.end)?;
+    put!(out, "{}{}", flag(VmFlags::READ, 'r'), flag(VmFlags::WRITE, 'w'))?;
+    put!(out, "{}{shared} ", flag(VmFlags::EXEC, 'x'))?;
+    let (offset, dev, ino) = match &vma.file {
+        Some(file) => (vma.pgoff << PAGE_SHIFT, Dev::decode(file.dev as u32), file.ino),
+        None => (0, Dev::default(), 0),
+    };
+    put!(out, "{offset:08x} {:02x}:{:02x} {ino} ", dev.major(), dev.minor())?;
+    if !name.is_empty() {
+        out.pad_to(start, NAME_COLUMN)?;
+        out.escaped(name, b"\n")?;
+    }
+    out.bytes(b"\n")
+}
+
+/// /proc/PID/maps.
+pub(super) fn maps(subject: &Subject, out: &mut Text) -> Result<()> {
+    let shown = subject.with_mm(|mm| {
+        let stack = mm.layout.start_stack.load(Ordering::Relaxed);
+        let space = mm.space.read();
+        space
+            .vmas
+            .iter()
+            .try_for_each(|vma| map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack)))
+    });
+    shown.unwrap_or(Ok(()))
+}
+
+/// /proc/PID/smaps_rollup: the sums of what smaps would show.
+pub(super) fn smaps_rollup(subject: &Subject, out: &mut Text) -> Result<()> {
+    let shown = subject.with_mm(|mm| {
+        let rss = mm.rss();
+        let kb = |pages: i64| pages.max(0) as u64 * (PAGE_SIZE as u64 / 1024);
+        let ends = {
+            let space = mm.space.read();
+            let first = space.vmas.first().map_or(0, |v| v.start);
+            (first, space.vmas.last().map_or(0, |v| v.end))
+        };
+        let line = out.len();
+        put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0 ", ends.0, ends.1)?;
+        out.pad_to(line, NAME_COLUMN)?;
+        out.bytes(b"[rollup]\n")?;
+        let total = rss.total() as i64;
+        for (title, pages) in [
+            ("Rss", total),
+            ("Pss", total),
+            ("Pss_Dirty", rss.anon),
+            ("Pss_Anon", rss.anon),
+            ("Pss_File", rss.file),
+            ("Pss_Shmem", rss.shmem),
+            ("Shared_Clean", rss.file + rss.shmem),
+            ("Shared_Dirty", 0),
+            ("Private_Clean", 0),
+            ("Private_Dirty", rss.anon),
+            ("Referenced", total),
+            ("Anonymous", rss.anon),
+            ("Swap", 0),
+            ("SwapPss", 0),
+            ("Locked", 0),
+        ] {
+            let pad = 15_usize.saturating_sub(title.len());
+            put!(out, "{title}:{:pad$}{:8} kB\n", "", kb(pages))?;
+        }
+        Ok(())
+    });
+    shown.unwrap_or(Ok(()))
+}
+
+/// Appends what lies at `start..end` of the memory, as far as it can be read.
+fn copy_range(mm: &Mm, start: u64, end: u64, out: &mut Text) -> Result<()> {
+    let mut at = start;
+    let mut chunk = [0; 512];
+    while at < end {
+        let want = ((end - at) as usize).min(chunk.len());
+        let got = mm.read_remote(at, &mut chunk[..want]);
+        out.bytes(&chunk[..got])?;
+        if got < want {
+            break;
+        }
+        at += got as u64;
+    }
+    Ok(())
+}
+
+fn layout(at: &AtomicU64) -> u64 {
+    at.load(Ordering::Relaxed)
+}
+
+/// /proc/PID/cmdline. A program that overwrote its arguments (to change its title) may have run over
+/// into the environment; then what it wrote goes up to the first NUL.
+pub(super) fn cmdline(subject: &Subject, out: &mut Text) -> Result<()> {
+    let shown = subject.with_mm(|mm| {
+        let (start, end) = (layout(&mm.layout.arg_start), layout(&mm.layout.arg_end));
+        copy_range(mm, start, end, out)?;
+        if out.as_bytes().last().is_some_and(|&b| b != 0) {
+            copy_range(mm, end, layout(&mm.layout.env_end), out)?;
+            if let Some(nul) = out.as_bytes().iter().position(|&b| b == 0) {
+                out.truncate(nul + 1);
+            }
+        }
+        Ok(())
+    });
+    shown.unwrap_or(Ok(()))
+}
+
+/// /proc/PID/environ.
+pub(super) fn environ(subject: &Subject, out: &mut Text) -> Result<()> {
+    let shown = subject.with_mm(|mm| {
+        copy_range(mm, layout(&mm.layout.env_start), layout(&mm.layout.env_end), out)
+    });
+    shown.unwrap_or(Ok(()))
+}
+
+/// /proc/PID/auxv.
+pub(super) fn auxv(subject: &Subject, out: &mut Text) -> Result<()> {
+    let shown =
+        subject.with_mm(|mm| mm.auxv()?.iter().try_for_each(|word| out.bytes(&word.to_ne_bytes())));
+    shown.unwrap_or(Ok(()))
+}
+
+/// /proc/PID/mem, open: it stays with the memory that the process had when it was opened.
+pub(super) struct MemFile {
+    mm: Option<Ref<Mm>>,
+}
+
+impl MemFile {
+    pub(super) fn open(subject: &Subject) -> Self {
+        Self { mm: subject.task.se.get_mm() }
+    }
+
+    /// Moves up to `len` bytes in pieces; `step` returns how many it moved.
+    fn transfer(
+        &self,
+        pos: &mut u64,
+        len: usize,
+        mut step: impl FnMut(&Mm, u64, &mut [u8]) -> Result<usize>,
+    ) -> Result<usize> {
+        let Some(mm) = &self.mm else { return Ok(0) };
+        let done = mm.visit(|mm| {
+            let mut done = 0;
+            let mut chunk = [0; 512];
+            while done < len {
+                let want = (len - done).min(chunk.len());
+                match step(mm, *pos + done as u64, &mut chunk[..want]) {
+                    Ok(n) => {
+                        done += n;
+                        if n < want {
+                            break;
+                        }
+                    }
+                    Err(error) if done == 0 => return Err(error),
+                    Err(_) => break,
+                }
+            }
+            Ok(done)
+        });
+        // Without users there is no memory left to read.
+        let done = done.unwrap_or(Ok(0))?;
+        *pos += done as u64;
+        Ok(done)
+    }
+}
+
+impl FileOps for MemFile {
+    fn read(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let len = buf.remaining();
+        self.transfer(pos, len, |mm, at, chunk| match mm.read_remote(at, chunk) {
+            0 => Err(Errno::EIO),
+            n => buf.put(&chunk[..n]),
+        })
+    }
+
+    fn write(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let len = buf.remaining();
+        self.transfer(pos, len, |mm, at, chunk| {
+            let n = buf.take(chunk)?;
+            match mm.write_remote(at, &chunk[..n]) {
+                0 => Err(Errno::EIO),
+                n => Ok(n),
+            }
+        })
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        match whence {
+            // Addresses beyond the positive range are fine here.
+            Whence::Set => Ok(offset as u64),
+            Whence::Cur => Ok(file.pos().wrapping_add_signed(offset)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_maps_is_as_proc_5_says() {
+        let flags = VmFlags::READ | VmFlags::EXEC;
+        let vma = Vma { start: 0x55_5555_0000, end: 0x55_5555_1000, flags, pgoff: 0, file: None };
+        let mut out = Text::new();
+        map_line(&mut out, &vma, b"[heap]").unwrap();
+        let text = String::from_utf8(out.into_bytes()).unwrap();
+        assert!(text.starts_with("5555550000-5555551000 r-xp 00000000 00:00 0 "));
+        assert_eq!(text.find("[heap]\n"), Some(73));
+        let mut out = Text::new();
+        map_line(&mut out, &vma, b"").unwrap();
+        assert_eq!(out.as_bytes(), b"5555550000-5555551000 r-xp 00000000 00:00 0 \n");
+    }
+}

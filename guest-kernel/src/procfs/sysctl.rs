@@ -1,0 +1,211 @@
+//! /proc/sys: settings and facts (sysctl(8)).
+
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use super::text::{Text, parse_number};
+use super::tree::{Entry, dir, setting, text};
+use crate::drivers::tty;
+use crate::errno::{Errno, Result};
+use crate::fs::SuperBlock;
+use crate::fs::pipe::PIPE_MAX_SIZE;
+use crate::mm::frame;
+use crate::ns::uts::{UTS_LEN, uts_name};
+use crate::ns::{Cap, pid::PID_MAX};
+use crate::put;
+use crate::sync::{Once, SpinLock};
+use crate::syscall::system::{RELEASE, VERSION};
+use crate::task;
+
+/// /proc/sys.
+pub static ENTRIES: &[Entry] = &[
+    dir(
+        "fs",
+        &[
+            dir("epoll", &[text("max_user_watches", |_, out| put!(out, "{}\n", 1 << 20))]),
+            text("file-max", |_, out| put!(out, "{}\n", i64::MAX)),
+            text("file-nr", |_, out| put!(out, "0\t0\t{}\n", i64::MAX)),
+            text("nr_open", |_, out| out.bytes(b"1048576\n")),
+            text("overflowgid", |_, out| out.bytes(b"65534\n")),
+            text("overflowuid", |_, out| out.bytes(b"65534\n")),
+            text("pipe-max-size", |_, out| put!(out, "{PIPE_MAX_SIZE}\n")),
+        ],
+    ),
+    dir(
+        "kernel",
+        &[
+            text("cap_last_cap", |_, out| put!(out, "{}\n", Cap::CheckpointRestore as u8)),
+            setting("core_pattern", show_core_pattern, store_core_pattern),
+            setting("domainname", show_domainname, store_domainname),
+            setting("hostname", show_hostname, store_hostname),
+            text("ngroups_max", |_, out| out.bytes(b"65536\n")),
+            text("osrelease", |_, out| put!(out, "{RELEASE}\n")),
+            text("ostype", |_, out| out.bytes(b"Linux\n")),
+            text("overflowgid", |_, out| out.bytes(b"65534\n")),
+            text("overflowuid", |_, out| out.bytes(b"65534\n")),
+            text("pid_max", |_, out| put!(out, "{PID_MAX}\n")),
+            text("printk", |_, out| out.bytes(b"4\t4\t1\t7\n")),
+            dir(
+                "pty",
+                &[
+                    text("max", |_, out| put!(out, "{}\n", tty::devpts::PTY_MAX)),
+                    text("nr", |_, out| {
+                        put!(out, "{}\n", tty::pty::NR_PTYS.load(Ordering::Relaxed))
+                    }),
+                ],
+            ),
+            dir(
+                "random",
+                &[
+                    text("boot_id", |_, out| uuid(out, boot_id())),
+                    text("entropy_avail", |_, out| out.bytes(b"256\n")),
+                    text("poolsize", |_, out| out.bytes(b"256\n")),
+                    text("uuid", |_, out| uuid(out, random_uuid())),
+                ],
+            ),
+            text("randomize_va_space", |_, out| out.bytes(b"2\n")),
+            text("tainted", |_, out| out.bytes(b"0\n")),
+            text("threads-max", |_, out| put!(out, "{}\n", frame::total_frames() / 32)),
+            text("version", |_, out| put!(out, "{VERSION}\n")),
+        ],
+    ),
+    dir("net", &[dir("core", &[text("somaxconn", |_, out| out.bytes(b"4096\n"))])]),
+    dir(
+        "vm",
+        &[
+            text("max_map_count", |_, out| out.bytes(b"65530\n")),
+            text("mmap_min_addr", |_, out| out.bytes(b"4096\n")),
+            setting(
+                "overcommit_memory",
+                |_, out| put!(out, "{}\n", OVERCOMMIT.load(Ordering::Relaxed)),
+                |data| store_number(data, 0..=2, &OVERCOMMIT),
+            ),
+            text("overcommit_ratio", |_, out| out.bytes(b"50\n")),
+            setting(
+                "swappiness",
+                |_, out| put!(out, "{}\n", SWAPPINESS.load(Ordering::Relaxed)),
+                |data| store_number(data, 0..=200, &SWAPPINESS),
+            ),
+        ],
+    ),
+];
+
+/// Policy of promising memory (proc(5)); this kernel always promises.
+static OVERCOMMIT: AtomicI32 = AtomicI32::new(0);
+/// Kept for programs that set it; there is no swap.
+static SWAPPINESS: AtomicI32 = AtomicI32::new(60);
+
+fn store_number(
+    data: &[u8],
+    range: core::ops::RangeInclusive<i64>,
+    setting: &AtomicI32,
+) -> Result<()> {
+    let value = parse_number(data)?;
+    if !range.contains(&value) {
+        return Err(Errno::EINVAL);
+    }
+    setting.store(value as i32, Ordering::Relaxed);
+    Ok(())
+}
+
+/// What was written, up to its line end.
+fn line(data: &[u8]) -> &[u8] {
+    data.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default()
+}
+
+/// A name up to its NUL.
+fn until_nul(name: &[u8]) -> &[u8] {
+    name.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+fn show_hostname(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let name = task::current().nsproxy().uts.names.lock().nodename;
+    out.bytes(until_nul(&name))?;
+    out.bytes(b"\n")
+}
+
+fn show_domainname(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let name = task::current().nsproxy().uts.names.lock().domainname;
+    out.bytes(until_nul(&name))?;
+    out.bytes(b"\n")
+}
+
+fn store_hostname(data: &[u8]) -> Result<()> {
+    let name = line(data);
+    let name = uts_name(&name[..name.len().min(UTS_LEN)])?;
+    task::current().nsproxy().uts.names.lock().nodename = name;
+    Ok(())
+}
+
+fn store_domainname(data: &[u8]) -> Result<()> {
+    let name = line(data);
+    let name = uts_name(&name[..name.len().min(UTS_LEN)])?;
+    task::current().nsproxy().uts.names.lock().domainname = name;
+    Ok(())
+}
+
+/// core(5): kept as programs set it.
+static CORE_PATTERN: SpinLock<([u8; 128], usize)> = {
+    let mut bytes = [0; 128];
+    (bytes[0], bytes[1], bytes[2], bytes[3]) = (b'c', b'o', b'r', b'e');
+    SpinLock::new((bytes, 4))
+};
+
+fn show_core_pattern(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let (bytes, len) = *CORE_PATTERN.lock();
+    out.bytes(&bytes[..len])?;
+    out.bytes(b"\n")
+}
+
+fn store_core_pattern(data: &[u8]) -> Result<()> {
+    let new = line(data);
+    let mut pattern = CORE_PATTERN.lock();
+    let room = pattern.0.get_mut(..new.len()).ok_or(Errno::EINVAL)?;
+    room.copy_from_slice(new);
+    pattern.1 = new.len();
+    Ok(())
+}
+
+/// A random number in the form of RFC 4122, version 4.
+fn random_uuid() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    crate::drivers::random::fill(&mut bytes);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
+}
+
+fn boot_id() -> [u8; 16] {
+    static BOOT_ID: Once<[u8; 16]> = Once::new();
+    match BOOT_ID.try_get() {
+        Some(id) => *id,
+        None => *BOOT_ID.set(random_uuid()),
+    }
+}
+
+fn uuid(out: &mut Text, bytes: [u8; 16]) -> Result<()> {
+    for (i, byte) in bytes.iter().enumerate() {
+        let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+        put!(out, "{dash}{byte:02x}")?;
+    }
+    out.bytes(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_has_its_dashes() {
+        let mut out = Text::new();
+        uuid(&mut out, [0xab; 16]).unwrap();
+        assert_eq!(out.as_bytes(), b"abababab-abab-abab-abab-abababababab\n");
+    }
+
+    #[test]
+    fn settings_stay_in_their_range() {
+        let value = AtomicI32::new(1);
+        assert_eq!(store_number(b"3\n", 0..=2, &value), Err(Errno::EINVAL));
+        assert_eq!(store_number(b"2\n", 0..=2, &value), Ok(()));
+        assert_eq!(value.into_inner(), 2);
+    }
+}

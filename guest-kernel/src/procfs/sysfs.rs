@@ -1,0 +1,123 @@
+//! The little of sysfs that programs ask for: which CPUs there are.
+
+use alloc::boxed::Box;
+
+use super::text::Text;
+use super::tree::{self, Entry, Kind, dir, text};
+use crate::arch;
+use crate::errno::Result;
+use crate::fs::superblock::PlainSuper;
+use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
+use crate::kref::Ref;
+use crate::put;
+use crate::sched::cpu::online_mask;
+use crate::sync::MAX_CPUS;
+
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+
+static ENTRIES: &[Entry] = &[
+    dir("block", &[]),
+    dir("bus", &[]),
+    dir("class", &[]),
+    dir("dev", &[]),
+    dir(
+        "devices",
+        &[dir(
+            "system",
+            &[
+                dir(
+                    "cpu",
+                    &[
+                        Entry {
+                            name: "cpu",
+                            kind: Kind::PerCpu(&[dir(
+                                "topology",
+                                &[
+                                    text("physical_package_id", |_, out| out.bytes(b"0\n")),
+                                    text("core_siblings_list", present),
+                                ],
+                            )]),
+                        },
+                        text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
+                        text("offline", |_, out| out.bytes(b"\n")),
+                        text("online", |_, out| ranges(out, online_mask())),
+                        text("possible", present),
+                        text("present", present),
+                    ],
+                ),
+                dir(
+                    "node",
+                    &[
+                        text("online", |_, out| out.bytes(b"0\n")),
+                        text("possible", |_, out| out.bytes(b"0\n")),
+                    ],
+                ),
+            ],
+        )],
+    ),
+    dir("firmware", &[]),
+    dir("fs", &[dir("cgroup", &[])]),
+    dir("kernel", &[dir("mm", &[]), dir("security", &[]), dir("debug", &[]), dir("tracing", &[])]),
+    dir("module", &[]),
+];
+
+fn present(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let cpus = arch::cpu_count().min(64);
+    ranges(out, if cpus == 64 { !0 } else { (1 << cpus) - 1 })
+}
+
+/// The bits of a mask as `0-3,5` and a line end.
+pub fn ranges(out: &mut Text, mask: u64) -> Result<()> {
+    range_list(out, mask)?;
+    out.bytes(b"\n")
+}
+
+/// The bits of a mask as `0-3,5`.
+pub fn range_list(out: &mut Text, mask: u64) -> Result<()> {
+    let mut at = 0;
+    let mut comma = "";
+    while at < 64 && mask >> at != 0 {
+        let first = at + (mask >> at).trailing_zeros();
+        let len = (mask >> first).trailing_ones();
+        match len {
+            1 => put!(out, "{comma}{first}")?,
+            _ => put!(out, "{comma}{first}-{}", first + len - 1)?,
+        }
+        comma = ",";
+        at = first + len;
+    }
+    Ok(())
+}
+
+/// The type, for mount(2).
+pub struct SysFs;
+
+impl FileSystem for SysFs {
+    fn name(&self) -> &'static str {
+        "sysfs"
+    }
+
+    fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, Box::new(PlainSuper))?;
+        Dentry::new_root(tree::root_inode(&sb, ENTRIES, None)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_shown_as_ranges() {
+        let show = |mask| {
+            let mut out = Text::new();
+            range_list(&mut out, mask).unwrap();
+            String::from_utf8(out.into_bytes()).unwrap()
+        };
+        assert_eq!(show(0), "");
+        assert_eq!(show(1), "0");
+        assert_eq!(show(0b1011_1100), "2-5,7");
+        assert_eq!(show(!0), "0-63");
+        assert_eq!(show(1 << 63 | 1), "0,63");
+    }
+}

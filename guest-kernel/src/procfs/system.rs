@@ -1,0 +1,96 @@
+//! Files of /proc about the system as a whole.
+
+use super::text::Text;
+use crate::errno::Result;
+use crate::fs::SuperBlock;
+use crate::fs::chrdev::chrdev_at;
+use crate::fs::superblock::for_each_filesystem;
+use crate::put;
+use crate::sync::Once;
+use crate::syscall::system::{RELEASE, VERSION};
+
+/// The kernel's command line; boot order sets it once.
+pub static COMMAND_LINE: Once<&'static str> = Once::new();
+
+/// /proc/cmdline.
+pub fn cmdline(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", COMMAND_LINE.try_get().copied().unwrap_or_default())
+}
+
+/// /proc/version.
+pub fn version(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    put!(out, "Linux version {RELEASE} (belljar@belljar) (rustc) {VERSION}\n")
+}
+
+/// A file that exists and is empty.
+pub fn nothing(_: &SuperBlock, _: &mut Text) -> Result<()> {
+    Ok(())
+}
+
+/// /proc/swaps: there are none.
+pub fn swaps(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    out.bytes(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+}
+
+/// /proc/filesystems.
+pub fn filesystems(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let mut result = Ok(());
+    for_each_filesystem(|fs| {
+        let nodev = if fs.needs_device() { "" } else { "nodev" };
+        let line = put!(out, "{nodev}\t{}\n", fs.name());
+        result = result.and(line);
+    });
+    result
+}
+
+/// /proc/devices: major numbers, each once.
+pub fn devices(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    out.bytes(b"Character devices:\n")?;
+    let mut last = None;
+    while let Some(major) = next_major(last) {
+        let name = match major {
+            1 => "mem",
+            5 => "/dev/tty",
+            10 => "misc",
+            136 => "pts",
+            204 => "ttyAMA",
+            _ => "other",
+        };
+        put!(out, "{major:3} {name}\n")?;
+        last = Some(major);
+    }
+    out.bytes(b"\nBlock devices:\n")
+}
+
+/// The lowest major number of a character device above `last`.
+fn next_major(last: Option<u32>) -> Option<u32> {
+    (0..)
+        .map_while(chrdev_at)
+        .map(|entry| entry.dev.major())
+        .filter(|&major| last.is_none_or(|last| major > last))
+        .min()
+}
+
+/// /proc/interrupts: the header, for programs that count CPUs by it.
+pub fn interrupts(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    out.bytes(b"           ")?;
+    for cpu in 0..crate::arch::cpu_count() {
+        put!(out, "CPU{cpu:<8}")?;
+    }
+    out.bytes(b"\n")
+}
+
+/// /proc/tty/drivers: how programs find the name of a terminal by its number.
+pub fn tty_drivers(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let rows = [
+        ("/dev/tty", "/dev/tty", "5", "0", "system:/dev/tty"),
+        ("/dev/console", "/dev/console", "5", "1", "system:console"),
+        ("/dev/ptmx", "/dev/ptmx", "5", "2", "system"),
+        ("pty_slave", "/dev/pts", "136", "0-1048575", "pty:slave"),
+        ("ttyAMA", "/dev/ttyAMA", "204", "64-77", "serial"),
+    ];
+    for (driver, node, major, minors, kind) in rows {
+        put!(out, "{driver:<20} {node:<8} {major:>8} {minors:>7} {kind}\n")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! [`Text`]: the content of a file, as it is written; [`TextFile`]: a file whose content is a text.
+
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+
+use crate::errno::{Errno, Result};
+use crate::fs::{File, FileOps, UserBuf, Whence};
+use crate::sync::Mutex;
+
+/// A growing text.
+#[derive(Default)]
+pub struct Text {
+    bytes: Vec<u8>,
+}
+
+impl Write for Text {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        self.bytes(s.as_bytes()).map_err(|_| fmt::Error)
+    }
+}
+
+impl Text {
+    /// No text yet.
+    pub const fn new() -> Self {
+        Self { bytes: Vec::new() }
+    }
+
+    /// Appends formatted text; `ENOMEM` if there is no room. Use [`put!`](crate::put).
+    pub fn put(&mut self, args: fmt::Arguments<'_>) -> Result<()> {
+        self.write_fmt(args).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Appends bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes.try_reserve(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Appends bytes with those in `special` as `\ooo`.
+    pub fn escaped(&mut self, bytes: &[u8], special: &[u8]) -> Result<()> {
+        for &b in bytes {
+            if special.contains(&b) {
+                crate::put!(self, "\\{b:03o}")?;
+            } else {
+                self.bytes(&[b])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends spaces until the line that began at `start` has `width` bytes.
+    pub fn pad_to(&mut self, start: usize, width: usize) -> Result<()> {
+        while self.bytes.len() < start + width {
+            self.bytes(b" ")?;
+        }
+        Ok(())
+    }
+
+    /// Drops what is beyond `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// True if there is nothing yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes, out of the text.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// `put!(text, "format", ...)`: appends formatted text.
+#[macro_export]
+macro_rules! put {
+    ($out:expr, $($arg:tt)*) => { $out.put(format_args!($($arg)*)) };
+}
+
+/// Where a file's content comes from, and goes to.
+pub trait Source: Send + Sync + 'static {
+    /// Writes the content.
+    fn show(&self, out: &mut Text) -> Result<()>;
+
+    /// Takes what a program wrote.
+    fn store(&self, _data: &[u8]) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// The most that one write may bring.
+const MAX_STORE: usize = 4096;
+
+/// An open file whose content is made when it is read.
+pub struct TextFile<S> {
+    source: S,
+    text: Mutex<Vec<u8>>,
+}
+
+impl<S: Source> TextFile<S> {
+    /// Nothing is made yet.
+    pub const fn new(source: S) -> Self {
+        Self { source, text: Mutex::new(Vec::new()) }
+    }
+}
+
+impl<S: Source> FileOps for TextFile<S> {
+    fn read(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let mut text = self.text.lock();
+        if *pos == 0 || text.is_empty() {
+            let mut new = Text::new();
+            self.source.show(&mut new)?;
+            *text = new.into_bytes();
+        }
+        let from = usize::try_from(*pos).unwrap_or(usize::MAX).min(text.len());
+        let n = buf.put(&text[from..])?;
+        *pos += n as u64;
+        Ok(n)
+    }
+
+    fn write(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
+        let len = buf.remaining();
+        if len > MAX_STORE {
+            return Err(Errno::EINVAL);
+        }
+        let mut data = Vec::new();
+        data.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        data.resize(len, 0);
+        if buf.take(&mut data)? < len {
+            return Err(Errno::EFAULT);
+        }
+        self.source.store(&data)?;
+        *pos += len as u64;
+        Ok(len)
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        let base = match whence {
+            Whence::Set => 0,
+            Whence::Cur => file.pos(),
+            // The length is not known before it is read.
+            _ => return Err(Errno::EINVAL),
+        };
+        base.checked_add_signed(offset).ok_or(Errno::EINVAL)
+    }
+}
+
+/// A number that a program wrote, with white space around it.
+pub fn parse_number(data: &[u8]) -> Result<i64> {
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+    text.parse().map_err(|_| Errno::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_escaped_and_padded() {
+        let mut text = Text::new();
+        text.escaped(b"a b\\", b" \\").unwrap();
+        text.pad_to(0, 14).unwrap();
+        put!(text, "{:>3}", 7).unwrap();
+        assert_eq!(text.as_bytes(), b"a\\040b\\134      7");
+    }
+
+    #[test]
+    fn numbers_may_have_space_around_them() {
+        assert_eq!(parse_number(b" -17\n"), Ok(-17));
+        assert_eq!(parse_number(b"1x"), Err(Errno::EINVAL));
+    }
+}

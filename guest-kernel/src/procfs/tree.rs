@@ -1,0 +1,241 @@
+//! Directories and files that are described by tables of [`Entry`].
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use super::text::{Source, Text, TextFile};
+use crate::arch;
+use crate::errno::{Errno, Result};
+use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
+use crate::kref::Ref;
+use crate::ns::Cred;
+use crate::uapi::{S_IFDIR, S_IFLNK, S_IFREG};
+
+/// Writes a file's content.
+pub type Show = fn(&SuperBlock, &mut Text) -> Result<()>;
+/// Takes what was written to a file.
+pub type Store = fn(&[u8]) -> Result<()>;
+
+/// What an entry is.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// A file to read.
+    Text(Show),
+    /// A file to read and write.
+    Setting(Show, Store),
+    /// A directory.
+    Dir(&'static [Entry]),
+    /// Directories `NAME0`, `NAME1`, ..., one a CPU.
+    PerCpu(&'static [Entry]),
+    /// A symbolic link to what is written.
+    Link(Show),
+}
+
+/// A name in a directory.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// A file to read.
+pub const fn text(name: &'static str, show: Show) -> Entry {
+    Entry { name, kind: Kind::Text(show) }
+}
+
+/// A file to read and write.
+pub const fn setting(name: &'static str, show: Show, store: Store) -> Entry {
+    Entry { name, kind: Kind::Setting(show, store) }
+}
+
+/// A directory.
+pub const fn dir(name: &'static str, entries: &'static [Entry]) -> Entry {
+    Entry { name, kind: Kind::Dir(entries) }
+}
+
+/// A symbolic link.
+pub const fn link(name: &'static str, show: Show) -> Entry {
+    Entry { name, kind: Kind::Link(show) }
+}
+
+impl Kind {
+    /// File type and permission bits.
+    pub const fn mode(self) -> u32 {
+        match self {
+            Self::Text(_) => S_IFREG | 0o444,
+            Self::Setting(..) => S_IFREG | 0o644,
+            Self::Dir(_) | Self::PerCpu(_) => S_IFDIR | 0o555,
+            Self::Link(_) => S_IFLNK | 0o777,
+        }
+    }
+}
+
+/// The inode number of something that is known by an address and a number: the same each time, and
+/// unlikely to be another's. Below 2^31, because some programs still think in 32 bits.
+pub fn ino_of(address: usize, n: usize) -> u64 {
+    let key = (address as u64).rotate_left(32) ^ n as u64;
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) | 0x1000
+}
+
+fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
+    ino_of(core::ptr::from_ref(entry) as usize, cpu)
+}
+
+/// The inode of an entry.
+pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
+    let node = Node { kind: entry.kind };
+    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), Box::new(node))?;
+    if let Kind::Dir(entries) | Kind::PerCpu(entries) = entry.kind {
+        let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
+        inode.set_nlink(2 + dirs as u32);
+    }
+    Ok(inode)
+}
+
+/// Finds a name in a table; the inode of what it stands for.
+pub fn lookup(
+    sb: &Ref<SuperBlock>,
+    entries: &'static [Entry],
+    name: &[u8],
+) -> Result<Option<Ref<Inode>>> {
+    for entry in entries {
+        if let Kind::PerCpu(_) = entry.kind {
+            let index = name.strip_prefix(entry.name.as_bytes()).and_then(parse_index);
+            if let Some(cpu) = index.filter(|&cpu| cpu < arch::cpu_count()) {
+                return inode(sb, entry, cpu).map(Some);
+            }
+        } else if entry.name.as_bytes() == name {
+            return inode(sb, entry, 0).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// A number as names spell it: without sign and leading zeros.
+pub fn parse_index(name: &[u8]) -> Option<usize> {
+    let plain = matches!(name, [b'0'] | [b'1'..=b'9', ..]);
+    core::str::from_utf8(name).ok().filter(|_| plain)?.parse().ok()
+}
+
+/// Lists `.`, `..` and a table. True if all of it was taken; `pos` is then [`end_of`] the table or
+/// beyond.
+pub fn list(ino: u64, entries: &'static [Entry], pos: &mut u64, sink: &mut dyn DirSink) -> bool {
+    let dots = [".", ".."].map(|name| (name, ino, S_IFDIR));
+    for (at, (name, ino, mode)) in (0..).zip(dots) {
+        if *pos == at {
+            if !sink.emit(name.as_bytes(), ino, mode, at + 1) {
+                return false;
+            }
+            *pos = at + 1;
+        }
+    }
+    let mut at = 2;
+    for entry in entries {
+        let copies = if let Kind::PerCpu(_) = entry.kind { Some(arch::cpu_count()) } else { None };
+        for cpu in 0..copies.unwrap_or(1) {
+            if *pos == at {
+                let mut name = Text::new();
+                let put = match copies {
+                    Some(_) => crate::put!(name, "{}{cpu}", entry.name),
+                    None => name.bytes(entry.name.as_bytes()),
+                };
+                let taken = put.is_ok()
+                    && sink.emit(name.as_bytes(), entry_ino(entry, cpu), entry.kind.mode(), at + 1);
+                if !taken {
+                    return false;
+                }
+                *pos = at + 1;
+            }
+            at += 1;
+        }
+    }
+    true
+}
+
+/// The position behind `.`, `..` and a table without per-CPU entries.
+pub const fn end_of(entries: &[Entry]) -> u64 {
+    2 + entries.len() as u64
+}
+
+/// The inode of an entry.
+struct Node {
+    kind: Kind,
+}
+
+struct NodeSource {
+    show: Show,
+    store: Option<Store>,
+    sb: Ref<SuperBlock>,
+}
+
+impl Source for NodeSource {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        (self.show)(&self.sb, out)
+    }
+
+    fn store(&self, data: &[u8]) -> Result<()> {
+        (self.store.ok_or(Errno::EIO)?)(data)
+    }
+}
+
+impl InodeOps for Node {
+    fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
+        match self.kind {
+            Kind::Dir(entries) | Kind::PerCpu(entries) => lookup(&dir.sb, entries, name),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn readlink(&self, inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
+        let Kind::Link(show) = self.kind else { return Err(Errno::EINVAL) };
+        let mut text = Text::new();
+        show(&inode.sb, &mut text)?;
+        Ok(text.as_bytes().into())
+    }
+
+    fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
+        let sb = inode.sb.clone();
+        let (show, store) = match self.kind {
+            Kind::Text(show) => (show, None),
+            Kind::Setting(show, store) => (show, Some(store)),
+            Kind::Dir(entries) | Kind::PerCpu(entries) => {
+                return Ok(Box::new(TableDir { entries }));
+            }
+            Kind::Link(_) => return Err(Errno::ELOOP),
+        };
+        Ok(Box::new(TextFile::new(NodeSource { show, store, sb })))
+    }
+
+    fn truncate(&self, _inode: &Inode, _size: u64) -> Result<()> {
+        // Shells open settings with O_TRUNC.
+        Ok(())
+    }
+}
+
+/// An open directory.
+struct TableDir {
+    entries: &'static [Entry],
+}
+
+impl FileOps for TableDir {
+    fn readdir(&self, file: &File, pos: &mut u64, sink: &mut dyn DirSink) -> Result<()> {
+        list(file.inode.ino, self.entries, pos, sink);
+        Ok(())
+    }
+}
+
+/// The root inode of a file system that is a table.
+pub fn root_inode(
+    sb: &Ref<SuperBlock>,
+    entries: &'static [Entry],
+    ops: Option<Box<dyn InodeOps>>,
+) -> Result<Ref<Inode>> {
+    const ROOT_INO: u64 = 1;
+    let ops = ops.unwrap_or_else(|| Box::new(Node { kind: Kind::Dir(entries) }));
+    let root = Inode::new(sb, ROOT_INO, S_IFDIR | 0o555, ops)?;
+    root.set_nlink(2);
+    root.set_flags(InodeFlags::NO_NEGATIVE);
+    Ok(root)
+}
