@@ -8,8 +8,8 @@ use belljar_abi::symbols::Symbols;
 use belljar_kernel::addr::PhysAddr;
 use belljar_kernel::arch::TIMER_IRQ;
 use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
-use belljar_kernel::drivers::{irq, klog, pl011, pl031};
-use belljar_kernel::{arch, introspect, kinfo, mm, panic, sched};
+use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
+use belljar_kernel::{arch, fs, introspect, kinfo, mm, ns, panic, process, sched};
 
 #[global_allocator]
 static HEAP: mm::heap::Heap = mm::heap::Heap::new();
@@ -43,11 +43,49 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     if let Some(rtc) = &machine.rtc {
         sched::set_realtime(pl031::read_seconds(rtc) * sched::NSEC_PER_SEC);
     }
-    // This CPU schedules; what runs here becomes its idle thread.
+    drivers::cmdline::set(&command_line(&machine, payload.as_ref()));
+    drivers::random::seed(machine.rng_seed);
+    // Namespaces, the root file system, the console's terminal.
+    boot_step("namespaces", ns::init());
+    boot_step("console", tty::console::init_serial(drivers::cmdline::text()));
+    let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));
+    boot_step("signal return page", process::sigpage::init());
+    // Task 0 is what runs here; this CPU schedules, with task 0 as its idle task.
+    boot_step("task 0", process::init::init_idle_task(root));
     sched::init_cpu();
     introspect::publish_run_queues(arch::cpu_count());
     arch::irq_enable();
+    // Tasks 1 and 2: init, and the parent of kernel threads.
+    boot_step("first tasks", process::init::start_first_tasks());
     sched::idle_loop()
+}
+
+/// Without this step there is nothing to go on with.
+fn boot_step<T>(what: &str, result: belljar_kernel::errno::Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// The command line: the boot loader's, after what travels with the image.
+fn command_line(machine: &Machine<'_>, payload: Option<&Payload<'_>>) -> alloc::string::String {
+    let own = payload.and_then(|p| core::str::from_utf8(p.get(payload::CMDLINE)?).ok());
+    let mut line = alloc::string::String::from(own.unwrap_or(""));
+    if !line.is_empty() && !machine.bootargs.is_empty() {
+        line.push(' ');
+    }
+    line.push_str(machine.bootargs);
+    line
+}
+
+/// The archive of the root file system: the boot loader's, else the one behind the image.
+fn initrd(machine: &Machine<'_>, payload: Option<&Payload<'static>>) -> &'static [u8] {
+    match &machine.initrd {
+        // SAFETY: the boot loader put it there, and it is reserved.
+        Some(span) => unsafe {
+            let start = arch::phys_to_virt(PhysAddr(span.start)).cast_const();
+            core::slice::from_raw_parts(start, (span.end - span.start) as usize)
+        },
+        None => payload.and_then(|p| p.get(payload::INITRD)).unwrap_or(&[]),
+    }
 }
 
 /// # Safety

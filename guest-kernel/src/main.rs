@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "none")]
 mod boot;
+#[cfg(target_os = "none")]
+extern crate alloc;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -63,7 +63,7 @@ pub fn do_exit(code: i32) -> ! {
     exit_signals(task);
     let group_dead = task.signal.live.fetch_sub(1, Ordering::AcqRel) == 1;
     if group_dead && task.pid() == 1 {
-        panic!("init exited: {code:#x}");
+        crate::process::init::init_exited(task, code);
     }
     task.exit_code.store(code, Ordering::Relaxed);
     if group_dead {

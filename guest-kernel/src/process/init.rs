@@ -55,6 +55,8 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     crate::fs::file::set_size_limit_source(|| {
         task::current().signal.rlimits.soft(crate::task::rlimit::Resource::Fsize)
     });
+    crate::syscall::tty::install_hooks();
+    crate::introspect::publish_tasks(task);
     crate::mm::oom::set_killer(oom_kill);
     Ok(())
 }
@@ -86,7 +88,9 @@ struct Command {
 
 /// Init: the rest of the boot that may sleep, then the first program.
 extern "C" fn init_thread(_: usize) {
-    crate::fs::mount_defaults();
+    if crate::drivers::cmdline::is_set("belljar.mounts") {
+        crate::fs::mount_defaults();
+    }
     super::kthread::start_system_threads();
     if let Err(e) = open_console() {
         kerr!("init: no console: {e}");
@@ -100,7 +104,10 @@ extern "C" fn init_thread(_: usize) {
     for command in &candidates {
         // From here on this is an ordinary program, but for what protects a namespace's reaper.
         match exec::exec_init(&command.path, &command.argv, &command.envp) {
-            Ok(()) => return,
+            Ok(()) => {
+                crate::introspect::publish_init_running();
+                return;
+            }
             Err(e) => {
                 last = e;
                 if e != Errno::ENOENT {
@@ -110,10 +117,11 @@ extern "C" fn init_thread(_: usize) {
         }
     }
     let tried = candidates.first().map(|c| c.path.clone()).unwrap_or_default();
-    panic!(
+    crate::introspect::set_panic_message(format_args!(
         "cannot run init {}: {last}: name a program that is in the image, or give it /init or /bin/sh",
         Printable(&tried)
-    );
+    ));
+    panic!("no init could be run: {}: {last}", Printable(&tried));
 }
 
 /// Descriptors 0, 1 and 2 of the first program; the console becomes its controlling terminal.
@@ -123,7 +131,7 @@ fn open_console() -> Result<()> {
     for _ in 0..3 {
         task.files().install(console.clone(), 0, 3, false)?;
     }
-    if let Some(tty) = crate::drivers::tty::console() {
+    if let Some(tty) = crate::drivers::tty::console::console() {
         tty.set_controlling(true, true)?;
     }
     Ok(())
@@ -234,7 +242,7 @@ pub fn init_exited(_init: &Task, code: i32) -> ! {
 
 /// Records how the machine ended, for whoever runs it, and turns it off or restarts it.
 pub fn shutdown(wait_status: i32, restart: bool) -> ! {
-    crate::introspect::ROOT.set_exited(wait_status);
+    crate::introspect::set_exit(wait_status);
     if restart { arch::reset() } else { arch::power_off() }
 }
 

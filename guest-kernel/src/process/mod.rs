@@ -14,11 +14,14 @@
 
 pub mod clocks;
 pub mod elf;
+pub mod exec;
 pub mod exit;
 pub mod fork;
+pub mod init;
 pub mod jobs;
 pub mod kthread;
 pub mod sigframe;
 pub mod signal;
+pub mod sigpage;
 pub mod timers;
 pub mod wait;

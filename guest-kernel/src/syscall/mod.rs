@@ -6,14 +6,14 @@
 
 pub mod cred;
 pub mod fs;
+pub mod futex;
 pub mod mm;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+pub mod sched;
 pub mod signal;
 pub mod system;
-pub mod futex;
-pub mod sched;
 pub mod table;
 pub mod time;
 pub mod timer;

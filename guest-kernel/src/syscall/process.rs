@@ -5,10 +5,11 @@ use core::sync::atomic::Ordering;
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
+use crate::mm::user::read_cstr;
 use crate::ns::{Cap, Pid, PidType};
 use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
-use crate::process::{exit, jobs};
+use crate::process::{exec, exit, jobs};
 use crate::signal::{SIGCHLD, SigInfo, is_valid};
 use crate::task::rlimit::{RLIM_NLIMITS, Resource, Rlimit, resource};
 use crate::task::{self, Accounting, Task, list};
@@ -95,6 +96,21 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
         pidfd,
     };
     Ok(kernel_clone(&args, a.regs())? as usize)
+}
+
+/// execve(2).
+pub fn sys_execve(a: &mut Args) -> SysResult {
+    const AT_FDCWD: i32 = -100;
+    let path = read_cstr(a.u64(0), crate::fs::PATH_MAX)?;
+    let (argv, envp) = (a.u64(1), a.u64(2));
+    exec::execve_user(AT_FDCWD, &path, argv, envp, 0, a.regs())
+}
+
+/// execveat(2).
+pub fn sys_execveat(a: &mut Args) -> SysResult {
+    let path = read_cstr(a.u64(1), crate::fs::PATH_MAX)?;
+    let (dir, argv, envp, flags) = (a.fd(0), a.u64(2), a.u64(3), a.u32(4));
+    exec::execve_user(dir, &path, argv, envp, flags, a.regs())
 }
 
 /// exit(2) of one thread.

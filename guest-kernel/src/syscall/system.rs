@@ -91,3 +91,18 @@ pub fn sys_getcpu(a: &mut Args) -> SysResult {
     }
     Ok(0)
 }
+/// reboot(2): restart, halt and power off; Ctrl-Alt-Del has no key here.
+pub fn sys_reboot(a: &mut Args) -> SysResult {
+    const MAGIC1: u32 = 0xfee1_dead;
+    const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
+    capable(Cap::SysBoot)?;
+    if a.u32(0) != MAGIC1 || !MAGIC2.contains(&a.u32(1)) {
+        return Err(Errno::EINVAL);
+    }
+    match a.u32(2) {
+        0x0123_4567 => crate::process::init::shutdown(0, true),
+        0xcdef_0123 | 0x4321_fedc => crate::process::init::shutdown(0, false),
+        0 | 0x89ab_cdef => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}

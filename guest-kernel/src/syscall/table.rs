@@ -1,6 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
-use super::{Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, system, time, timer, tty};
+use super::{
+    Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, system, time, timer, tty,
+};
 
 /// Numbers below this have a slot.
 pub const SIZE: usize = 512;
@@ -131,6 +133,7 @@ pub const ROWS: &[Row] = &[
     (139, "rt_sigreturn", signal::sys_rt_sigreturn),
     (140, "setpriority", sched::sys_setpriority),
     (141, "getpriority", sched::sys_getpriority),
+    (142, "reboot", system::sys_reboot),
     (143, "setregid", cred::sys_setregid),
     (144, "setgid", cred::sys_setgid),
     (145, "setreuid", cred::sys_setreuid),
@@ -173,6 +176,7 @@ pub const ROWS: &[Row] = &[
     (215, "munmap", mm::sys_munmap),
     (216, "mremap", mm::sys_mremap),
     (220, "clone", process::sys_clone),
+    (221, "execve", process::sys_execve),
     (222, "mmap", mm::sys_mmap),
     (223, "fadvise64", fs::sync::sys_fadvise64),
     (226, "mprotect", mm::sys_mprotect),
@@ -194,6 +198,7 @@ pub const ROWS: &[Row] = &[
     (276, "renameat2", fs::link::sys_renameat2),
     (278, "getrandom", fs::special::sys_getrandom),
     (279, "memfd_create", fs::open::sys_memfd_create),
+    (281, "execveat", process::sys_execveat),
     (283, "membarrier", mm::sys_membarrier),
     (284, "mlock2", mm::sys_mlock2),
     (285, "copy_file_range", fs::splice::sys_copy_file_range),
