@@ -40,6 +40,31 @@ impl FdTable {
         self.used.get(fd / BITS).is_some_and(|w| w & (1 << (fd % BITS)) != 0)
     }
 
+    /// The first descriptor from `from` on that is in use or reserved.
+    fn next_used(&self, from: usize) -> Option<usize> {
+        let mut word = from / BITS;
+        let mut mask = !0u64 << (from % BITS);
+        while let Some(used) = self.used.get(word) {
+            let found = used & mask;
+            if found != 0 {
+                return Some(word * BITS + found.trailing_zeros() as usize);
+            }
+            (word, mask) = (word + 1, !0);
+        }
+        None
+    }
+
+    /// The first open descriptor from `from` on that `which` picks.
+    fn next_open(&self, mut from: usize, which: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        loop {
+            let fd = self.next_used(from)?;
+            if self.fds[fd].is_some() && which(self, fd) {
+                return Some(fd);
+            }
+            from = fd + 1;
+        }
+    }
+
     /// Makes room for descriptor `fd`.
     fn grow(&mut self, fd: usize) -> Result<()> {
         if fd >= self.fds.len() {
@@ -83,6 +108,10 @@ impl FdTable {
     fn set_used(&mut self, fd: usize, cloexec: bool) {
         self.used[fd / BITS] |= 1 << (fd % BITS);
         self.set_cloexec(fd, cloexec);
+    }
+
+    fn is_cloexec(&self, fd: usize) -> bool {
+        self.cloexec[fd / BITS] & (1 << (fd % BITS)) != 0
     }
 
     fn set_cloexec(&mut self, fd: usize, on: bool) {
@@ -145,21 +174,19 @@ impl Files {
     /// A copy for a child (fork, `CLOSE_RANGE_UNSHARE`).
     pub fn try_clone(&self) -> Result<Ref<Self>> {
         let table = self.table.lock();
-        let highest = table.used.iter().rposition(|&w| w != 0).map_or(0, |w| w + 1);
+        let words = table.used.iter().rposition(|&w| w != 0).map_or(0, |w| w + 1);
         let mut copy = FdTable::default();
-        copy.fds.try_reserve(highest * BITS)?;
-        for file in &table.fds[..highest * BITS] {
-            copy.fds.try_push(file.clone())?;
+        if words > 0 {
+            copy.grow(words * BITS - 1)?;
         }
-        copy.used.try_reserve(highest)?;
-        copy.cloexec.try_reserve(highest)?;
-        for word in 0..highest {
-            // A descriptor that is only reserved is free in the copy.
-            let open = (0..BITS).filter(|bit| copy.fds[word * BITS + bit].is_some());
-            let open = open.fold(0, |set, bit| set | (1 << bit));
-            copy.used.try_push(open)?;
-            copy.cloexec.try_push(table.cloexec[word])?;
+        // A descriptor that is only reserved is free in the copy.
+        let mut at = 0;
+        while let Some(fd) = table.next_open(at, |_, _| true) {
+            copy.fds[fd] = table.fds[fd].clone();
+            copy.set_used(fd, table.is_cloexec(fd));
+            at = fd + 1;
         }
+        copy.next = copy.find_free(0);
         Ref::try_new(Self { seq: SeqCount::new(), table: SpinLock::new(copy) })
     }
 
@@ -247,11 +274,8 @@ impl Files {
         let mut fd = first;
         loop {
             let file = self.change(|t| {
-                let end = t.fds.len().min(last.saturating_add(1));
-                while fd < end && !(t.fds[fd].is_some() && which(t, fd)) {
-                    fd += 1;
-                }
-                if fd < end { t.remove(fd) } else { None }
+                fd = t.next_open(fd, &which).filter(|&fd| fd <= last)?;
+                t.remove(fd)
             });
             match file {
                 Some(file) => self.close_file(file),
@@ -294,7 +318,7 @@ impl Files {
         let table = self.table.lock();
         let fd = fd as usize;
         table.fds.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
-        Ok(table.cloexec[fd / BITS] & (1 << (fd % BITS)) != 0)
+        Ok(table.is_cloexec(fd))
     }
 
     /// Sets the close-on-exec flag of `fd`.
@@ -310,7 +334,7 @@ impl Files {
     /// The first open descriptor from `min` on and its file, for /proc/PID/fd.
     pub fn next_open(&self, min: usize) -> Option<(usize, Ref<File>)> {
         let table = self.table.lock();
-        let at = table.fds.get(min..)?.iter().position(Option::is_some)? + min;
+        let at = table.next_open(min, |_, _| true)?;
         Some((at, table.fds[at].clone()?))
     }
 
