@@ -39,6 +39,8 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     init_interrupts(&machine);
     pl011::init(&machine.uart);
     kinfo!("Bell Jar on {} CPUs", arch::cpu_count());
+    #[cfg(feature = "selftest")]
+    selftest();
     // The wall clock.
     if let Some(rtc) = &machine.rtc {
         sched::set_realtime(pl031::read_seconds(rtc) * sched::NSEC_PER_SEC);
@@ -164,6 +166,14 @@ fn init_interrupts(machine: &Machine<'_>) {
     }
     irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));
     arch::irq::enable(TIMER_IRQ);
+}
+
+#[cfg(feature = "selftest")]
+fn selftest() {
+    let zero = mm::AllocFlags::ZERO;
+    arch::selftest::run(|| mm::alloc_page(zero).expect("there are free frames").into_phys());
+    kinfo!("selftest: passed");
+    arch::power_off()
 }
 
 #[panic_handler]

@@ -15,6 +15,7 @@ mod paths;
 mod reference;
 mod rootfs;
 mod run;
+mod selftest;
 mod setup;
 mod test;
 mod toolchain;

@@ -8,7 +8,7 @@ use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
-use crate::{exec, paths};
+use crate::{exec, paths, selftest};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub enum Layer {
     Lints,
     /// Tests that run on the host alone
     Host,
+    /// The kernel's check of its own assembly
+    Selftest,
     /// Guest programs on Debian's kernel
     Reference,
     /// Guest programs on our kernel
@@ -40,7 +42,8 @@ pub enum Layer {
     E2e,
 }
 
-const LAYERS: &[Layer] = &[Layer::Lints, Layer::Host, Layer::Reference, Layer::Guest, Layer::E2e];
+const LAYERS: &[Layer] =
+    &[Layer::Lints, Layer::Host, Layer::Selftest, Layer::Reference, Layer::Guest, Layer::E2e];
 
 /// What happened so far.
 #[derive(Default)]
@@ -72,6 +75,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let result = build_for(*layer, &toolchain).and_then(|()| match layer {
             Layer::Lints => lints(&toolchain, &mut counts),
             Layer::Host => cargo_tests(host("test").args(["--no-fail-fast"]), "host", &mut counts),
+            Layer::Selftest => self_tests(&toolchain, &mut counts),
             Layer::Reference => reference_tests(args.filter.as_deref(), &mut counts),
             Layer::Guest => guest_tests(args.filter.as_deref(), &mut counts),
             Layer::E2e => {
@@ -101,6 +105,7 @@ fn title(layer: Layer) -> &'static str {
     match layer {
         Layer::Lints => "rustfmt and clippy",
         Layer::Host => "host tests",
+        Layer::Selftest => "the kernel's self-test",
         Layer::Reference => "guest programs on Debian's kernel",
         Layer::Guest => "guest programs on our kernel",
         Layer::E2e => "end-to-end tests",
@@ -110,7 +115,7 @@ fn title(layer: Layer) -> &'static str {
 /// Builds what `layer` tests; what a layer before it built takes no time.
 fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
     let parts: &[Part] = match layer {
-        Layer::Lints | Layer::Host => return Ok(()),
+        Layer::Lints | Layer::Host | Layer::Selftest => return Ok(()),
         Layer::Reference => &[Part::Images, Part::GuestTests],
         Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
     };
@@ -172,6 +177,17 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     // A binary that does not compile or dies in the middle gives no result.
     if !child.wait()?.success() && failed == 0 {
         counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
+    }
+    Ok(())
+}
+
+fn self_tests(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
+    for outcome in selftest::run(toolchain)? {
+        println!("test {} ... {}", outcome.name, if outcome.passed { "ok" } else { "FAILED" });
+        if !outcome.passed {
+            outcome.output.lines().for_each(|line| println!("  | {}", line.trim_end()));
+        }
+        counts.add(&format!("selftest: {}", outcome.name), outcome.passed);
     }
     Ok(())
 }

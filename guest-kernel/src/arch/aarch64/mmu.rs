@@ -29,7 +29,7 @@ unsafe extern "C" {
 }
 
 /// Tables in the pool: the root, one for the first 512 GiB, and per border in a gigabyte or in 2 MiB one more.
-const POOL: usize = 24;
+const POOL: usize = 16;
 
 #[repr(C, align(4096))]
 struct Pool(UnsafeCell<[Table; POOL]>);

@@ -14,6 +14,8 @@ mod cpu;
 mod features;
 mod mmu;
 mod psci;
+#[cfg(feature = "selftest")]
+pub mod selftest;
 mod switch;
 mod time;
 
