@@ -56,6 +56,7 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     boot_step("task 0", process::init::init_idle_task(root));
     sched::init_cpu();
     introspect::publish_run_queues(arch::cpu_count());
+    introspect::publish_tasks(process::init::init_task());
     arch::irq_enable();
     // Tasks 1 and 2: init, and the parent of kernel threads.
     boot_step("first tasks", process::init::start_first_tasks());
