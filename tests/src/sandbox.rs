@@ -91,7 +91,7 @@ impl Sandbox {
         let mut child = command.spawn().unwrap();
         // A command that fails at once closes its end.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        done(child.wait_with_output().unwrap())
+        child.wait_with_output().unwrap().into()
     }
 
     /// Starts a command that goes on, its stdin held open and its output discarded.
@@ -129,11 +129,13 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-fn done(output: Output) -> Done {
-    Done {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

@@ -1,0 +1,84 @@
+//! The real kernel and images, as `cargo xtask build` leaves them, and a runtime folder of its own.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::belljar;
+use crate::sandbox::{Done, eventually};
+
+/// A place to run guests from.
+pub struct Guest {
+    dir: TempDir,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guest {
+    /// An empty runtime folder.
+    pub fn new() -> Self {
+        let dir = TempDir::with_prefix("belljar-guest-").unwrap();
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        Self { dir }
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `belljar` with the built home and this runtime folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(belljar());
+        command.args(args).env("XDG_RUNTIME_DIR", self.path("run"));
+        command
+    }
+
+    /// Runs a command with `input` on stdin.
+    pub fn run(&self, args: &[&str], input: &str) -> Done {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        // The guest may answer before it has read everything.
+        let writer = std::thread::spawn(move || {
+            // A command that fails at once closes its end.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        let done = Done::from(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        done
+    }
+
+    /// Runs a script in the `shell` image.
+    pub fn sh(&self, script: &str) -> Done {
+        self.run(&["run", "shell", "--", "sh", "-c", script], "")
+    }
+
+    /// The rows of a view.
+    ///
+    /// # Panics
+    /// If the view fails.
+    pub fn rows(&self, args: &[&str]) -> Vec<Value> {
+        let done = self.run(&[args, &["--format", "json"]].concat(), "");
+        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+        let answer: Value = serde_json::from_str(&done.stdout).unwrap();
+        answer["rows"].as_array().unwrap().clone()
+    }
+
+    /// Waits until the runtime folder is empty.
+    pub fn assert_clean(&self) {
+        let run = self.path("run");
+        eventually("the runtime folder is empty", || {
+            std::fs::read_dir(&run).unwrap().next().is_none()
+        });
+    }
+}

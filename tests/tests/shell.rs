@@ -1,0 +1,164 @@
+//! The whole path with the real kernel and BusyBox: what goes in and comes out through the command line.
+
+use belljar_tests::guest::Guest;
+use belljar_tests::sandbox::eventually;
+use belljar_tests::terminal::Terminal;
+
+#[test]
+fn a_pipeline_prints_exactly_its_output_and_passes_its_status_on() {
+    let guest = Guest::new();
+    let done = guest.sh("echo $((6*7)) | cat; exit 7");
+    assert_eq!((done.code, &*done.stdout, &*done.stderr), (7, "42\n", ""));
+    guest.assert_clean();
+}
+
+#[test]
+fn output_is_byte_for_byte_what_the_program_wrote() {
+    let done = Guest::new().sh(r"printf 'a\r\nb\tc\001\n\n'");
+    assert_eq!((done.code, &*done.stdout), (0, "a\r\nb\tc\u{1}\n\n"));
+}
+
+#[test]
+fn input_from_a_pipe_reaches_the_program_whole_and_ends() {
+    let lines: String = (0..2000).map(|n| format!("line {n}\n")).collect();
+    let done = Guest::new().run(&["run", "shell", "--", "cat"], &lines);
+    assert_eq!((done.code, done.stdout), (0, lines));
+}
+
+#[test]
+fn arguments_and_environment_arrive_as_they_are() {
+    let script = r#"printf '[%s]' "$0" "$@" "$A" "$HOME""#;
+    let args = ["run", "--env", "A=b  c", "shell", "--", "sh", "-c", script, "x y", "", "ü"];
+    let done = Guest::new().run(&args, "");
+    assert_eq!((done.code, &*done.stdout), (0, "[x y][][ü][b  c][/root]"));
+}
+
+#[test]
+fn everyday_commands_work() {
+    let script = "
+        find / -xdev | wc -l | { read n; [ $n -gt 100 ] && echo find; }
+        ls -l /bin | sort | head -n 3 | wc -l
+        (sleep 1; echo late) & wait
+        trap 'echo trapped' USR1; kill -USR1 $$
+        cat <<end
+here $((1+1))
+end
+        false; echo $?";
+    let done = Guest::new().sh(script);
+    assert_eq!((done.code, &*done.stdout), (0, "find\n3\nlate\ntrapped\nhere 2\n1\n"));
+}
+
+#[test]
+fn many_bytes_through_pipes_are_the_right_ones() {
+    let done = Guest::new().sh("yes | head -n 100000 | md5sum; yes | head -n 100000 | wc -c");
+    assert_eq!(done.stdout, "eda1b2a5649ead4aaf46ae7bb418a101  -\n200000\n");
+}
+
+#[test]
+fn a_pipeline_of_two_hundred_processes_passes_its_line_on() {
+    let script = format!("echo through {}", "| cat ".repeat(200));
+    let done = Guest::new().sh(&script);
+    assert_eq!((done.code, &*done.stdout), (0, "through\n"));
+}
+
+#[test]
+fn the_shell_works_in_32_megabytes() {
+    let args = ["run", "--memory", "32M", "shell", "--", "sh", "-c", "ls / | wc -l; exit 9"];
+    let done = Guest::new().run(&args, "");
+    assert_eq!(done.code, 9, "{done:?}");
+}
+
+#[test]
+fn two_cpus_are_used_and_shown() {
+    let args = ["run", "--cpus", "2", "shell", "--", "nproc"];
+    assert_eq!(Guest::new().run(&args, "").stdout, "2\n");
+}
+
+#[test]
+fn a_timeout_ends_a_busy_guest() {
+    let args = ["run", "--timeout", "5s", "shell", "--", "sh", "-c", "while :; do :; done"];
+    assert_eq!(Guest::new().run(&args, "").code, 124);
+}
+
+#[test]
+fn a_built_image_boots_by_itself_and_in_plain_qemu() {
+    let guest = Guest::new();
+    let file = guest.path("h.img");
+    let file = file.to_str().unwrap();
+    let done = guest.run(&["build", "hello", "-o", file], "");
+    assert_eq!(done.code, 0, "{done:?}");
+    let alone = guest.run(&["run", "hello"], "");
+    assert_eq!(alone.code, 0, "{alone:?}");
+    let built = guest.run(&["run", file], "");
+    assert_eq!((built.code, &built.stdout), (0, &alone.stdout));
+    let output = std::process::Command::new("qemu-system-aarch64")
+        .args(["-M", "virt", "-cpu", "max", "-nographic", "-kernel", file])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(text.contains(alone.stdout.trim_end()), "{text}");
+}
+
+#[test]
+fn views_show_what_runs_from_outside() {
+    let guest = Guest::new();
+    let script = "sleep 100 & sleep 200 & wait";
+    let done =
+        guest.run(&["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script], "");
+    assert_eq!((done.code, &*done.stdout), (0, "t\n"), "{done:?}");
+    let mut rows = Vec::new();
+    eventually("both sleeps sleep", || {
+        rows = guest.rows(&["ps", "t"]);
+        let asleep = |row: &&serde_json::Value| row["comm"] == "sleep" && row["state"] == "S";
+        rows.iter().filter(asleep).count() == 2
+    });
+    let row = |pid: u64| rows.iter().find(|row| row["pid"] == pid).unwrap();
+    assert_eq!(row(1)["comm"], "sh");
+    for sleeper in rows.iter().filter(|row| row["comm"] == "sleep") {
+        assert_eq!(sleeper["ppid"], 1);
+    }
+    assert_eq!(row(2)["comm"], "kthreadd");
+
+    for view in ["ps", "pstree", "runq", "log"] {
+        let done = guest.run(&[view, "t"], "");
+        assert_eq!(done.code, 0, "{view}: {done:?}");
+        assert!(done.stdout.lines().count() > 1, "{view}: {done:?}");
+    }
+    for view in ["task", "maps", "bt"] {
+        assert!(!guest.rows(&[view, "t", "1"]).is_empty(), "{view}");
+    }
+    let start = guest.rows(&["maps", "t", "1"])[0]["start"].as_str().unwrap().to_owned();
+    assert!(!guest.rows(&["vtop", "t", "1", &start]).is_empty());
+
+    // A paused guest shows the same twice, byte for byte.
+    assert_eq!(guest.run(&["pause", "t"], "").code, 0);
+    let once = guest.run(&["ps", "t", "--format", "csv"], "").stdout;
+    assert_eq!(guest.run(&["ps", "t", "--format", "csv"], "").stdout, once);
+    assert!(once.starts_with("pid,"), "{once}");
+    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
+    guest.assert_clean();
+}
+
+#[test]
+fn a_shell_at_a_terminal_has_job_control() {
+    let guest = Guest::new();
+    let mut terminal = Terminal::start(guest.command(&["run", "shell"]));
+    terminal.wait_for("# ");
+    terminal.type_keys("echo $((6*7))\r");
+    terminal.wait_for("\r\n42\r\n");
+    terminal.type_keys("sleep 1000\r");
+    terminal.wait_for("sleep 1000\r\n");
+    // The shell must have made it the foreground job before a key can reach it.
+    eventually("sleep is interrupted", || {
+        terminal.type_keys("\x03");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        terminal.shown().contains("^C")
+    });
+    terminal.type_keys("echo st$?\r");
+    terminal.wait_for("\r\nst130\r\n");
+    terminal.type_keys("exit 5\r");
+    assert_eq!(terminal.exit_code(), 5);
+    terminal.assert_restored();
+}
