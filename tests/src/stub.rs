@@ -66,6 +66,7 @@ pub fn image() -> Vec<u8> {
     put(ENTRY + 4 * CODE.len(), b"stub\n\0");
     put(ROOT, b"BELLJAR1");
     put(ROOT + 8, &1_u32.to_le_bytes()); // version
+    put(ROOT + 52, &1_u32.to_le_bytes()); // boot_state: it listens
     put(ROOT + 288, b"stub fell over\0");
     image
 }

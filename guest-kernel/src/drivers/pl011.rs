@@ -6,7 +6,7 @@
 //! UART waits instead of losing bytes, until [`resume_rx`].
 
 use core::ptr::{read_volatile, write_volatile};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::fdt::Device;
 use crate::addr::PhysAddr;
@@ -37,9 +37,6 @@ static BASE: AtomicU64 = AtomicU64::new(0x0900_0000);
 static RX_HOOK: Once<RxHook> = Once::new();
 /// The terminal was full; its input waits in the FIFO.
 static RX_HELD: AtomicBool = AtomicBool::new(false);
-/// A byte that was there before the FIFOs were on, plus [`EARLY_VALID`]; 0 means none.
-static EARLY: AtomicU32 = AtomicU32::new(0);
-const EARLY_VALID: u32 = 1 << 8;
 
 /// Who takes input, with interrupts off.
 pub struct RxHook {
@@ -68,10 +65,7 @@ pub fn init(device: &Device) {
     BASE.store(device.registers.start, Ordering::Relaxed);
     write(IMSC, 0);
     write(ICR, 0x7ff);
-    // Input that is piped in starts before the machine does, and turning the FIFOs on empties them.
-    if read(FR) & FR_RX_EMPTY == 0 {
-        EARLY.store(read(DR) & 0xff | EARLY_VALID, Ordering::Relaxed);
-    }
+    // This empties the FIFOs: whoever has input for us waits until the root page says that we are up.
     write(LCR_H, LCR_8N1_FIFO);
     write(IFLS, 0);
     write(CR, CR_ON);
@@ -95,12 +89,8 @@ pub fn put(bytes: &[u8]) {
 
 /// Sets who takes input, and lets it interrupt. What came before waits in the FIFO.
 pub fn set_rx_hook(hook: RxHook) {
-    let early = EARLY.swap(0, Ordering::Relaxed);
-    let _irqs_off = IrqGuard::new();
-    if early & EARLY_VALID != 0 {
-        (hook.receive)(&[early as u8]);
-    }
     RX_HOOK.set(hook);
+    let _irqs_off = IrqGuard::new();
     drain_rx();
 }
 

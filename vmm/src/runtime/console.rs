@@ -84,13 +84,16 @@ pub fn pump_output(
     Ok(())
 }
 
-/// Copies stdin to the guest. `on_quit` is called when the user types Ctrl-A x at a terminal.
+/// Copies stdin to the guest once `until_ready` returns. `on_quit` is called when the user types
+/// Ctrl-A x at a terminal.
 pub fn pump_input(
     mut console: UnixStream,
     terminal: bool,
+    until_ready: impl FnOnce() + Send + 'static,
     on_quit: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("console-in".into()).spawn(move || {
+        until_ready();
         let mut stdin = io::stdin().lock();
         let mut keys = Keys::default();
         let mut line_ended = true;

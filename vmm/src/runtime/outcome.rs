@@ -122,7 +122,7 @@ impl Outcome {
 
 /// Whether another kernel than ours stands where kernels stand. Then there is no root page, and no
 /// sense in searching all of RAM for it.
-fn is_foreign(ram: &dyn Ram) -> bool {
+pub(super) fn is_foreign(ram: &dyn Ram) -> bool {
     let mut header = [0; HEADER_LEN];
     ram.read(KERNEL_BASE, &mut header).is_ok()
         && Header::read(&header).is_ok_and(|header| !header.belljar)

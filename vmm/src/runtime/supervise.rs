@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use belljar_abi::root::BootState;
 use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
@@ -20,10 +21,11 @@ use super::Error;
 use super::console::{self, Console, Tail};
 use super::folder::{self, Folder};
 use super::guard::Guard;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
-use crate::backend::{self, Choice, Config, Event};
+use crate::backend::{self, Choice, Config, Event, GuestMemory};
+use crate::introspect::Root;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -115,7 +117,7 @@ fn run_guarded(
 
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
-    connect_console(&started.console, plan.console, tail, &sender).map_err(Error::Host)?;
+    connect_console(&vm, &started.console, plan.console, tail, &sender).map_err(Error::Host)?;
     let resumed = vm.machine().resume();
 
     let mut life = Life {
@@ -140,6 +142,7 @@ fn run_guarded(
 
 /// Starts the threads between the guest's console and ours. A detached guest hears nothing.
 fn connect_console(
+    vm: &Vm,
     guest: &UnixStream,
     ours: Console,
     tail: Arc<Tail>,
@@ -157,12 +160,27 @@ fn connect_console(
     })?;
     if attached {
         let quit = sender.clone();
-        console::pump_input(guest.try_clone()?, ours == Console::Terminal, move || {
+        let on_quit = move || {
             // See above.
             let _ = quit.send(Message::Kill);
-        })?;
+        };
+        let memory = vm.machine().memory().clone();
+        let until_ready = move || wait_until_it_listens(&memory);
+        let terminal = ours == Console::Terminal;
+        console::pump_input(guest.try_clone()?, terminal, until_ready, on_quit)?;
     }
     Ok(())
+}
+
+/// Waits until the guest's kernel has set its console up, because that empties the UART's FIFO. A
+/// foreign kernel does not say when.
+fn wait_until_it_listens(ram: &GuestMemory) {
+    const MOMENT: Duration = Duration::from_millis(1);
+    while !outcome::is_foreign(ram)
+        && Root::find(ram).is_ok_and(|root| !root.has_reached(BootState::Memory))
+    {
+        thread::sleep(MOMENT);
+    }
 }
 
 /// Stdout without the line buffer of the standard library: the guest's bytes pass as they come.
