@@ -9,7 +9,7 @@ use belljar_kernel::addr::PhysAddr;
 use belljar_kernel::arch::TIMER_IRQ;
 use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
-use belljar_kernel::{arch, fs, introspect, kinfo, mm, ns, panic, process, sched};
+use belljar_kernel::{arch, fs, introspect, kinfo, mm, ns, panic, process, procfs, sched};
 
 #[global_allocator]
 static HEAP: mm::heap::Heap = mm::heap::Heap::new();
@@ -51,6 +51,7 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     boot_step("namespaces", ns::init());
     boot_step("console", tty::console::init_serial(drivers::cmdline::text()));
     let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));
+    procfs::init();
     boot_step("signal return page", process::sigpage::init());
     // Task 0 is what runs here; this CPU schedules, with task 0 as its idle task.
     boot_step("task 0", process::init::init_idle_task(root));

@@ -11,6 +11,8 @@ pub mod mm;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+#[cfg(test)]
+mod reference;
 pub mod sched;
 pub mod signal;
 pub mod system;
