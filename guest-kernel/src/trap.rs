@@ -10,7 +10,7 @@ use crate::arch::exception::{Abort, BadEntry, Exception, FaultStatus, SysReg};
 use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::drivers;
 use crate::errno::Errno;
-use crate::mm::{Access, Fault};
+use crate::mm::{Access, Fault, UserPtr};
 use crate::process::{exit, sigframe, signal, timers};
 use crate::sched;
 use crate::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, SigInfo};
@@ -87,8 +87,14 @@ fn user_exception(regs: &mut PtRegs, exception: Exception, far: u64) {
             sched::yield_now();
             return;
         }
+        Exception::Undefined => {
+            let word = UserPtr::<u32>::new(pc).read().unwrap_or(0);
+            if SysReg::of_mrs(word).is_some_and(|op| emulate(regs, op)) {
+                return;
+            }
+            SigInfo::fault(SIGILL, ILL_ILLOPC, pc)
+        }
         Exception::Svc
-        | Exception::Undefined
         | Exception::FpAccess
         | Exception::BranchTarget
         | Exception::PointerAuth

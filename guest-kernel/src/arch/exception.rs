@@ -73,6 +73,25 @@ pub struct SysReg {
     pub read: bool,
 }
 
+impl SysReg {
+    /// The access that an instruction word is, if it is `MRS`. A CPU without FEAT_IDST reports reads
+    /// of ID registers at EL0 as undefined, and only the instruction tells which register was meant.
+    pub const fn of_mrs(word: u32) -> Option<Self> {
+        if word >> 20 != 0xd53 {
+            return None;
+        }
+        Some(Self {
+            op0: 2 + (word >> 19 & 1) as u8,
+            op1: (word >> 16 & 7) as u8,
+            crn: (word >> 12 & 15) as u8,
+            crm: (word >> 8 & 15) as u8,
+            op2: (word >> 5 & 7) as u8,
+            rt: (word & 31) as u8,
+            read: true,
+        })
+    }
+}
+
 /// A synchronous exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exception {
@@ -215,6 +234,16 @@ mod tests {
         let esr = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 5 | 6 << 1 | 1;
         let expected = SysReg { op0: 3, op1: 0, crn: 0, crm: 6, op2: 0, rt: 5, read: true };
         assert_eq!(Exception::decode(esr, 0), Exception::SysReg(expected));
+    }
+
+    #[test]
+    fn id_register_read_is_known_by_its_instruction() {
+        // mrs x0, midr_el1
+        let expected = SysReg { op0: 3, op1: 0, crn: 0, crm: 0, op2: 0, rt: 0, read: true };
+        assert_eq!(SysReg::of_mrs(0xd538_0000), Some(expected));
+        // msr and udf
+        assert_eq!(SysReg::of_mrs(0xd518_0000), None);
+        assert_eq!(SysReg::of_mrs(0), None);
     }
 
     #[test]
