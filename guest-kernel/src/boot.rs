@@ -53,8 +53,16 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));
     procfs::init();
     boot_step("signal return page", process::sigpage::init());
-    // Task 0 is what runs here; this CPU schedules, with task 0 as its idle task.
+    // Task 0 is what runs here.
     boot_step("task 0", process::init::init_idle_task(root));
+    start_scheduling()
+}
+
+/// The rest of the boot, as task 0. Not inlined: the compiler takes `current` to be the same all through
+/// a function, and the caller began as another.
+#[inline(never)]
+fn start_scheduling() -> ! {
+    // This CPU schedules, with task 0 as its idle task.
     sched::init_cpu();
     introspect::publish_run_queues(arch::cpu_count());
     introspect::publish_tasks(process::init::init_task());
