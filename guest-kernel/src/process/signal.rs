@@ -62,6 +62,7 @@ pub fn send_locked(list: &TaskList, info: SigInfo, target: &Task, group: bool) -
         signals.pending.add(info);
     }
     complete(target, sig, group);
+    target.signal.signalfd_wait.wake_all();
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub mod process;
 mod reference;
 pub mod sched;
 pub mod signal;
+pub mod signalfd;
 pub mod system;
 pub mod table;
 pub mod time;

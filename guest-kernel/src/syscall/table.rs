@@ -1,7 +1,7 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, system, time, timer, tty,
+    Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -74,6 +74,7 @@ pub const ROWS: &[Row] = &[
     (71, "sendfile", fs::splice::sys_sendfile),
     (72, "pselect6", poll::sys_pselect6),
     (73, "ppoll", poll::sys_ppoll),
+    (74, "signalfd4", signalfd::sys_signalfd4),
     (75, "vmsplice", fs::splice::sys_vmsplice),
     (76, "splice", fs::splice::sys_splice),
     (78, "readlinkat", fs::link::sys_readlinkat),

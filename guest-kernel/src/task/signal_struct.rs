@@ -101,6 +101,9 @@ pub struct SignalStruct {
     /// Where the group's threads wait for children.
     #[described(skip)]
     pub wait_chldexit: WaitQueue,
+    /// Who waits for signals through a signalfd.
+    #[described(skip)]
+    pub signalfd_wait: WaitQueue,
     /// The controlling terminal.
     #[described(skip)]
     pub tty: SpinLock<Option<Arc<Tty>>>,
@@ -133,6 +136,7 @@ impl SignalStruct {
             shared: IrqLock::new(SharedSignals::default()),
             shared_pending: AtomicU64::new(0),
             wait_chldexit: WaitQueue::new(),
+            signalfd_wait: WaitQueue::new(),
             tty: SpinLock::new(None),
             rlimits,
             timers: ProcessTimers::default(),

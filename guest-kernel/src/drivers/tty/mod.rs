@@ -38,6 +38,7 @@ use crate::ns::Pid;
 use crate::sched::WaitQueue;
 use crate::sync::{IrqLock, Mutex};
 use io::OpenedAs;
+pub use console::console;
 pub use job::disassociate_ctty;
 use ldisc::LineDiscipline;
 use pty::Master;
