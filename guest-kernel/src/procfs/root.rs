@@ -21,7 +21,7 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// The files and directories besides the processes'.
 static ENTRIES: &[Entry] = &[
-    text("cmdline", system::cmdline),
+    text("cmdline", system::command_line),
     text("cpuinfo", cpu::cpuinfo),
     text("devices", system::devices),
     text("filesystems", system::filesystems),

@@ -1,20 +1,17 @@
 //! Files of /proc about the system as a whole.
 
 use super::text::Text;
+use crate::drivers::cmdline;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
 use crate::fs::chrdev::chrdev_at;
 use crate::fs::superblock::for_each_filesystem;
 use crate::put;
-use crate::sync::Once;
 use crate::syscall::system::{RELEASE, VERSION};
 
-/// The kernel's command line; boot order sets it once.
-pub static COMMAND_LINE: Once<&'static str> = Once::new();
-
 /// /proc/cmdline.
-pub fn cmdline(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    put!(out, "{}\n", COMMAND_LINE.try_get().copied().unwrap_or_default())
+pub fn command_line(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", cmdline::text())
 }
 
 /// /proc/version.
