@@ -126,12 +126,16 @@ impl ThreadInfo {
 #[derive(Described, Default, Clone, Copy)]
 pub struct CpuContext {
     /// x19 to x28.
+    #[described(as = "array hex")]
     pub x19_x28: [u64; 10],
     /// x29, the frame pointer.
+    #[described(as = "hex")]
     pub fp: u64,
     /// Kernel stack pointer.
+    #[described(as = "hex")]
     pub sp: u64,
     /// Where it goes on: x30.
+    #[described(as = "code")]
     pub pc: u64,
 }
 
@@ -186,6 +190,7 @@ impl PtRegs {
 #[derive(Described, Default, Clone, Copy, Debug)]
 pub struct KernelStackRange {
     /// Lowest mapped address; the page below it is the guard page.
+    #[described(as = "hex")]
     pub base: u64,
     /// Bytes.
     pub size: u64,
@@ -203,8 +208,10 @@ pub struct Thread {
     /// The kernel stack (all zero for a CPU's boot thread until it is known).
     pub stack: UnsafeCell<KernelStackRange>,
     /// TPIDR_EL0: the program's thread pointer, saved by `switch_to`.
+    #[described(as = "hex")]
     pub tpidr_el0: UnsafeCell<u64>,
     /// FAR_EL1 of the last fault, for siginfo.
+    #[described(as = "hex")]
     pub fault_address: UnsafeCell<u64>,
     /// True if the thread runs a program, so its FP/SIMD state and TPIDR_EL0 are to be switched.
     pub is_user: UnsafeCell<bool>,

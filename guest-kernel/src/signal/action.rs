@@ -57,6 +57,7 @@ pub const fn default_disposition(sig: i32) -> Disposition {
 
 /// The dispositions of a process; shared by tasks made with `CLONE_SIGHAND`.
 #[repr(C)]
+#[derive(belljar_abi::Described)]
 pub struct Sighand {
     /// By signal number - 1.
     pub actions: IrqLock<[SigAction; NSIG]>,

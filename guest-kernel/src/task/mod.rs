@@ -176,10 +176,13 @@ pub struct Task {
     #[described(skip)]
     pub restart: UnsafeCell<RestartBlock>,
     /// Where to store our tid when we first run (`CLONE_CHILD_SETTID`).
+    #[described(as = "hex")]
     pub set_child_tid: AtomicU64,
     /// Where to store 0 and wake a futex when we exit (`CLONE_CHILD_CLEARTID`).
+    #[described(as = "hex")]
     pub clear_child_tid: AtomicU64,
     /// Head of the list of robust futexes.
+    #[described(as = "hex")]
     pub robust_list: AtomicU64,
     /// Whom to tell once our mm is let go of.
     #[described(skip)]

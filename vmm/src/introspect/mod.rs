@@ -21,10 +21,10 @@ pub use error::{Error, Result, optional};
 pub use note::{Field, Kind, Note, Type};
 pub use object::{List, Object, Value};
 pub use root::Root;
-pub use symbols::{Location, SourceMap, Symbols};
+pub use symbols::{Location, SourceFrame, SourceMap, Symbols};
 pub use views::{Answer, Request, log_text, schemas, view};
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use belljar_abi::root::BootState;
 
@@ -36,6 +36,7 @@ pub struct Kernel<'r> {
     root: Root,
     note: Note,
     space: Space<'r>,
+    symbols: OnceCell<Symbols>,
     consistency: Cell<Consistency>,
 }
 
@@ -49,7 +50,13 @@ impl<'r> Kernel<'r> {
         let space = Space::with_linear_map(ram, root.kernel_pgd_phys(), root.linear_offset());
         let note = Note::read(&space, &root)?;
         let consistency = if still { Consistency::Quiesced } else { Consistency::Torn };
-        Ok(Self { root, note, space, consistency: Cell::new(consistency) })
+        Ok(Self {
+            root,
+            note,
+            space,
+            symbols: OnceCell::new(),
+            consistency: Cell::new(consistency),
+        })
     }
 
     /// The root page.
@@ -65,6 +72,11 @@ impl<'r> Kernel<'r> {
     /// The kernel's virtual memory.
     pub fn space(&self) -> &Space<'r> {
         &self.space
+    }
+
+    /// The kernel's symbols, read when they are first asked for.
+    pub fn symbols(&self) -> &Symbols {
+        self.symbols.get_or_init(|| Symbols::read(self.space.ram(), &self.root))
     }
 
     /// How far what was read so far belongs together.

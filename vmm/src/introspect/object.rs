@@ -40,6 +40,8 @@ pub enum Value {
     Text(String),
     /// Address, with the name of what is there; 0 is "none".
     Addr(u64, String),
+    /// Address in kernel code.
+    Code(u64),
     /// Named value of an enum.
     Enum(i64, Option<String>),
     /// Named bits, and the bits without a name.
@@ -60,6 +62,11 @@ impl<'k> Object<'k> {
     /// The structure `type_name` at `addr`.
     pub fn new(kernel: &'k Kernel<'k>, type_name: &str, addr: u64) -> Result<Self> {
         Ok(Self { kernel, ty: kernel.note().get(type_name)?.clone(), addr })
+    }
+
+    /// The kernel that it belongs to.
+    pub fn kernel(&self) -> &'k Kernel<'k> {
+        self.kernel
     }
 
     /// Its address.
@@ -338,7 +345,8 @@ impl<'k> Object<'k> {
             Tag::Uint | Tag::SeqCount => Value::Uint(self.number(kind, addr)?),
             Tag::Int => Value::Int(self.number(kind, addr)? as i64),
             Tag::Bool => Value::Bool(self.number(kind, addr)? != 0),
-            Tag::Ptr | Tag::Code | Tag::Phys | Tag::Hex => {
+            Tag::Code => Value::Code(self.number(kind, addr)?),
+            Tag::Ptr | Tag::Phys | Tag::Hex => {
                 Value::Addr(self.number(kind, addr)?, kind.type_name.clone())
             }
             Tag::Chars => {

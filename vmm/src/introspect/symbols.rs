@@ -98,12 +98,34 @@ impl SourceMap {
         same.then(|| addr2line::Loader::new(path).ok().map(|loader| Self { loader }))?
     }
 
-    /// The innermost source line of a code address, as `file:line`.
-    pub fn line(&self, addr: u64) -> Option<String> {
-        let location = self.loader.find_location(addr).ok()??;
-        let (file, line) = (location.file?, location.line?);
-        // The part below the source folder says enough, and says it the same on every machine.
-        let file = file.rsplit_once("guest-kernel/").map_or(file, |(_, rest)| rest);
-        Some(format!("{file}:{line}"))
+    /// The functions that the instruction at `addr` belongs to, those inlined into others first.
+    pub fn frames(&self, addr: u64) -> Vec<SourceFrame> {
+        let mut frames = vec![];
+        let Ok(mut found) = self.loader.find_frames(addr) else { return frames };
+        while let Ok(Some(frame)) = found.next() {
+            let function = frame.function.as_ref().and_then(|f| f.demangle().ok());
+            let line =
+                frame.location.and_then(|l| Some(format!("{}:{}", shorten(l.file?), l.line?)));
+            frames.push(SourceFrame { function: function.map_or("?".into(), Into::into), line });
+        }
+        frames
     }
+}
+
+/// One function of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFrame {
+    /// Its name.
+    pub function: String,
+    /// `file:line`.
+    pub line: Option<String>,
+}
+
+/// The part of a path below the kernel's or the compiler's source folder: it says enough, and says the
+/// same on every machine.
+fn shorten(file: &str) -> &str {
+    ["guest-kernel/", "rust/library/", "registry/src/"]
+        .iter()
+        .find_map(|folder| file.rsplit_once(folder))
+        .map_or(file, |(_, rest)| rest)
 }

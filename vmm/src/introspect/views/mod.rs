@@ -11,6 +11,7 @@ mod process;
 mod ps;
 mod pstree;
 mod runq;
+mod stack;
 mod task;
 mod vtop;
 

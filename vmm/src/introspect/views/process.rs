@@ -1,6 +1,7 @@
 //! One task as the views see it: what `ps` and its relatives have in common.
 
 use super::super::{Error, Kernel, Object, Result, optional};
+use super::stack;
 
 /// Order of the pids in `SignalStruct.pids`, which is that of the kernel's `PidType`.
 const PGID: usize = 2;
@@ -11,12 +12,13 @@ const EXIT_DEAD: u64 = 16;
 
 /// A task.
 pub(super) struct Process<'k> {
+    kernel: &'k Kernel<'k>,
     task: Object<'k>,
 }
 
 impl<'k> Process<'k> {
     pub(super) fn new(task: Object<'k>) -> Self {
-        Self { task }
+        Self { kernel: task.kernel(), task }
     }
 
     /// The task with that number in the initial namespace, leader or other thread.
@@ -124,13 +126,21 @@ impl<'k> Process<'k> {
 
     /// Where it sleeps; `None` while it does not.
     pub(super) fn wchan(&self) -> Result<Option<String>> {
-        if self.state()? == 'R' {
+        if matches!(self.state()?, 'R' | 'Z' | 'X') {
             return Ok(None);
         }
-        match optional(self.task.ptr("se.wchan"))?.flatten() {
-            Some(channel) => channel.text("name").map(Some),
-            None => Ok(None),
+        if let Some(channel) = optional(self.task.ptr("se.wchan"))?.flatten() {
+            return channel.text("name").map(Some);
         }
+        // It said nothing: the function that called the scheduler, as Linux's get_wchan has it.
+        let addresses = stack::code_addresses(self.kernel, &self.task)?;
+        let mut functions = addresses.into_iter().enumerate().filter_map(|(index, pc)| {
+            let location = self.kernel.symbols().lookup(stack::call_site(index, pc))?;
+            Some(location.symbol)
+        });
+        let scheduler = ["belljar_kernel::sched::", "belljar_kernel::sync::"];
+        let caller = functions.find(|f| !scheduler.iter().any(|s| f.starts_with(s)));
+        Ok(caller.map(|f| f.rsplit("::").next().unwrap_or(&f).to_owned()))
     }
 
     /// Nanoseconds that this thread has run.

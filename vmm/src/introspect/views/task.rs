@@ -33,17 +33,17 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Field>> {
         value: hex(task.addr()).into(),
         r#type: task.ty().name.clone(),
     }];
-    flatten(&mut rows, "", task.values()?);
+    flatten(kernel, &mut rows, "", task.values()?);
     Ok(rows)
 }
 
-fn flatten(rows: &mut Vec<Field>, prefix: &str, values: Vec<(String, Value)>) {
+fn flatten(kernel: &Kernel<'_>, rows: &mut Vec<Field>, prefix: &str, values: Vec<(String, Value)>) {
     for (name, value) in values {
         let path = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         match value {
-            Value::Struct(inner) => flatten(rows, &path, inner),
+            Value::Struct(inner) => flatten(kernel, rows, &path, inner),
             value => {
-                let (value, ty) = show(value);
+                let (value, ty) = show(kernel, value);
                 rows.push(Field { field: path, value, r#type: ty });
             }
         }
@@ -51,7 +51,7 @@ fn flatten(rows: &mut Vec<Field>, prefix: &str, values: Vec<(String, Value)>) {
 }
 
 /// A value as JSON, and the word for its type.
-fn show(value: Value) -> (serde_json::Value, String) {
+fn show(kernel: &Kernel<'_>, value: Value) -> (serde_json::Value, String) {
     match value {
         Value::Uint(n) if n < 1 << 53 => (n.into(), "uint".into()),
         Value::Uint(n) => (hex(n).into(), "uint".into()),
@@ -60,6 +60,13 @@ fn show(value: Value) -> (serde_json::Value, String) {
         Value::Text(text) => (text.into(), "text".into()),
         Value::Addr(0, name) => (serde_json::Value::Null, pointer_to(&name)),
         Value::Addr(addr, name) => (hex(addr).into(), pointer_to(&name)),
+        Value::Code(addr) => {
+            let text = match kernel.symbols().lookup(addr) {
+                Some(at) => format!("{}+{:#x}", at.symbol, at.offset),
+                None => hex(addr),
+            };
+            (text.into(), "code".into())
+        }
         Value::Enum(_, Some(name)) => (name.into(), "enum".into()),
         Value::Enum(n, None) => (n.into(), "enum".into()),
         Value::Flags(mut names, rest) => {
@@ -69,7 +76,7 @@ fn show(value: Value) -> (serde_json::Value, String) {
             (names.join("|").into(), "flags".into())
         }
         Value::Array(items) => {
-            let items: Vec<_> = items.into_iter().map(|v| show(v).0).collect();
+            let items: Vec<_> = items.into_iter().map(|v| show(kernel, v).0).collect();
             (items.into(), "array".into())
         }
         Value::List(name, count) => (count.into(), format!("list of {name}")),
