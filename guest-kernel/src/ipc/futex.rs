@@ -28,7 +28,7 @@ pub const BITSET_ANY: u32 = !0;
 /// Names a futex: the memory object that the word lies in (an address space for private memory, a page
 /// cache for shared memory) and where in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Key {
+pub(super) struct Key {
     object: u64,
     offset: u64,
 }
@@ -63,7 +63,7 @@ static BUCKETS: [Bucket; 256] = [const { SpinLock::new(List::new()) }; 256];
 impl Key {
     /// The key of the word at `addr`. `EINVAL` if it is not aligned, `EFAULT` if nothing is there. With
     /// `private` the caller promises that nobody shares the word across address spaces.
-    fn of(addr: u64, private: bool) -> Result<Self> {
+    pub(super) fn of(addr: u64, private: bool) -> Result<Self> {
         if addr % 4 != 0 {
             return Err(Errno::EINVAL);
         }
@@ -136,7 +136,7 @@ impl Waiter {
 
 /// Reads the word with page faults off; on failure brings the page in (`EFAULT` if there is none) and
 /// says so with `None`: the caller lets go of its locks and starts again.
-fn load_locked(addr: u64) -> Option<u32> {
+pub(super) fn load_locked(addr: u64) -> Option<u32> {
     uaccess::load_user_u32(addr).ok()
 }
 
@@ -146,7 +146,7 @@ fn fault_in(addr: u64) -> Result<()> {
 }
 
 /// Brings the word's page in for writing, without changing the word.
-fn fault_in_write(addr: u64) -> Result<()> {
+pub(super) fn fault_in_write(addr: u64) -> Result<()> {
     let now = UserPtr::<u32>::new(addr).read()?;
     uaccess::cmpxchg_user_u32(addr, now, now).map(drop).map_err(|_| Errno::EFAULT)
 }
@@ -455,20 +455,21 @@ fn owner_died(addr: u64, tid: u32, pi: bool, pending: bool) -> Result<()> {
     Ok(())
 }
 
+/// User memory for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) mod testing {
     use crate::addr::{PhysAddr, VirtAddr};
+    use crate::arch::activate_user;
     use crate::arch::paging::{LEVELS, Prot, Pte, index, table_at};
-    use crate::arch::{ThreadFlags, activate_user};
-    use crate::mm::{AllocFlags, alloc_page};
-    use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+    use crate::mm::{AllocFlags, UserPtr, alloc_page};
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
-    const BASE: u64 = 0x1_0000;
-
-    /// Tables that map one zeroed, writable page at [`BASE`].
-    fn address_space() -> PhysAddr {
+    /// Tables that map one zeroed, writable page, and where it lies: nowhere else in any test, because
+    /// tests have no address space objects that would tell their futexes apart.
+    pub fn address_space() -> (PhysAddr, u64) {
+        static NEXT: AtomicU64 = AtomicU64::new(0x1_0000);
+        let base = NEXT.fetch_add(0x1000, Ordering::Relaxed);
         crate::mm::testing::setup();
         let page = || alloc_page(AllocFlags::ZERO).unwrap().into_phys();
         let root = page();
@@ -479,14 +480,14 @@ mod tests {
             let pte = if last { Pte::user_page(below, Prot::WRITE) } else { Pte::table(below) };
             // SAFETY: a page of this test's own.
             let entries = unsafe { table_at(table) };
-            entries[index(VirtAddr(BASE), level)].store(pte);
+            entries[index(VirtAddr(base), level)].store(pte);
             table = below;
         }
-        root
+        (root, base)
     }
 
     /// Runs `f` in a thread of that address space.
-    fn spawn<R: Send + 'static>(
+    pub fn spawn<R: Send + 'static>(
         root: PhysAddr,
         f: impl FnOnce() -> R + Send + 'static,
     ) -> thread::JoinHandle<R> {
@@ -496,18 +497,31 @@ mod tests {
         })
     }
 
-    fn enter(root: PhysAddr) {
+    /// Makes that the address space of this thread.
+    pub fn enter(root: PhysAddr) {
         // SAFETY: the tables of a test are never freed.
         unsafe { activate_user(root, 1) };
     }
 
-    fn store(addr: u64, value: u32) {
+    /// Writes a word.
+    pub fn store(addr: u64, value: u32) {
         UserPtr::<u32>::new(addr).write(value).unwrap();
     }
 
-    fn load(addr: u64) -> u32 {
+    /// Reads a word.
+    pub fn load(addr: u64) -> u32 {
         UserPtr::<u32>::new(addr).read().unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{address_space, enter, load, spawn, store};
+    use super::*;
+    use crate::addr::PhysAddr;
+    use crate::arch::ThreadFlags;
+    use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+    use std::thread;
 
     /// Wakes until `n` were woken: sleepers may still be on their way.
     fn wake_all_of(addr: u64, n: u32) {
@@ -520,51 +534,52 @@ mod tests {
 
     #[test]
     fn waiting_for_what_has_changed_already_does_not_sleep() {
-        enter(address_space());
-        store(BASE, 7);
-        assert_eq!(wait(BASE, true, 6, BITSET_ANY, Deadline::NEVER), Err(Errno::EAGAIN));
+        let (root, base) = address_space();
+        enter(root);
+        store(base, 7);
+        assert_eq!(wait(base, true, 6, BITSET_ANY, Deadline::NEVER), Err(Errno::EAGAIN));
         let deadline = Deadline::after(1_000_000);
-        assert_eq!(wait(BASE, true, 7, BITSET_ANY, deadline), Err(Errno::ETIMEDOUT));
+        assert_eq!(wait(base, true, 7, BITSET_ANY, deadline), Err(Errno::ETIMEDOUT));
         current().thread.info.set(ThreadFlags::SIGPENDING);
-        assert_eq!(wait(BASE, true, 7, BITSET_ANY, Deadline::NEVER), Err(Errno::ERESTARTSYS));
+        assert_eq!(wait(base, true, 7, BITSET_ANY, Deadline::NEVER), Err(Errno::ERESTARTSYS));
         current().thread.info.clear(ThreadFlags::SIGPENDING);
-        assert_eq!(wait(BASE, true, 7, 0, Deadline::NEVER), Err(Errno::EINVAL));
-        assert_eq!(wait(BASE + 1, true, 7, 1, Deadline::NEVER), Err(Errno::EINVAL));
+        assert_eq!(wait(base, true, 7, 0, Deadline::NEVER), Err(Errno::EINVAL));
+        assert_eq!(wait(base + 1, true, 7, 1, Deadline::NEVER), Err(Errno::EINVAL));
         assert_eq!(wait(0x999_0000, true, 7, 1, Deadline::NEVER), Err(Errno::EFAULT));
         assert_eq!(wait(!3, true, 7, 1, Deadline::NEVER), Err(Errno::EFAULT));
-        assert_eq!(wake(BASE, true, 1, BITSET_ANY), Ok(0));
+        assert_eq!(wake(base, true, 1, BITSET_ANY), Ok(0));
     }
 
     #[test]
     fn a_mutex_built_on_it_keeps_threads_apart() {
-        let root = address_space();
+        let (root, base) = address_space();
         static INSIDE: AtomicU32 = AtomicU32::new(0);
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                spawn(root, || {
+                spawn(root, move || {
                     for _ in 0..300 {
                         // 0 free, 1 taken, 2 taken with waiters.
-                        let mut state = uaccess::cmpxchg_user_u32(BASE, 0, 1).unwrap();
+                        let mut state = uaccess::cmpxchg_user_u32(base, 0, 1).unwrap();
                         while state != 0 {
-                            if state == 2 || uaccess::cmpxchg_user_u32(BASE, 1, 2).unwrap() != 0 {
-                                let _ = wait(BASE, true, 2, BITSET_ANY, Deadline::NEVER);
+                            if state == 2 || uaccess::cmpxchg_user_u32(base, 1, 2).unwrap() != 0 {
+                                let _ = wait(base, true, 2, BITSET_ANY, Deadline::NEVER);
                             }
-                            state = uaccess::cmpxchg_user_u32(BASE, 0, 2).unwrap();
+                            state = uaccess::cmpxchg_user_u32(base, 0, 2).unwrap();
                         }
                         assert_eq!(INSIDE.fetch_add(1, SeqCst), 0);
                         thread::yield_now();
                         INSIDE.fetch_sub(1, SeqCst);
-                        let was = load(BASE);
-                        store(BASE, 0);
+                        let was = load(base);
+                        store(base, 0);
                         if was == 2 {
-                            wake(BASE, true, 1, BITSET_ANY).unwrap();
+                            wake(base, true, 1, BITSET_ANY).unwrap();
                         }
                     }
                 })
             })
             .collect();
         threads.into_iter().for_each(|t| t.join().unwrap());
-        assert_eq!(load_in(root, BASE) & 1, 0);
+        assert_eq!(load_in(root, base) & 1, 0);
     }
 
     fn load_in(root: PhysAddr, addr: u64) -> u32 {
@@ -574,32 +589,32 @@ mod tests {
 
     #[test]
     fn bit_sets_choose_the_waiter() {
-        let root = address_space();
+        let (root, base) = address_space();
         enter(root);
         let waiters: Vec<_> = [1, 2]
             .map(|bits| {
-                spawn(root, move || wait(BASE + 64, true, 0, bits, Deadline::NEVER).map(|()| bits))
+                spawn(root, move || wait(base + 64, true, 0, bits, Deadline::NEVER).map(|()| bits))
             })
             .into();
         let mut woken = 0;
         while woken == 0 {
-            woken = wake(BASE + 64, true, 9, 2).unwrap();
+            woken = wake(base + 64, true, 9, 2).unwrap();
         }
         assert_eq!(woken, 1);
         let mut waiters = waiters.into_iter();
         let first = waiters.next().unwrap();
         assert_eq!(waiters.next().unwrap().join().unwrap(), Ok(2));
         assert!(!first.is_finished());
-        wake_all_of(BASE + 64, 1);
+        wake_all_of(base + 64, 1);
         assert_eq!(first.join().unwrap(), Ok(1));
     }
 
     #[test]
     fn requeued_waiters_are_woken_at_the_other_word() {
-        let root = address_space();
+        let (root, base) = address_space();
         enter(root);
         static ASLEEP: AtomicUsize = AtomicUsize::new(0);
-        let (a, b) = (BASE + 128, BASE + 256);
+        let (a, b) = (base + 128, base + 256);
         let waiters: Vec<_> = (0..3)
             .map(|_| {
                 spawn(root, move || {
@@ -621,9 +636,9 @@ mod tests {
 
     #[test]
     fn wake_op_changes_compares_and_wakes() {
-        let root = address_space();
+        let (root, base) = address_space();
         enter(root);
-        let (a, b) = (BASE + 512, BASE + 516);
+        let (a, b) = (base + 512, base + 516);
         store(b, 5);
         // b += 1, and no waiter is woken: the old value is not greater than 5.
         assert_eq!(wake_op(a, b, true, 1, 1, (1 << 28) | (4 << 24) | (1 << 12) | 5), Ok(0));
@@ -641,10 +656,10 @@ mod tests {
 
     #[test]
     fn a_dead_owner_leaves_a_mark_on_its_locks_only() {
-        let root = address_space();
+        let (root, base) = address_space();
         enter(root);
-        let head = BASE + 0x800;
-        let (mine, others, pending) = (BASE + 0x900, BASE + 0xa00, BASE + 0xb00);
+        let head = base + 0x800;
+        let (mine, others, pending) = (base + 0x900, base + 0xa00, base + 0xb00);
         let word = |addr: u64, value: u64| UserPtr::<u64>::new(addr).write(value).unwrap();
         // Entries lie 16 bytes before their lock words; the list goes round.
         word(head, mine - 16);

@@ -117,6 +117,7 @@ pub fn mm_release(task: &Task) {
         let tid = task.pid_nr(task.thread_pid.own().ns());
         crate::ipc::futex::exit_robust_list(robust, tid);
     }
+    crate::ipc::futex_pi::exit_pi_state();
     let addr = task.clear_child_tid.swap(0, Ordering::Relaxed);
     // A process that nobody shares memory with has nobody to tell.
     if addr != 0 && task.mm().is_some_and(|mm| mm.users() > 1) {

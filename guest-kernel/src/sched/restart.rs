@@ -30,13 +30,4 @@ pub enum RestartBlock {
         /// When it ends.
         deadline: Deadline,
     },
-    /// poll(2) with a timeout.
-    Poll {
-        /// The array.
-        fds: u64,
-        /// Its length.
-        nfds: u32,
-        /// When it ends.
-        deadline: Deadline,
-    },
 }

@@ -6,13 +6,15 @@ use super::time::Timespec;
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::ipc::futex::{self, BITSET_ANY};
+use crate::ipc::futex_pi;
 use crate::mm::UserPtr;
 use crate::ns::Cap;
 use crate::sched::{ClockBase, Deadline, RestartBlock};
 use crate::task::{self, Task, list};
 use crate::uapi::{
-    FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_WAIT,
-    FUTEX_WAIT_BITSET, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
+    FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_LOCK_PI, FUTEX_LOCK_PI2, FUTEX_PRIVATE_FLAG,
+    FUTEX_REQUEUE, FUTEX_TRYLOCK_PI, FUTEX_UNLOCK_PI, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE,
+    FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
 };
 
 /// The deadline that a futex call's timeout means: relative for `FUTEX_WAIT`, absolute else.
@@ -47,6 +49,26 @@ pub(super) fn restart(addr: u64, flags: u32, value: u32, bitset: u32, end: Deadl
     wait(addr, flags, value, bitset, end)
 }
 
+/// The calls about locks with priority inheritance.
+fn pi(addr: u64, private: bool, command: u32, deadline: Result<Deadline>) -> SysResult {
+    let me = task::current();
+    let ns = me.thread_pid.own().ns();
+    let tid = me.pid_nr(ns);
+    if command == FUTEX_UNLOCK_PI {
+        futex_pi::unlock(addr, private, tid)?;
+        return Ok(0);
+    }
+    // Valid while the lock that `futex_pi` holds is held: the thread has not begun to exit.
+    let owner = |nr| {
+        let task = list::find_thread(nr, ns)?;
+        (!task.is_exiting()).then(|| core::ptr::from_ref(&task.se))
+    };
+    let try_only = command == FUTEX_TRYLOCK_PI;
+    let deadline = if try_only { Deadline::NEVER } else { deadline? };
+    futex_pi::lock(addr, private, tid, deadline, try_only, owner)?;
+    Ok(0)
+}
+
 /// futex(2).
 pub fn sys_futex(a: &mut Args) -> SysResult {
     let (addr, op, value) = (a.u64(0), a.u32(1), a.u32(2));
@@ -55,7 +77,8 @@ pub fn sys_futex(a: &mut Args) -> SysResult {
     let realtime = op & FUTEX_CLOCK_REALTIME != 0;
     let clock = if realtime { ClockBase::Realtime } else { ClockBase::Monotonic };
     let command = op & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
-    if realtime && !matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET) {
+    let takes_clock = [FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_LOCK_PI2];
+    if realtime && !takes_clock.contains(&command) {
         return Err(Errno::ENOSYS);
     }
     // A negative count wakes one, as on Linux; larger ones than there are waiters wake all.
@@ -82,6 +105,11 @@ pub fn sys_futex(a: &mut Args) -> SysResult {
         FUTEX_CMP_REQUEUE => requeue(Some(value3))?,
         FUTEX_WAKE_OP => {
             futex::wake_op(addr, addr2, private, count(value), count(a.u32(3)), value3)?
+        }
+        FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_TRYLOCK_PI | FUTEX_UNLOCK_PI => {
+            let old = command == FUTEX_LOCK_PI;
+            let clock = if old { ClockBase::Realtime } else { clock };
+            return pi(addr, private, command, deadline(a.ptr(3), false, clock));
         }
         _ => return Err(Errno::ENOSYS),
     };

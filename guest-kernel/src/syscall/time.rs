@@ -251,6 +251,5 @@ pub fn sys_restart_syscall(_: &mut Args) -> SysResult {
         RestartBlock::FutexWait { address, value, flags, bitset, deadline } => {
             super::futex::restart(address, flags, value, bitset, deadline)
         }
-        RestartBlock::Poll { .. } => Err(Errno::EINTR),
     }
 }
