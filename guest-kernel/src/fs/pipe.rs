@@ -526,13 +526,15 @@ pub fn create(flags: OpenFlags, uid: u32, gid: u32) -> Result<(Ref<File>, Ref<Fi
 }
 
 /// Opens a FIFO (fifo(7)): readers and writers wait for each other, unless they do not want to.
-pub fn open_fifo(inode: &Ref<Inode>, _path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
     let pipe = match inode.special.try_get() {
         Some(special) => special,
         None => inode.special.set(Box::new(Pipe::try_new()?)),
     };
     let pipe = pipe.downcast_ref::<Arc<Pipe>>().ok_or(Errno::ENXIO)?;
     let (reads, writes) = (flags.reads(), flags.writes());
+    // A pipe that is opened again through /proc/PID/fd waits for nobody: it had both ends once.
+    let is_fifo = !path.mnt.is_pseudo();
     let nonblock = flags.contains(OpenFlags::NONBLOCK);
     if writes && !reads && nonblock && !pipe.has_readers() {
         return Err(Errno::ENXIO);
@@ -541,7 +543,7 @@ pub fn open_fifo(inode: &Ref<Inode>, _path: &Path, flags: OpenFlags) -> Result<B
         (pipe.reader_opens.load(Ordering::Acquire), pipe.writer_opens.load(Ordering::Acquire));
     let mut file = PipeFile::open(pipe, reads, writes);
     if reads && !writes {
-        if nonblock || pipe.has_writers() {
+        if nonblock || pipe.has_writers() || !is_fifo {
             // The reader of a FIFO without writers sees no hangup before one came and went; one
             // with writers has seen them.
             if pipe.has_writers() {
@@ -553,7 +555,7 @@ pub fn open_fifo(inode: &Ref<Inode>, _path: &Path, flags: OpenFlags) -> Result<B
                 pipe.writer_opens.load(Ordering::Acquire) != writers
             )?;
         }
-    } else if writes && !reads && !pipe.has_readers() {
+    } else if writes && !reads && is_fifo && !pipe.has_readers() {
         wait_event_interruptible_exclusive!(
             pipe.write_wait,
             pipe.reader_opens.load(Ordering::Acquire) != readers

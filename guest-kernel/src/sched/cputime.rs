@@ -59,13 +59,18 @@ impl core::ops::AddAssign for CpuTimes {
 static SAMPLED: PerCpu<[AtomicU64; 2]> =
     PerCpu::new([const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_CPUS]);
 
+/// User and system time of each CPU as last shown.
+static SHOWN: PerCpu<[AtomicU64; 2]> =
+    PerCpu::new([const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_CPUS]);
+
 /// What a CPU did since boot; all zero for one that is not up. Idle time is exact, the rest divided as
 /// the samples tell.
 pub fn cpu_times(cpu: usize) -> CpuTimes {
     let idle = schedule::RUNQUEUES.of(cpu).lock().idle();
     let Some(idle) = idle.map(schedule::runtime_of) else { return CpuTimes::default() };
     let [user, system] = SAMPLED.of(cpu).each_ref().map(|ns| ns.load(Relaxed));
-    let busy = split(monotonic_ns().saturating_sub(idle), user, system);
+    let [shown_user, shown_system] = SHOWN.of(cpu);
+    let busy = show(monotonic_ns().saturating_sub(idle), user, system, shown_user, shown_system);
     CpuTimes { user: busy.user, system: busy.system, idle }
 }
 
@@ -90,6 +95,24 @@ fn split(sum: u64, user: u64, system: u64) -> CpuTime {
     CpuTime { user, system: sum - user }
 }
 
+/// Divides `sum` as the samples tell, but so that neither part goes back behind what was shown before:
+/// the other takes the difference.
+fn show(
+    sum: u64,
+    user: u64,
+    system: u64,
+    shown_user: &AtomicU64,
+    shown_system: &AtomicU64,
+) -> CpuTime {
+    let time = split(sum, user, system);
+    let (user_before, system_before) = (shown_user.load(Relaxed), shown_system.load(Relaxed));
+    let user = time.user.min(sum.saturating_sub(system_before)).max(user_before);
+    let system = sum.saturating_sub(user).max(system_before);
+    shown_user.store(user, Relaxed);
+    shown_system.store(system, Relaxed);
+    CpuTime { user, system }
+}
+
 impl Entity {
     /// How long it ran in all, in ns, up to now.
     pub fn sum_exec_runtime(&self) -> u64 {
@@ -99,15 +122,8 @@ impl Entity {
     /// User and system time up to now.
     pub fn cpu_time(&self) -> CpuTime {
         let sum = self.sum_exec_runtime();
-        let time = split(sum, self.utime_sampled.load(Relaxed), self.stime_sampled.load(Relaxed));
-        // Neither part goes back; the other takes the difference.
-        let (user_before, system_before) = (self.utime.load(Relaxed), self.stime.load(Relaxed));
-        let user = time.user.max(user_before).min(sum.saturating_sub(system_before));
-        let user = user.max(user_before);
-        let system = sum.saturating_sub(user).max(system_before);
-        self.utime.store(user, Relaxed);
-        self.stime.store(system, Relaxed);
-        CpuTime { user, system }
+        let (user, system) = (self.utime_sampled.load(Relaxed), self.stime_sampled.load(Relaxed));
+        show(sum, user, system, &self.utime, &self.stime)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, signalfd, system, time, timer, tty,
+    Handler, cred, fs, futex, mm, pipe, poll, process, sched, signal, signalfd, system, time,
+    timer, tty,
 };
 
 /// Numbers below this have a slot.

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::dentry::hold_renames;
 use crate::fs::mount::init_mnt_ns;
 use crate::fs::pagecache::FileBacking;
-use crate::fs::{Dentry, Mount, Path};
+use crate::fs::{Dentry, Mount, MountFlags, Path};
 use crate::kref::Ref;
 use crate::mm::frame;
 use crate::ns::{Cap, NsProxy, PidType};
@@ -190,9 +190,9 @@ fn source(mount: &Mount) -> &[u8] {
 }
 
 fn options(out: &mut Text, mount: &Mount) -> Result<()> {
-    let rw = if mount.is_read_only() || mount.sb.is_read_only() { "ro" } else { "rw" };
-    out.bytes(rw.as_bytes())?;
-    mount.flags().show(out).map_err(|_| Errno::ENOMEM)
+    let mut flags = mount.flags();
+    flags.set(MountFlags::RDONLY, mount.is_read_only() || mount.sb.is_read_only());
+    flags.show(out).map_err(|_| Errno::ENOMEM)
 }
 
 /// /proc/PID/mounts.
