@@ -43,7 +43,7 @@ pub(super) fn rows(
     }
     let mut frames = vec![];
     for (index, pc) in stack::code_addresses(kernel, process.task())?.into_iter().enumerate() {
-        let call = stack::call_site(index, pc);
+        let call = stack::call_site(kernel, index, pc);
         let mut lines = source.map(|s| s.frames(call)).unwrap_or_default();
         // The outermost is the function itself, which the symbol table knows too.
         let own = lines.pop();

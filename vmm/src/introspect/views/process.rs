@@ -135,7 +135,8 @@ impl<'k> Process<'k> {
         // It said nothing: the function that called the scheduler, as Linux's get_wchan has it.
         let addresses = stack::code_addresses(self.kernel, &self.task)?;
         let mut functions = addresses.into_iter().enumerate().filter_map(|(index, pc)| {
-            let location = self.kernel.symbols().lookup(stack::call_site(index, pc))?;
+            let location =
+                self.kernel.symbols().lookup(stack::call_site(self.kernel, index, pc))?;
             Some(location.symbol)
         });
         let scheduler = ["belljar_kernel::sched::", "belljar_kernel::sync::"];

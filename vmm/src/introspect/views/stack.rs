@@ -5,8 +5,8 @@ use super::super::{Kernel, Object, Result};
 /// Most frames that are followed.
 const MAX_FRAMES: usize = 256;
 
-/// The code addresses on the stack of `task`, innermost first. The first is where the task goes on,
-/// the others are return addresses: the instruction after a call.
+/// The code addresses on the stack of `task`, innermost first: where `switch_to` returns to, then the
+/// callers' return addresses.
 pub(super) fn code_addresses(kernel: &Kernel<'_>, task: &Object<'_>) -> Result<Vec<u64>> {
     let base = task.uint("se.thread.stack.base")?;
     let size = task.uint("se.thread.stack.size")?;
@@ -28,8 +28,9 @@ pub(super) fn code_addresses(kernel: &Kernel<'_>, task: &Object<'_>) -> Result<V
     Ok(addresses)
 }
 
-/// The address that names frame number `index`: a return address names the instruction after the call,
-/// the call is what is meant.
-pub(super) fn call_site(index: usize, pc: u64) -> u64 {
-    if index == 0 { pc } else { pc.wrapping_sub(4) }
+/// The address that names frame number `index`: a return address is the instruction after the call, and
+/// the call is what is meant. A task that never ran yet goes on at the start of a function instead.
+pub(super) fn call_site(kernel: &Kernel<'_>, index: usize, pc: u64) -> u64 {
+    let fresh = index == 0 && kernel.symbols().lookup(pc).is_none_or(|l| l.offset == 0);
+    if fresh { pc } else { pc.wrapping_sub(4) }
 }
