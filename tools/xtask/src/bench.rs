@@ -107,7 +107,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         bail!("there is no row `{unknown}`; the rows are {}", ROWS.join(", "));
     }
     let toolchain = ensure(&[Need::Cross, Need::Qemu, Need::Packages])?;
-    exec::run(toolchain.linux("build").args(["--quiet", "-p", BENCH]))?;
+    exec::run(toolchain.linux("build").args(["-p", BENCH]))?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("bench.cpio");
     std::fs::write(&initrd, archive(&args.only)?)?;

@@ -64,7 +64,7 @@ pub fn build(parts: &[Part]) -> Result<()> {
     }
     let toolchain = ensure(&needs)?;
     if has(Part::Vmm) {
-        exec::run(host("build").args(["--quiet", "--release", "-p", "belljar"]))?;
+        exec::run(host("build").args(["--release", "-p", "belljar"]))?;
     }
     if has(Part::Kernel) {
         kernel(&toolchain)?;
@@ -80,7 +80,7 @@ pub fn build(parts: &[Part]) -> Result<()> {
 
 /// Builds the kernel and leaves `Image` and `kernel.elf`.
 fn kernel(toolchain: &Toolchain) -> Result<()> {
-    exec::run(toolchain.kernel("build").arg("--quiet"))?;
+    exec::run(&mut toolchain.kernel("build"))?;
     let path = paths::target().join(KERNEL_TARGET).join(KERNEL_PROFILE).join(KERNEL_PACKAGE);
     let elf = exec::read(&path)?;
     let image = kernel_image::from_elf(&elf).with_context(|| format!("in {}", path.display()))?;
@@ -93,7 +93,7 @@ fn images(toolchain: &Toolchain) -> Result<()> {
     for (name, dir) in recipes()? {
         let recipe = Recipe::read(&dir)?;
         for package in recipe.programs.values() {
-            exec::run(toolchain.linux("build").args(["--quiet", "-p", package]))?;
+            exec::run(toolchain.linux("build").args(["-p", package]))?;
         }
         let rootfs = recipe.rootfs(&dir).with_context(|| format!("image {name}"))?;
         let out = paths::home().join("images").join(&name);
@@ -108,7 +108,7 @@ fn images(toolchain: &Toolchain) -> Result<()> {
 
 /// Builds the guest test programs and leaves each under its name.
 fn guest_tests(toolchain: &Toolchain) -> Result<()> {
-    exec::run(toolchain.linux("build").args(["--quiet", "--bins", "-p", GUEST_TESTS]))?;
+    exec::run(toolchain.linux("build").args(["--bins", "-p", GUEST_TESTS]))?;
     let out = paths::home().join("guest-tests");
     let _ = std::fs::remove_dir_all(&out);
     std::fs::create_dir_all(&out)?;

@@ -76,7 +76,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
 pub fn prepare() -> Result<()> {
     let toolchain = ensure(&[Need::Cross, Need::Qemu, Need::Packages])?;
     build(&[Part::Images])?;
-    exec::run(toolchain.linux("build").args(["--quiet", "-p", RUNNER]))
+    exec::run(toolchain.linux("build").args(["-p", RUNNER]))
 }
 
 /// Debian's kernel, fetched on the first call.

@@ -31,7 +31,7 @@ pub struct Outcome {
 
 /// Builds the kernel and runs it on all machines.
 pub fn run(toolchain: &Toolchain) -> Result<Vec<Outcome>> {
-    exec::run(toolchain.kernel("build").args(["--quiet", "--features", "selftest"]))?;
+    exec::run(toolchain.kernel("build").args(["--features", "selftest"]))?;
     let elf = paths::target().join(KERNEL_TARGET).join(KERNEL_PROFILE).join(KERNEL_PACKAGE);
     let image = kernel_image::from_elf(&exec::read(&elf)?)?;
     let path = paths::home().join("Image.selftest");

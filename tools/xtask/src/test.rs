@@ -120,7 +120,7 @@ fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
         Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
     };
     build::build(parts)?;
-    exec::run(toolchain.linux("build").args(["--quiet", "-p", RUNNER]))
+    exec::run(toolchain.linux("build").args(["-p", RUNNER]))
 }
 
 /// Each check counts as one test: formatting, and clippy for the host, for the kernel's target and for
@@ -129,11 +129,11 @@ fn lints(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
     let mut fmt = host("fmt");
     fmt.args(["--all", "--check"]);
     let mut on_host = host("clippy");
-    on_host.args(["--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    on_host.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
     let mut on_kernel = toolchain.kernel("clippy");
-    on_kernel.args(["--quiet", "--", "-D", "warnings"]);
+    on_kernel.args(["--", "-D", "warnings"]);
     let mut on_linux = toolchain.linux("clippy");
-    on_linux.args(["--quiet", "-p", "belljar", "-p", build::GUEST_TESTS, "-p", RUNNER]);
+    on_linux.args(["-p", "belljar", "-p", build::GUEST_TESTS, "-p", RUNNER]);
     on_linux.args(["--", "-D", "warnings"]);
     let checks = [
         ("rustfmt", fmt),

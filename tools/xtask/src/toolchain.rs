@@ -9,6 +9,7 @@
 use crate::paths;
 use anyhow::{Result, bail};
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -127,6 +128,7 @@ impl Toolchain {
             _ => Command::new(&self.cargo),
         };
         command.arg(subcommand).current_dir(paths::root()).env("CARGO", &self.cargo);
+        quieten(&mut command);
         command.envs(self.env.iter().copied());
         command
     }
@@ -136,5 +138,13 @@ impl Toolchain {
 pub fn host(subcommand: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).current_dir(paths::root());
+    quieten(&mut command);
     command
+}
+
+/// On a terminal cargo shows how far it is; a log wants only what went wrong.
+fn quieten(command: &mut Command) {
+    if !std::io::stderr().is_terminal() {
+        command.env("CARGO_TERM_QUIET", "true");
+    }
 }
