@@ -1,16 +1,18 @@
 //! Starting programs and waiting for them.
+//!
+//! By fork and execve and nothing else: the standard library's `Command` wants sockets as soon as the
+//! child has something to do before it executes, and a young kernel need not have them.
 
 use crate::console::Console;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{
+    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, setsid,
+};
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -25,26 +27,23 @@ nix::ioctl_write_int_bad!(
 
 /// Runs the command whose words stand NUL-separated in `argv` on the console; gives back its status.
 pub fn run_on_console(argv: &[u8], console: &Console) -> i32 {
-    let mut words = argv.split(|byte| *byte == 0).map(std::ffi::OsStr::from_bytes);
-    let program = words.next().unwrap_or_default();
-    let mut command = Command::new(program);
-    command.args(words).env_clear().envs(ENVIRONMENT).current_dir("/");
-    let stream = || console.file().try_clone().map_or(Stdio::null(), Stdio::from);
-    command.stdin(stream()).stdout(stream()).stderr(stream());
-    // SAFETY: between fork and exec the closure makes two system calls and touches no memory that
-    // another thread could hold; the runner has no other thread.
-    unsafe {
-        command.pre_exec(|| {
-            setsid()?;
-            set_controlling_terminal(0, 0)?;
-            Ok(())
-        });
-    }
-    match command.status() {
-        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+    let words = argv.split(|byte| *byte == 0).map(CString::new).collect::<Result<Vec<_>, _>>();
+    let words = words.unwrap_or_default();
+    let started = start(&words, || {
+        // SAFETY: an ioctl on a descriptor that is open; it takes a number and no memory.
+        unsafe { set_controlling_terminal(std::os::fd::AsRawFd::as_raw_fd(console.file()), 0) }?;
+        dup2_stdin(console.file())?;
+        dup2_stdout(console.file())?;
+        dup2_stderr(console.file())
+    });
+    let status = started.and_then(|pid| waitpid(pid, None));
+    match status {
+        Ok(WaitStatus::Exited(_, code)) => code,
+        Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+        Ok(_) => 125,
         Err(error) => {
-            console.print(&format!("{}: {error}\n", program.to_string_lossy()));
-            if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+            console.print(&format!("runner: {error}\n"));
+            125
         }
     }
 }
@@ -64,29 +63,67 @@ pub fn run_plan(plan: &str, console: &Console) {
 fn run_alone(path: &str, name: &str) -> (String, Vec<u8>) {
     let folder = Path::new("/tmp").join(name);
     let output = Path::new("/tmp").join(format!("{name}.output"));
-    let status = match start(path, &folder, &output) {
+    let status = match start_alone(path, &folder, &output) {
         Ok(pid) => wait(pid),
-        Err(error) => format!("start-failed:{}", error.raw_os_error().unwrap_or(0)),
+        Err(error) => format!("start-failed:{}", error as i32),
     };
     let text = fs::read(&output).unwrap_or_default();
     let _ = fs::remove_file(&output);
     (status, text)
 }
 
-fn start(path: &str, folder: &Path, output: &Path) -> io::Result<Pid> {
-    fs::create_dir_all(folder)?;
-    let file = File::create(output)?;
-    let mut command = Command::new(path);
-    command.env_clear().envs(ENVIRONMENT).current_dir(folder);
-    command.stdin(Stdio::null()).stderr(file.try_clone()?).stdout(file);
-    // SAFETY: the closure makes one system call.
-    unsafe {
-        command.pre_exec(|| {
-            setsid()?;
-            Ok(())
-        });
+/// Starts `path` in the new folder `folder`, with nothing to read and its output in a file.
+fn start_alone(path: &str, folder: &Path, output: &Path) -> nix::Result<Pid> {
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    fs::create_dir_all(folder).map_err(errno)?;
+    let output = File::create(output).map_err(errno)?;
+    let input = File::open("/dev/null").map_err(errno)?;
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    start(&[path], || {
+        chdir(folder)?;
+        dup2_stdin(&input)?;
+        dup2_stdout(&output)?;
+        dup2_stderr(&output)
+    })
+}
+
+/// Starts a program in a session of its own, after `prepare`. A name without a slash is looked for in
+/// [`PATH`]. If it cannot be executed, the child says so and exits with 127 or 126, like a shell's.
+fn start(argv: &[CString], prepare: impl FnOnce() -> nix::Result<()>) -> nix::Result<Pid> {
+    // SAFETY: the runner has one thread, so the child may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let error = setsid().and_then(|_| prepare()).and_then(|()| execute(argv)).unwrap_err();
+            let name = argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+            eprintln!("{name}: {}", error.desc());
+            std::process::exit(if error == Errno::ENOENT { 127 } else { 126 })
+        }
     }
-    Ok(Pid::from_raw(command.spawn()?.id() as i32))
+}
+
+fn execute(argv: &[CString]) -> nix::Result<()> {
+    let program = argv.first().ok_or(Errno::ENOENT)?;
+    let environment = [CString::from(c"HOME=/"), CString::from(c"TERM=vt100"), path_variable()];
+    if program.as_bytes().contains(&b'/') {
+        execve(program, argv, &environment)?;
+    }
+    let mut last = Errno::ENOENT;
+    for folder in PATH {
+        let path = [folder.to_bytes(), b"/", program.as_bytes()].concat();
+        let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+        match execve(&path, argv, &environment) {
+            Ok(never) => match never {},
+            Err(Errno::ENOENT) => {}
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn path_variable() -> CString {
+    let folders = PATH.map(|folder| folder.to_string_lossy()).join(":");
+    CString::new(format!("PATH={folders}")).unwrap_or_default()
 }
 
 /// Waits for `pid`, reaping every orphan that comes along, then ends whatever it left running.
@@ -118,5 +155,4 @@ fn wait(pid: Pid) -> String {
     status.unwrap_or_default()
 }
 
-const ENVIRONMENT: [(&str, &str); 3] =
-    [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("TERM", "vt100")];
+const PATH: [&CStr; 4] = [c"/bin", c"/sbin", c"/usr/bin", c"/usr/sbin"];
