@@ -64,7 +64,7 @@ impl Key {
     /// The key of the word at `addr`. `EINVAL` if it is not aligned, `EFAULT` if nothing is there. With
     /// `private` the caller promises that nobody shares the word across address spaces.
     pub(super) fn of(addr: u64, private: bool) -> Result<Self> {
-        if addr % 4 != 0 {
+        if !addr.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         if !access_ok(addr, 4) {
@@ -429,7 +429,7 @@ pub fn exit_robust_list(head: u64, tid: u32) {
 
 /// Marks the lock at `addr` if `tid` holds it. `pending`: it was being taken or let go of.
 fn owner_died(addr: u64, tid: u32, pi: bool, pending: bool) -> Result<()> {
-    if addr % 4 != 0 {
+    if !addr.is_multiple_of(4) {
         return Err(Errno::EFAULT);
     }
     let mut now = UserPtr::<u32>::new(addr).read()?;

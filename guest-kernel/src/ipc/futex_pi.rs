@@ -94,8 +94,8 @@ fn would_deadlock(states: &States, mut owner: *const Entity, me: *const Entity) 
         if ptr::eq(owner, me) {
             return true;
         }
-        let waits = |s: &&Box<PiState>| s.waiters.iter().any(|w| ptr::eq(w.entity, owner));
-        match states.iter().find(waits) {
+        let waits = |s: &PiState| s.waiters.iter().any(|w| ptr::eq(w.entity, owner));
+        match states.iter().find(|s| waits(s)) {
             Some(state) => owner = state.owner,
             None => return false,
         }

@@ -463,7 +463,7 @@ mod tests {
     fn entries_with_a_function_see_the_key_and_stay_unless_they_take_it() {
         fn only_even(entry: &WaitEntry, key: u32) -> bool {
             let _ = entry;
-            key % 2 == 0
+            key.is_multiple_of(2)
         }
         let queue = WaitQueue::new();
         let entry = WaitEntry::with(only_even, false);

@@ -354,7 +354,7 @@ mod tests {
                     for _ in 0..2000 {
                         let mut guard = lock.lock();
                         guard.0 += 1;
-                        if guard.0 % 16 == 0 {
+                        if guard.0.is_multiple_of(16) {
                             thread::yield_now();
                         }
                         guard.1 += 1;
