@@ -7,7 +7,7 @@ use super::mount::init_mnt_ns;
 use super::namei::LookupFlags;
 use super::superblock::{MountRequest, register_filesystem};
 use super::{
-    Caller, FsStruct, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open, tmpfs,
+    Caller, Dev, FsStruct, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open, tmpfs,
     verbs,
 };
 use crate::errno::{Errno, Result};
@@ -31,11 +31,21 @@ pub fn init(initrd: &[u8]) -> Result<Path> {
     let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::empty())?;
     init_mnt_ns().set_bottom(mnt.clone())?;
     let root = Path { mnt, dentry };
+    let fs = FsStruct::new(root.clone(), 0)?;
+    let caller = Caller { fs: &fs, cred: &Cred::root() };
+    make_first_entries(caller)?;
     if !initrd.is_empty() {
-        let fs = FsStruct::new(root.clone(), 0)?;
-        initramfs::unpack(Caller { fs: &fs, cred: &Cred::root() }, initrd);
+        initramfs::unpack(caller, initrd);
     }
     Ok(root)
+}
+
+/// What is there before any archive, as in Linux: init needs a console before it mounts anything.
+fn make_first_entries(caller: Caller<'_>) -> Result<()> {
+    verbs::mkdir(caller, None, b"/dev", 0o755)?;
+    verbs::mknod(caller, None, b"/dev/console", uapi::S_IFCHR | 0o600, Dev::new(5, 1))?;
+    verbs::mkdir(caller, None, b"/root", 0o700)?;
+    Ok(())
 }
 
 /// The usual mounts: type, place, options, flags. A type that is not registered is left out.
