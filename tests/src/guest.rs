@@ -68,10 +68,17 @@ impl Guest {
     /// # Panics
     /// If the view fails.
     pub fn rows(&self, args: &[&str]) -> Vec<Value> {
+        self.try_rows(args).unwrap_or_else(|done| panic!("{args:?}: {done:?}"))
+    }
+
+    /// The rows of a view, or how it failed: the kernel may not have come far enough yet.
+    pub fn try_rows(&self, args: &[&str]) -> Result<Vec<Value>, Done> {
         let done = self.run(&[args, &["--format", "json"]].concat(), "");
-        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+        if done.code != 0 {
+            return Err(done);
+        }
         let answer: Value = serde_json::from_str(&done.stdout).unwrap();
-        answer["rows"].as_array().unwrap().clone()
+        Ok(answer["rows"].as_array().unwrap().clone())
     }
 
     /// Waits until the runtime folder is empty.

@@ -1,7 +1,7 @@
 //! A guest of a few instructions, so that the command line can be tested without the kernel.
 //!
 //! It prints `stub`, then echoes what it reads from the console. `0` to `9` end it with that exit
-//! status, Ctrl-D with 0, `p` with a panic, `r` with a reset. It leaves its end in a root page, as the
+//! status, the end of input (or Ctrl-D) with 0, `p` with a panic, `r` with a reset. It leaves its end in a root page, as the
 //! kernel does.
 
 use std::fs;
@@ -14,10 +14,10 @@ const ROOT: usize = 0x1000;
 
 /// The code; `x19` is the UART, `x20` the root page.
 #[rustfmt::skip]
-const CODE: [u32; 34] = [
+const CODE: [u32; 36] = [
     0xd2a12013, // mov  x19, #0x9000000
     0x10007df4, // adr  x20, root
-    0x10000401, // adr  x1, greeting
+    0x10000441, // adr  x1, greeting
     0x38401420, // ldrb w0, [x1], #1
     0x34000060, // cbz  w0, read
     0xb9000260, // str  w0, [x19]
@@ -25,6 +25,8 @@ const CODE: [u32; 34] = [
     0xb9401a62, // read: ldr w2, [x19, #24]
     0x3727ffe2, // tbnz w2, #4, read
     0xb9400260, // ldr  w0, [x19]
+    0x7100401f, // cmp  w0, #0x10         the escape of framed input
+    0x54ffff80, // b.eq read
     0x7100101f, // cmp  w0, #4
     0x54000140, // b.eq zero
     0x7101c01f, // cmp  w0, #'p'
@@ -35,7 +37,7 @@ const CODE: [u32; 34] = [
     0x7100247f, // cmp  w3, #9
     0x54000089, // b.ls exit
     0xb9000260, // str  w0, [x19]
-    0x17fffff3, // b    read
+    0x17fffff1, // b    read
     0x52800003, // zero: mov w3, #0
     0x53185c63, // exit: lsl w3, w3, #8
     0xb9011e83, // str  w3, [x20, #284]   exit_status

@@ -26,7 +26,7 @@ fn output_is_the_guests_alone_and_its_status_is_passed_on() {
 }
 
 #[test]
-fn end_of_input_is_ctrl_d_even_in_the_middle_of_a_line() {
+fn the_end_of_input_reaches_the_guest_even_in_the_middle_of_a_line() {
     let sandbox = Sandbox::new();
     for input in ["", "a\n", "a"] {
         let done = sandbox.run_with_input(&["run", "./prog"], input);

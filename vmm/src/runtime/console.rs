@@ -1,8 +1,8 @@
 //! The guest's console: one thread copies what the guest prints, one what the user types.
 //!
 //! Output goes to stdout (or nowhere, if detached), and its last bytes are kept. Input comes from a
-//! terminal, where Ctrl-A starts a command to Bell Jar itself, or from a pipe or file, whose end the
-//! guest sees as Ctrl-D.
+//! terminal, where Ctrl-A starts a command to Bell Jar itself, or from a pipe or file, of which every
+//! byte and the end reach the guest.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
@@ -84,30 +84,41 @@ pub fn pump_output(
     Ok(())
 }
 
-/// Copies stdin to the guest once `until_ready` returns. `on_quit` is called when the user types
-/// Ctrl-A x at a terminal.
+/// How what comes from stdin is sent to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// As typed at a terminal; Ctrl-A starts a command to Bell Jar.
+    Keys,
+    /// A stream of any bytes for our own kernel: DLE DLE is the byte DLE, DLE EOT is the end.
+    Framed,
+    /// A stream for another kernel's terminal: the end is sent as Ctrl-D.
+    Plain,
+}
+
+/// Copies stdin to the guest once `until_ready` returns, in the form that it returns. `on_quit` is
+/// called when the user types Ctrl-A x at a terminal.
 pub fn pump_input(
     mut console: UnixStream,
-    terminal: bool,
-    until_ready: impl FnOnce() + Send + 'static,
+    until_ready: impl FnOnce() -> Input + Send + 'static,
     on_quit: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("console-in".into()).spawn(move || {
-        until_ready();
+        let input = until_ready();
         let mut stdin = io::stdin().lock();
         let mut keys = Keys::default();
         let mut line_ended = true;
-        let mut buffer = vec![0; 4 << 10];
+        let mut buffer = vec![0; 16 << 10];
         loop {
             let n = match stdin.read(&mut buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(n) if n > 0 => n,
                 Ok(_) | Err(_) => break,
             };
-            let typed = &buffer[..n];
-            let (forward, quit) = match terminal {
-                true => keys.feed(typed),
-                false => (typed.to_vec(), false),
+            let read = &buffer[..n];
+            let (forward, quit) = match input {
+                Input::Keys => keys.feed(read),
+                Input::Framed => (framed(read), false),
+                Input::Plain => (read.to_vec(), false),
             };
             if let Some(last) = forward.last() {
                 line_ended = *last == b'\n';
@@ -120,14 +131,31 @@ pub fn pump_input(
                 return;
             }
         }
-        if !terminal {
+        let end: &[u8] = match input {
+            Input::Keys => return,
+            Input::Framed => &[DLE, CTRL_D],
+            Input::Plain if line_ended => &[CTRL_D],
             // In the middle of a line, the first one only ends the line (termios(3), VEOF).
-            let end: &[u8] = if line_ended { &[CTRL_D] } else { &[CTRL_D, CTRL_D] };
-            // A guest that is gone needs no end of file.
-            let _ = console.write_all(end);
-        }
+            Input::Plain => &[CTRL_D, CTRL_D],
+        };
+        // A guest that is gone needs no end of file.
+        let _ = console.write_all(end);
     })?;
     Ok(())
+}
+
+const DLE: u8 = 0x10;
+
+/// `bytes` with every DLE doubled.
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        out.push(byte);
+        if byte == DLE {
+            out.push(DLE);
+        }
+    }
+    out
 }
 
 const CTRL_A: u8 = 0x01;
@@ -181,6 +209,11 @@ mod tests {
     fn ctrl_a_twice_sends_one_and_unknown_commands_pass() {
         let mut keys = Keys::default();
         assert_eq!(keys.feed(b"\x01\x01a\x01b"), (b"\x01a\x01b".to_vec(), false));
+    }
+
+    #[test]
+    fn framed_doubles_the_escape() {
+        assert_eq!(framed(b"a\x10\x04"), b"a\x10\x10\x04");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use super::Error;
-use super::console::{self, Console, Tail};
+use super::console::{self, Console, Input, Tail};
 use super::folder::{self, Folder};
 use super::guard::Guard;
 use super::outcome::{self, Outcome};
@@ -165,22 +165,30 @@ fn connect_console(
             let _ = quit.send(Message::Kill);
         };
         let memory = vm.machine().memory().clone();
-        let until_ready = move || wait_until_it_listens(&memory);
-        let terminal = ours == Console::Terminal;
-        console::pump_input(guest.try_clone()?, terminal, until_ready, on_quit)?;
+        let until_ready = move || {
+            let foreign = wait_until_it_listens(&memory);
+            match ours {
+                Console::Terminal => Input::Keys,
+                _ if foreign => Input::Plain,
+                _ => Input::Framed,
+            }
+        };
+        console::pump_input(guest.try_clone()?, until_ready, on_quit)?;
     }
     Ok(())
 }
 
-/// Waits until the guest's kernel has set its console up, because that empties the UART's FIFO. A
-/// foreign kernel does not say when.
-fn wait_until_it_listens(ram: &GuestMemory) {
+/// Waits until the guest's kernel has set its console up, because that empties the UART's FIFO.
+/// Whether it is a foreign kernel, which does not say when.
+fn wait_until_it_listens(ram: &GuestMemory) -> bool {
     const MOMENT: Duration = Duration::from_millis(1);
-    while !outcome::is_foreign(ram)
-        && Root::find(ram).is_ok_and(|root| !root.has_reached(BootState::Memory))
-    {
+    if outcome::is_foreign(ram) {
+        return true;
+    }
+    while Root::find(ram).is_ok_and(|root| !root.has_reached(BootState::Memory)) {
         thread::sleep(MOMENT);
     }
+    false
 }
 
 /// Stdout without the line buffer of the standard library: the guest's bytes pass as they come.

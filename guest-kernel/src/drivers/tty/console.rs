@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use super::io::OpenedAs;
 use super::pty::Ptmx;
 use super::termios::{Termios, WinSize};
-use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job};
+use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job, stream};
 use crate::drivers::pl011::{self, RxHook};
 use crate::errno::{Errno, Result};
 use crate::fs::chrdev::{CharDevEntry, register_chrdev_region};
@@ -35,11 +35,9 @@ pub fn console() -> Option<&'static Arc<Tty>> {
     CONSOLE_TTY.try_get()
 }
 
-/// Makes the console's terminal and the device nodes. `raw`: the console is a pipe to another program,
-/// not a terminal.
-fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
-    let termios = if raw { Termios::RAW_CONSOLE } else { Termios::STANDARD };
-    CONSOLE_TTY.set(Tty::try_new(TTY_AMA0, Backend::Console(device), termios)?);
+/// Makes the console's terminal and the device nodes.
+fn init(device: &'static dyn ConsoleDevice) -> Result<()> {
+    CONSOLE_TTY.set(Tty::try_new(TTY_AMA0, Backend::Console(device), Termios::STANDARD)?);
     register_chrdev(CONSOLE, "console", 0o600, &TerminalNodes);
     register_chrdev(TTY_AMA0, "ttyAMA0", 0o600, &TerminalNodes);
     register_chrdev(TTY, "tty", 0o666, &TerminalNodes);
@@ -55,7 +53,7 @@ fn init(device: &'static dyn ConsoleDevice, raw: bool) -> Result<()> {
     Ok(())
 }
 
-/// The word on the kernel's command line that says that the console is a pipe.
+/// The word on the kernel's command line that says that the console is no terminal: see [`stream`].
 const RAW_CONSOLE: &str = "belljar.console=raw";
 
 /// The word that says how many rows and columns the user's terminal has: `24x80`.
@@ -63,7 +61,19 @@ const CONSOLE_SIZE: &str = "belljar.winsize=";
 
 /// Puts the console's terminal on the serial port.
 pub fn init_serial(bootargs: &str) -> Result<()> {
-    init(&SerialPort, bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE))?;
+    init(&SerialPort)?;
+    if bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE) {
+        stream::init(&SerialPort)?;
+        pl011::set_rx_hook(RxHook {
+            room: || stream::get().map_or(0, |stream| stream.room()),
+            receive: |bytes| {
+                if let Some(stream) = stream::get() {
+                    stream.receive(bytes);
+                }
+            },
+        });
+        return Ok(());
+    }
     if let (Some(tty), Some(size)) = (console(), console_size(bootargs)) {
         tty.state.lock().winsize = size;
     }
@@ -110,6 +120,11 @@ impl CharDevice for TerminalNodes {
         _path: &Path,
         flags: OpenFlags,
     ) -> Result<Box<dyn FileOps>> {
+        if dev == CONSOLE
+            && let Some(stream) = stream::open()
+        {
+            return Ok(stream);
+        }
         let tty = match dev {
             TTY => job::controlling_tty().ok_or(Errno::ENXIO)?,
             CONSOLE | TTY_AMA0 => console().ok_or(Errno::ENXIO)?.clone(),

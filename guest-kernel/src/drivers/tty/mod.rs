@@ -12,6 +12,7 @@
 //! | [`ioctl`] | requests that programs make of a terminal |
 //! | [`pty`], [`devpts`] | pseudoterminals: /dev/ptmx and /dev/pts |
 //! | [`console`] | /dev/console, /dev/tty and the serial console |
+//! | [`stream`] | /dev/console where it is no terminal |
 //!
 //! All state of a terminal is under one lock that interrupt handlers take too: the serial port hands
 //! its input over, signals and echo included, in its interrupt. User memory is never touched and
@@ -26,6 +27,7 @@ pub mod ldisc;
 pub mod output;
 pub mod pty;
 pub mod ring;
+pub mod stream;
 pub mod termios;
 
 use alloc::sync::Arc;

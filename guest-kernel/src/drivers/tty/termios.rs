@@ -64,11 +64,6 @@ impl Termios {
         c_ospeed: 38400,
     };
 
-    /// For a console that is a pipe rather than a terminal: bytes go out as they are and input is
-    /// not echoed; canonical mode stays, so that an end of file can still be sent (Ctrl-D).
-    pub const RAW_CONSOLE: Self =
-        Self { c_iflag: 0, c_oflag: 0, c_lflag: ICANON | ISIG | IEXTEN, ..Self::STANDARD };
-
     /// True if any of `bits` is set in `c_iflag`.
     #[inline]
     pub const fn iflag(&self, bits: u32) -> bool {
