@@ -344,11 +344,9 @@ impl Mm {
             return Err(Fault::MapErr);
         }
         self.seq.write(|| {
-            let old = space.vmas[i].clone();
-            space.account(&old, -1);
+            let flags = space.vmas[i].flags;
             space.vmas[i].start = addr;
-            let new = space.vmas[i].clone();
-            space.account(&new, 1);
+            space.account(flags, growth >> PAGE_SHIFT, 1);
         });
         Ok(())
     }

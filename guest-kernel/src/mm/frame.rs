@@ -201,6 +201,14 @@ impl Hot {
     #[cold]
     fn refill(&mut self, flags: AllocFlags) -> bool {
         let mut pool = POOL.lock();
+        // One block split by hand is cheaper than as many blocks of one; its frames go out in order.
+        if let Some(first) = pool.take(HOT_BATCH.ilog2() as usize, flags) {
+            for (slot, i) in self.frames.iter_mut().zip((first..first + HOT_BATCH as u32).rev()) {
+                *slot = i;
+            }
+            self.len = HOT_BATCH;
+            return true;
+        }
         while self.len < HOT_BATCH {
             let Some(i) = pool.take(0, flags) else { break };
             self.frames[self.len] = i;

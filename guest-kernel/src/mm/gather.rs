@@ -1,12 +1,15 @@
 //! [`Gather`]: what was unmapped, kept until no TLB can lead to it any more.
 
+use core::mem::MaybeUninit;
+
 use super::table::{put_leaf, put_table};
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::Pte;
 use crate::arch::tlb;
 
 /// What is to be freed once no TLB can lead to it any more.
-pub(super) enum Garbage {
+#[derive(Clone, Copy)]
+enum Garbage {
     Leaf(Pte),
     Table(PhysAddr, usize),
 }
@@ -14,43 +17,67 @@ pub(super) enum Garbage {
 /// Collects what was unmapped and frees it after the invalidation.
 pub(super) struct Gather {
     asid: u16,
-    range: (u64, u64),
-    items: [Option<Garbage>; Self::ROOM],
+    /// What must be invalidated: the span of all that was unmapped.
+    low: u64,
+    high: u64,
     len: usize,
+    /// The first `len` are there.
+    items: [MaybeUninit<Garbage>; Self::ROOM],
 }
 
 impl Gather {
     const ROOM: usize = 64;
 
-    pub fn new(asid: u16, start: u64, end: u64) -> Self {
-        Self { asid, range: (start, end), items: [const { None }; Self::ROOM], len: 0 }
+    #[inline]
+    pub fn new(asid: u16) -> Self {
+        let items = [const { MaybeUninit::uninit() }; Self::ROOM];
+        Self { asid, low: u64::MAX, high: 0, len: 0, items }
     }
 
-    pub fn push(&mut self, item: Garbage) {
+    #[inline]
+    fn push(&mut self, at: u64, len: u64, item: Garbage) {
         if self.len == Self::ROOM {
             self.flush();
         }
-        self.items[self.len] = Some(item);
+        (self.low, self.high) = (self.low.min(at), self.high.max(at + len));
+        self.items[self.len].write(item);
         self.len += 1;
+    }
+
+    /// The page at `at` was taken out of its entry.
+    #[inline]
+    pub fn leaf(&mut self, at: u64, pte: Pte) {
+        self.push(at, PAGE_SIZE as u64, Garbage::Leaf(pte));
+    }
+
+    /// A table of `level` that stands for `at..at + len` was taken out with all that it holds.
+    pub fn full_table(&mut self, at: u64, len: u64, table: PhysAddr, level: usize) {
+        self.push(at, len, Garbage::Table(table, level));
+    }
+
+    /// A table without entries was taken out: one page's invalidation covers the entry that led to it.
+    pub fn empty_table(&mut self, at: u64, table: PhysAddr, level: usize) {
+        self.push(at, PAGE_SIZE as u64, Garbage::Table(table, level));
     }
 
     fn flush(&mut self) {
         if self.len == 0 {
             return;
         }
-        tlb::flush_range(self.asid, VirtAddr(self.range.0), VirtAddr(self.range.1));
-        for item in &mut self.items[..self.len] {
-            match item.take() {
-                Some(Garbage::Leaf(pte)) => put_leaf(pte),
-                Some(Garbage::Table(phys, level)) => put_table(phys, level),
-                None => {}
+        tlb::flush_range(self.asid, VirtAddr(self.low), VirtAddr(self.high));
+        for item in &self.items[..self.len] {
+            // SAFETY: the first `len` were written by `push`.
+            match unsafe { item.assume_init() } {
+                Garbage::Leaf(pte) => put_leaf(pte),
+                Garbage::Table(phys, level) => put_table(phys, level),
             }
         }
-        self.len = 0;
+        (self.low, self.high, self.len) = (u64::MAX, 0, 0);
     }
 }
 
 impl Drop for Gather {
+    #[inline]
     fn drop(&mut self) {
         self.flush();
     }

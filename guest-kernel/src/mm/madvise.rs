@@ -85,13 +85,7 @@ impl Mm {
         self.change(|space, _| {
             if !(clear | set).is_empty() {
                 let range = vma::carve(&mut space.vmas, start, end)?;
-                for i in range.clone() {
-                    let old = space.vmas[i].clone();
-                    space.account(&old, -1);
-                    space.vmas[i].flags = (old.flags - clear) | set;
-                    let new = space.vmas[i].clone();
-                    space.account(&new, 1);
-                }
+                space.set_flags(range.clone(), |old| (old - clear) | set);
                 vma::merge(&mut space.vmas, range);
             }
             if is_covered(space, start, end) { Ok(()) } else { Err(Errno::ENOMEM) }

@@ -161,6 +161,38 @@ impl Tree {
         }
     }
 
+    /// Calls `f` with the pages `first..=last` below a slot whose first page is `base`, in order.
+    fn visit(
+        slot: &Slot,
+        height: u32,
+        base: u64,
+        first: u64,
+        last: u64,
+        f: &mut impl FnMut(u64, &FrameRef),
+    ) {
+        match slot {
+            Slot::Empty => {}
+            Slot::Page(frame) => {
+                if first <= base && base <= last {
+                    f(base, frame);
+                }
+            }
+            Slot::Node(node) => {
+                let shift = (height - 1) * FANOUT_SHIFT;
+                let end = base.saturating_add(last_index(height));
+                if last < base || end < first {
+                    return;
+                }
+                let from = (first.max(base) - base) >> shift;
+                let to = (last.min(end) - base) >> shift;
+                for i in from..=to {
+                    let slot = &node.slots[i as usize % FANOUT];
+                    Self::visit(slot, height - 1, base + (i << shift), first, last, f);
+                }
+            }
+        }
+    }
+
     fn remove_range(&mut self, first: u64, last: u64) {
         self.pages -= Self::remove(&mut self.root, self.height, 0, first, last);
         if matches!(self.root, Slot::Empty) {
@@ -234,11 +266,7 @@ impl Mapping {
     /// Calls `f` with the pages in memory among `first..=last`. `f` runs under the tree's spin lock.
     pub fn for_each(&self, first: u64, last: u64, mut f: impl FnMut(u64, &FrameRef)) {
         let tree = self.tree.lock();
-        for index in first..=last {
-            if let Some(frame) = tree.get(index) {
-                f(index, frame);
-            }
-        }
+        Tree::visit(&tree.root, tree.height, 0, first, last, &mut f);
     }
 
     /// The page at `index`; a page of zeros comes into being where there is none.

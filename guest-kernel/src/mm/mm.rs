@@ -12,7 +12,7 @@
 //! mappings go. References ([`Ref`]) keep the structure and the root table, which a kernel thread may
 //! still have under its feet.
 
-use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
@@ -21,7 +21,7 @@ use super::asid::{self, Asid};
 use super::backing::MappedFile;
 use super::mapping::Mapping;
 use super::tables::Tables;
-use super::vma::{self, VmFlags, Vma, Vmas};
+use super::vma::{self, VmFlags, Vmas};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, TASK_SIZE};
 use crate::arch::tlb;
 use crate::array::Array;
@@ -139,21 +139,31 @@ impl Space {
         })
     }
 
-    /// Adds (or takes off, `by` -1) a range's pages to the counts.
-    pub(super) fn account(&mut self, vma: &Vma, by: i64) {
-        let pages = vma.pages().wrapping_mul(by as u64);
+    /// Adds (or takes off, `by` -1) the pages of a range to the counts.
+    pub(super) fn account(&mut self, flags: VmFlags, pages: u64, by: i64) {
+        let pages = pages.wrapping_mul(by as u64);
         let add = |count: &mut u64| *count = count.wrapping_add(pages);
         add(&mut self.total_vm);
         self.hiwater_vm = self.hiwater_vm.max(self.total_vm);
-        if vma.flags.contains(VmFlags::GROWSDOWN) {
+        if flags.contains(VmFlags::GROWSDOWN) {
             add(&mut self.stack_vm);
-        } else if vma.flags & (VmFlags::EXEC | VmFlags::WRITE) == VmFlags::EXEC {
+        } else if flags & (VmFlags::EXEC | VmFlags::WRITE) == VmFlags::EXEC {
             add(&mut self.exec_vm);
-        } else if vma.is_data() {
+        } else if flags.is_data() {
             add(&mut self.data_vm);
         }
-        if vma.flags.contains(VmFlags::LOCKED) {
+        if flags.contains(VmFlags::LOCKED) {
             add(&mut self.locked_vm);
+        }
+    }
+
+    /// Gives the ranges at these indices other flags.
+    pub(super) fn set_flags(&mut self, range: Range<usize>, new: impl Fn(VmFlags) -> VmFlags) {
+        for i in range {
+            let (flags, pages) = (self.vmas[i].flags, self.vmas[i].pages());
+            self.account(flags, pages, -1);
+            self.vmas[i].flags = new(flags);
+            self.account(self.vmas[i].flags, pages, 1);
         }
     }
 }
@@ -279,7 +289,6 @@ impl Mm {
 
     /// madvise(2): takes from a new child what `MADV_DONTFORK` and `MADV_WIPEONFORK` keep from it.
     fn drop_uninherited(&self) -> Result<()> {
-        let mut gone = Vec::new();
         let mut space = self.space.write();
         let mut i = 0;
         while i < space.vmas.len() {
@@ -288,10 +297,9 @@ impl Mm {
                 self.tables.lock().unmap(self.asid(), start, end)?;
             }
             if flags.contains(VmFlags::DONTCOPY) {
-                gone.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-                let vma = space.vmas.remove(i);
-                space.account(&vma, -1);
-                gone.push(vma);
+                // The parent's range holds the file as well, so this is never its last reference.
+                space.vmas.remove(i);
+                space.account(flags, (end - start) >> PAGE_SHIFT, -1);
             } else {
                 i += 1;
             }

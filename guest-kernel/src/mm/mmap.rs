@@ -132,18 +132,18 @@ impl Space {
 
     /// Adds a range where nothing is.
     pub(super) fn add(&mut self, vma: Vma) -> Result<()> {
-        vma::reserve(&mut self.vmas, 1)?;
-        self.account(&vma, 1);
-        vma::insert(&mut self.vmas, vma)
+        let (flags, pages) = (vma.flags, vma.pages());
+        vma::insert(&mut self.vmas, vma)?;
+        self.account(flags, pages, 1);
+        Ok(())
     }
 }
 
 impl Mm {
-    /// Runs a change of the ranges. What it puts into the vector (files with it) is let go of after the
-    /// lock is.
+    /// Runs a change of the ranges. Files that it puts into the vector are let go of after the lock is.
     pub(super) fn change<R>(
         &self,
-        f: impl FnOnce(&mut Space, &mut Vec<Vma>) -> Result<R>,
+        f: impl FnOnce(&mut Space, &mut Vec<Ref<MappedFile>>) -> Result<R>,
     ) -> Result<R> {
         let mut gone = Vec::new();
         let mut space = self.space.write();
@@ -159,25 +159,28 @@ impl Mm {
         space: &mut Space,
         start: u64,
         end: u64,
-        gone: &mut Vec<Vma>,
+        gone: &mut Vec<Ref<MappedFile>>,
     ) -> Result<()> {
         let range = vma::carve(&mut space.vmas, start, end)?;
         if range.is_empty() {
             return Ok(());
         }
+        let files = space.vmas[range.clone()].iter().filter(|vma| vma.file.is_some()).count();
         let unmapped = gone
-            .try_reserve(range.len())
+            .try_reserve(files)
             .map_err(|_| Errno::ENOMEM)
             .and_then(|()| self.tables.lock().unmap(self.asid(), start, end));
         if let Err(error) = unmapped {
             vma::merge(&mut space.vmas, range);
             return Err(error);
         }
-        let first = gone.len();
-        vma::take(&mut space.vmas, range, gone);
-        for vma in &gone[first..] {
-            space.account(vma, -1);
+        for i in range.clone() {
+            let vma = &mut space.vmas[i];
+            let (flags, pages) = (vma.flags, vma.pages());
+            gone.extend(vma.file.take());
+            space.account(flags, pages, -1);
         }
+        space.vmas.drain(range);
         space.note_hole(end);
         Ok(())
     }
@@ -345,21 +348,14 @@ impl Mm {
             return Err(Errno::EACCES);
         }
         let private = vma.is_private();
-        let probe = Vma { flags: new, ..vma.clone() };
-        if probe.is_data() && !vma.is_data() {
+        if new.is_data() && !old.is_data() {
             let pages = (end - start) >> PAGE_SHIFT;
             if space.data_vm + pages > space.limits.data >> PAGE_SHIFT {
                 return Err(Errno::ENOMEM);
             }
         }
         let range = vma::carve(&mut space.vmas, start, end)?;
-        for i in range.clone() {
-            let vma = space.vmas[i].clone();
-            space.account(&vma, -1);
-            space.vmas[i].flags = new;
-            let vma = space.vmas[i].clone();
-            space.account(&vma, 1);
-        }
+        space.set_flags(range.clone(), |_| new);
         vma::merge(&mut space.vmas, range);
         self.tables.lock().update(self.asid(), start, end, |_, pte| {
             let pte = if pte.is_prot_none() { pte.from_prot_none() } else { pte };

@@ -38,7 +38,7 @@
 use core::ops::Range;
 
 use super::frame::{PageKind, page_of};
-use super::gather::{Garbage, Gather};
+use super::gather::Gather;
 use super::table::{Fill, LEAF, copy_table, entries, entries_in, new_table, put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{AtomicPte, Pte, Table, index, level_shift, level_size, table_at};
@@ -290,7 +290,7 @@ impl Tables {
     pub fn unmap(&mut self, asid: u16, start: u64, end: u64) -> Result<()> {
         self.own_path(asid, VirtAddr(start))?;
         self.own_path(asid, VirtAddr(end - 1))?;
-        let mut gather = Gather::new(asid, start, end);
+        let mut gather = Gather::new(asid);
         self.unmap_level(self.root, 0, 0, start, end, &mut gather);
         Ok(())
     }
@@ -314,22 +314,24 @@ impl Tables {
                 self.rss.count(pte, -1);
                 entry.store(Pte::EMPTY);
                 Fill::remove(table);
-                gather.push(Garbage::Leaf(pte));
+                gather.leaf(at, pte);
                 continue;
             }
-            let whole = start <= at && at + level_size(level) <= end;
-            if whole {
-                self.discount(pte.phys(), level + 1);
-            } else {
-                // A table at the border: exclusive, by `own_path`.
-                self.unmap_level(pte.phys(), level + 1, at, start, end, gather);
-                if Fill::of(pte.phys()).used > 0 {
-                    continue;
-                }
+            let (below, size) = (pte.phys(), level_size(level));
+            if start <= at && at + size <= end {
+                self.discount(below, level + 1);
+                entry.store(Pte::EMPTY);
+                Fill::remove(table);
+                gather.full_table(at, size, below, level + 1);
+                continue;
             }
-            entry.store(Pte::EMPTY);
-            Fill::remove(table);
-            gather.push(Garbage::Table(pte.phys(), level + 1));
+            // A table at the border: exclusive, by `own_path`.
+            self.unmap_level(below, level + 1, at, start, end, gather);
+            if Fill::of(below).used == 0 {
+                entry.store(Pte::EMPTY);
+                Fill::remove(table);
+                gather.empty_table(at, below, level + 1);
+            }
         }
     }
 

@@ -4,7 +4,6 @@
 //! Invariants of a set: ranges are whole pages, not empty, sorted and apart; neighbours that could be
 //! one (same rights, same file, consecutive offsets) are one. Pure logic: no table is touched here.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use belljar_abi::{Described, describe_flags};
@@ -82,6 +81,12 @@ impl VmFlags {
         Some(prot)
     }
 
+    /// Private writable memory, which RLIMIT_DATA and the commit limit count.
+    #[inline]
+    pub fn is_data(self) -> bool {
+        self & (Self::WRITE | Self::SHARED | Self::GROWSDOWN) == Self::WRITE
+    }
+
     /// `PROT_*` bits as rights.
     pub fn from_prot(prot: u32) -> Self {
         // The values agree: PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
@@ -140,11 +145,6 @@ impl Vma {
     #[inline]
     pub fn is_private(&self) -> bool {
         !self.flags.contains(VmFlags::SHARED)
-    }
-
-    /// Private writable memory, which RLIMIT_DATA and the commit limit count.
-    pub fn is_data(&self) -> bool {
-        self.flags & (VmFlags::WRITE | VmFlags::SHARED | VmFlags::GROWSDOWN) == VmFlags::WRITE
     }
 
     /// True if `next`, which starts where this one ends, could be part of it.
@@ -211,6 +211,9 @@ pub fn carve(vmas: &mut Vmas, start: u64, end: u64) -> Result<Range<usize>> {
     let split_first =
         range.start < vmas.len() && vmas[range.start].start < start && !range.is_empty();
     let split_last = !range.is_empty() && vmas[range.end - 1].end > end;
+    if !split_first && !split_last {
+        return Ok(range);
+    }
     reserve(vmas, usize::from(split_first) + usize::from(split_last))?;
     let mut range = range;
     if split_last {
@@ -223,14 +226,6 @@ pub fn carve(vmas: &mut Vmas, start: u64, end: u64) -> Result<Range<usize>> {
         range = range.start + 1..range.end + 1;
     }
     Ok(range)
-}
-
-/// Moves the ranges at these indices to `taken`, which has room for them.
-pub fn take(vmas: &mut Vmas, range: Range<usize>, taken: &mut Vec<Vma>) {
-    for _ in range.clone() {
-        // One by one only because `Array` has no draining iterator; ranges are few.
-        taken.push(vmas.remove(range.start));
-    }
 }
 
 /// Joins neighbours among `range` and the one before and after it where they could be one.
@@ -246,7 +241,7 @@ pub fn merge(vmas: &mut Vmas, range: Range<usize>) {
     }
 }
 
-/// Inserts a range where nothing is, and merges it. Cannot fail after [`reserve`].
+/// Inserts a range where nothing is, and merges it. `ENOMEM` at the limit or without memory.
 pub fn insert(vmas: &mut Vmas, vma: Vma) -> Result<()> {
     debug_assert!(vma.start < vma.end && vma.start.is_multiple_of(PAGE_SIZE as u64));
     let at = find(vmas, vma.start);
@@ -262,6 +257,9 @@ pub fn insert(vmas: &mut Vmas, vma: Vma) -> Result<()> {
         next.start = vma.start;
         next.pgoff = vma.pgoff;
         return Ok(());
+    }
+    if vmas.len() >= MAX_MAP_COUNT {
+        return Err(Errno::ENOMEM);
     }
     vmas.try_insert(at, vma)
 }
@@ -302,12 +300,12 @@ mod tests {
                 let range = carve(&mut vmas, start * PAGE, end * PAGE).unwrap();
                 match op {
                     0 => {
-                        take(&mut vmas, range, &mut vec![]);
+                        vmas.drain(range);
                         insert(&mut vmas, vma(start, end, flags)).unwrap();
                         slice.fill(Some(flags));
                     }
                     1 => {
-                        take(&mut vmas, range, &mut vec![]);
+                        vmas.drain(range);
                         slice.fill(None);
                     }
                     _ => {

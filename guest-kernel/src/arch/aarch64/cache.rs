@@ -2,6 +2,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::sync::PreemptGuard;
+
 global_asm!(include_str!("mem.S"));
 
 unsafe extern "C" {
@@ -25,6 +27,8 @@ pub unsafe fn clear_page(page: *mut u8) {
 /// Both are starts of pages, `to` is the caller's own.
 #[inline]
 pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
+    // A kernel thread's FP/SIMD registers are not switched, and the copy uses some.
+    let _guard = PreemptGuard::new();
     // SAFETY: the caller's promise.
     unsafe { __copy_page(to, from) }
 }

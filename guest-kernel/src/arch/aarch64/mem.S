@@ -167,42 +167,58 @@ bcmp:
 __clear_page:
     mrs     x1, dczid_el0
     add     x2, x0, #4096
-    tbnz    x1, #4, 1f
+    tbnz    x1, #4, 2f
     and     x1, x1, #0xf
-    mov     x3, #4
+    cmp     x1, #4                          // blocks of 64 bytes, as nearly everywhere
+    b.ne    1f
+0:
+.rept 8
+    dc      zva, x0
+    add     x0, x0, #64
+.endr
+    cmp     x0, x2
+    b.lo    0b
+    ret
+1:  mov     x3, #4
     lsl     x3, x3, x1
 0:  dc      zva, x0
     add     x0, x0, x3
     cmp     x0, x2
     b.lo    0b
     ret
-1:  stp     xzr, xzr, [x0], #16
+2:  stp     xzr, xzr, [x0], #16
     cmp     x0, x2
-    b.lo    1b
+    b.lo    2b
     ret
 
-// x0: destination page, x1: source page.
+// x0: destination page, x1: source page. The widest registers are a program's, so they are kept on the
+// stack meanwhile. The caller forbids preemption: a kernel thread's would not be switched.
+.arch_extension simd
 .global __copy_page
 __copy_page:
-    mov     x2, #4096
-0:  ldp     x4, x5, [x1]
-    ldp     x6, x7, [x1, #16]
-    ldp     x8, x9, [x1, #32]
-    ldp     x10, x11, [x1, #48]
-    ldp     x12, x13, [x1, #64]
-    ldp     x14, x15, [x1, #80]
-    ldp     x16, x17, [x1, #96]
-    ldp     x3, x18, [x1, #112]
-    add     x1, x1, #128
-    stp     x4, x5, [x0]
-    stp     x6, x7, [x0, #16]
-    stp     x8, x9, [x0, #32]
-    stp     x10, x11, [x0, #48]
-    stp     x12, x13, [x0, #64]
-    stp     x14, x15, [x0, #80]
-    stp     x16, x17, [x0, #96]
-    stp     x3, x18, [x0, #112]
-    add     x0, x0, #128
-    subs    x2, x2, #128
-    b.ne    0b
+    stp     q0, q1, [sp, #-128]!
+    stp     q2, q3, [sp, #32]
+    stp     q4, q5, [sp, #64]
+    stp     q6, q7, [sp, #96]
+    add     x2, x1, #4096
+0:
+.irp at, 0, 128
+    ldp     q0, q1, [x1, #\at]
+    ldp     q2, q3, [x1, #\at + 32]
+    ldp     q4, q5, [x1, #\at + 64]
+    ldp     q6, q7, [x1, #\at + 96]
+    stp     q0, q1, [x0, #\at]
+    stp     q2, q3, [x0, #\at + 32]
+    stp     q4, q5, [x0, #\at + 64]
+    stp     q6, q7, [x0, #\at + 96]
+.endr
+    add     x1, x1, #256
+    add     x0, x0, #256
+    cmp     x1, x2
+    b.lo    0b
+    ldp     q2, q3, [sp, #32]
+    ldp     q4, q5, [sp, #64]
+    ldp     q6, q7, [sp, #96]
+    ldp     q0, q1, [sp], #128
     ret
+.arch_extension nosimd
