@@ -138,7 +138,13 @@ fn missing_packages(needs: &[Need], source: Source) -> Vec<Package> {
                     ]);
                 }
             }
-            Need::Qemu => packages.push(program("qemu-system-arm", "qemu-system-aarch64")),
+            Need::Qemu => {
+                packages.push(program("qemu-system-arm", "qemu-system-aarch64"));
+                // Plain `-M virt` has a network card, whose ROM the distribution may keep apart.
+                if exec::find("apt-get").is_some() {
+                    packages.push(file("ipxe-qemu", "/usr/lib/ipxe/qemu/efi-virtio.rom"));
+                }
+            }
             Need::Packages => {
                 packages.push(program("dpkg", "dpkg-deb"));
                 packages.push(file("debian-archive-keyring", apt::KEYRING));
