@@ -157,23 +157,90 @@ fn views_show_what_runs_from_outside() {
 }
 
 #[test]
+fn ps_from_outside_lists_what_ps_inside_lists() {
+    let guest = Guest::new();
+    let script = "sleep 100 & sleep 200 & ps -o pid,ppid | tail -n +2; echo done; wait";
+    let args = ["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script];
+    assert_eq!(guest.run(&args, "").code, 0);
+    let mut inside = String::new();
+    eventually("ps inside is done", || {
+        inside = guest.run(&["console", "t"], "").stdout.replace('\r', "");
+        inside.ends_with("done\n")
+    });
+    let mut outside = Vec::new();
+    // The two processes of the pipeline go on their own.
+    eventually("only the sleeps are left", || {
+        outside = guest.rows(&["ps", "t"]);
+        outside.iter().filter(|row| row["ppid"] == 1).count() == 2
+    });
+    let outside: Vec<String> =
+        outside.iter().map(|row| format!("{} {}", row["pid"], row["ppid"])).collect();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let inside: Vec<String> = inside.lines().filter(|line| *line != "done").map(words).collect();
+    for row in &outside {
+        assert!(inside.contains(row), "{row:?} of {outside:?} is not in {inside:?}");
+    }
+    assert_eq!(inside.len(), outside.len() + 2, "{inside:?} {outside:?}");
+    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
+}
+
+/// A shell at a terminal, at its prompt.
+fn at_a_prompt(guest: &Guest) -> Terminal {
+    let terminal = Terminal::start(guest.command(&["run", "shell"]));
+    terminal.wait_for(PROMPT);
+    terminal
+}
+
+const PROMPT: &str = ":/# ";
+
+/// Presses a key until `text` is shown: the shell must have made its job the foreground one first.
+fn press_until(terminal: &mut Terminal, key: &str, text: &str) {
+    eventually(&format!("{text:?} is shown"), || {
+        terminal.type_keys(key);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        terminal.shown().contains(text)
+    });
+}
+
+#[test]
 fn a_shell_at_a_terminal_has_job_control() {
     let guest = Guest::new();
-    let mut terminal = Terminal::start(guest.command(&["run", "shell"]));
-    terminal.wait_for("# ");
+    let mut terminal = at_a_prompt(&guest);
     terminal.type_keys("echo $((6*7))\r");
     terminal.wait_for("\r\n42\r\n");
     terminal.type_keys("sleep 1000\r");
-    terminal.wait_for("sleep 1000\r\n");
-    // The shell must have made it the foreground job before a key can reach it.
-    eventually("sleep is interrupted", || {
-        terminal.type_keys("\x03");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.shown().contains("^C")
-    });
+    press_until(&mut terminal, "\x1a", "[1]+  Stopped");
+    terminal.type_keys("jobs; echo listed\r");
+    terminal.wait_for("\r\nlisted\r\n");
+    terminal.type_keys("fg\r");
+    terminal.wait_for("fg\r\nsleep 1000\r\n");
+    press_until(&mut terminal, "\x03", "^C");
     terminal.type_keys("echo st$?\r");
     terminal.wait_for("\r\nst130\r\n");
     terminal.type_keys("exit 5\r");
     assert_eq!(terminal.exit_code(), 5);
     terminal.assert_restored();
+    guest.assert_clean();
+}
+
+#[test]
+fn full_screen_programs_work_at_a_terminal() {
+    let guest = Guest::new();
+    let mut terminal = at_a_prompt(&guest);
+    terminal.type_keys("vi /tmp/x\r");
+    terminal.wait_for("/tmp/x 1/1");
+    terminal.type_keys("ihello");
+    terminal.wait_for("hello");
+    // Escape by itself, or it is taken for the start of a function key.
+    terminal.type_keys("\x1b");
+    terminal.wait_for("[Modified]");
+    terminal.type_keys(":wq\r");
+    terminal.wait_for("1L, 6C");
+    terminal.type_keys("cat /tmp/x; echo read\r");
+    terminal.wait_for("hello\r\nread\r\n");
+    terminal.type_keys("top\r");
+    terminal.wait_for("Load average:");
+    terminal.type_keys("q");
+    terminal.type_keys("exit 6\r");
+    assert_eq!(terminal.exit_code(), 6);
 }

@@ -276,7 +276,8 @@ pub fn is_orphaned_pgrp(list: &TaskList, pgrp: &Pid, ignored: Option<&Task>) -> 
         }
         // SAFETY: a parent is alive under the list's lock.
         let parent = unsafe { &*parent };
-        parent.pid() > 1
+        // Unlike Linux, init counts: it is a shell with job control where that is all there is.
+        parent.pid() > 0
             && !same_pid(&parent.signal, &member.signal, PidType::Pgid)
             && same_pid(&parent.signal, &member.signal, PidType::Sid)
     })
