@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::buddy::{Buddy, CHUNK, MAX_ORDER};
 pub use super::page::{Page, PageKind};
+use super::ranges::Ranges;
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use crate::arch;
 use crate::errno::{Errno, Result};
@@ -30,7 +31,6 @@ bitflags::bitflags! {
     }
 }
 
-const MAX_RANGES: usize = 32;
 const HOT_CAPACITY: usize = 64;
 const HOT_BATCH: usize = 32;
 /// CPUs share a list when there are more of them; each list has its lock.
@@ -60,63 +60,6 @@ struct Pool {
 
 // SAFETY: `fed` points at boot memory that only the pool uses.
 unsafe impl Send for Pool {}
-
-/// A few ranges of frame numbers, relative to `BASE_PFN`, sorted and apart.
-struct Ranges {
-    items: [(usize, usize); MAX_RANGES],
-    len: usize,
-}
-
-impl Ranges {
-    const fn new() -> Self {
-        Self { items: [(0, 0); MAX_RANGES], len: 0 }
-    }
-
-    fn as_slice(&self) -> &[(usize, usize)] {
-        &self.items[..self.len]
-    }
-
-    /// Adds a range, merging it with those that it touches.
-    fn add(&mut self, mut start: usize, mut end: usize) {
-        let mut kept = 0;
-        for i in 0..self.len {
-            let (s, e) = self.items[i];
-            if s <= end && start <= e {
-                (start, end) = (start.min(s), end.max(e));
-            } else {
-                self.items[kept] = (s, e);
-                kept += 1;
-            }
-        }
-        assert!(kept < MAX_RANGES, "too many memory ranges");
-        let at = self.items[..kept].iter().position(|r| r.0 > start).unwrap_or(kept);
-        self.items.copy_within(at..kept, at + 1);
-        self.items[at] = (start, end);
-        self.len = kept + 1;
-    }
-
-    /// Calls `f` with the parts of `start..end` that are in `ram` and not in `self`.
-    fn usable(&self, ram: &Ranges, start: usize, end: usize, mut f: impl FnMut(usize, usize)) {
-        for &(s, e) in ram.as_slice() {
-            let (mut at, end) = (s.max(start), e.min(end));
-            for &(rs, re) in self.as_slice() {
-                if at >= end {
-                    break;
-                }
-                if re <= at || rs >= end {
-                    continue;
-                }
-                if at < rs {
-                    f(at, rs);
-                }
-                at = re;
-            }
-            if at < end {
-                f(at, end);
-            }
-        }
-    }
-}
 
 impl Pool {
     const fn new() -> Self {
@@ -449,6 +392,77 @@ fn free(page: &Page) {
     hot.len = len + 1;
 }
 
+/// Drops many references of single frames, and gives those that were the last back together: one lock
+/// for a whole batch.
+pub struct FreeBatch {
+    len: usize,
+    frames: [core::mem::MaybeUninit<u32>; Self::ROOM],
+}
+
+impl FreeBatch {
+    const ROOM: usize = 32;
+
+    /// An empty batch.
+    #[inline]
+    pub fn new() -> Self {
+        Self { len: 0, frames: [const { core::mem::MaybeUninit::uninit() }; Self::ROOM] }
+    }
+
+    /// Drops one reference of the frame at `phys`.
+    ///
+    /// # Safety
+    /// As for [`FrameRef::from_phys`]; the frame was allocated alone, not in a block.
+    #[inline]
+    pub unsafe fn put(&mut self, phys: PhysAddr) {
+        let page = page_of(phys);
+        if page.put() {
+            debug_assert_eq!(page.order(), 0, "a single frame");
+            if self.len == Self::ROOM {
+                self.flush();
+            }
+            self.frames[self.len].write((phys.pfn() - BASE_PFN.load(Ordering::Relaxed)) as u32);
+            self.len += 1;
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.len == 0 {
+            return;
+        }
+        #[cfg(test)]
+        NET.set(NET.get() - self.len as isize);
+        let base = BASE_PFN.load(Ordering::Relaxed);
+        let mut hot = hot().lock();
+        if hot.len + self.len > HOT_CAPACITY {
+            hot.drain(HOT_CAPACITY - HOT_BATCH);
+        }
+        for frame in &self.frames[..self.len] {
+            // SAFETY: the first `len` were written by `put`.
+            let i = unsafe { frame.assume_init() };
+            let page = page_of(PhysAddr::from_pfn(base + i as usize));
+            hot.counts[page.kind() as usize] -= 1;
+            page.set_kind(PageKind::Hot);
+            let len = hot.len;
+            hot.frames[len % HOT_CAPACITY] = i;
+            hot.len = len + 1;
+        }
+        self.len = 0;
+    }
+}
+
+impl Default for FreeBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for FreeBatch {
+    #[inline]
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 #[cfg(test)]
 thread_local! {
     /// Frames that this thread took and did not give back: tests compare it.
@@ -586,17 +600,5 @@ mod tests {
         assert_eq!(block.phys().pfn() % 8, 0);
         assert_eq!(block.size(), 8 * PAGE_SIZE);
         assert!(alloc_pages(MAX_ORDER + 1, PageKind::Kernel, AllocFlags::empty()).is_err());
-    }
-
-    #[test]
-    fn ranges_merge_and_subtract() {
-        let (mut ram, mut reserved) = (Ranges::new(), Ranges::new());
-        ram.add(0, 100);
-        reserved.add(10, 20);
-        reserved.add(40, 50);
-        reserved.add(15, 30);
-        let mut parts = vec![];
-        reserved.usable(&ram, 5, 95, |s, e| parts.push((s, e)));
-        assert_eq!(parts, [(5, 10), (30, 40), (50, 95)]);
     }
 }

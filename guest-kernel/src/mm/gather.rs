@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::frame::FreeBatch;
 use super::table::{put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::Pte;
@@ -65,10 +66,11 @@ impl Gather {
             return;
         }
         tlb::flush_range(self.asid, VirtAddr(self.low), VirtAddr(self.high));
+        let mut batch = FreeBatch::new();
         for item in &self.items[..self.len] {
             // SAFETY: the first `len` were written by `push`.
             match unsafe { item.assume_init() } {
-                Garbage::Leaf(pte) => put_leaf(pte),
+                Garbage::Leaf(pte) => put_leaf(pte, &mut batch),
                 Garbage::Table(phys, level) => put_table(phys, level),
             }
         }

@@ -31,6 +31,7 @@ pub mod mmap;
 pub mod mremap;
 pub mod oom;
 pub mod page;
+mod ranges;
 mod table;
 pub mod tables;
 pub mod user;

@@ -2,7 +2,7 @@
 //!
 //! What may be done to which table when is [`tables`](super::tables)' business.
 
-use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
+use super::frame::{self, AllocFlags, FrameRef, FreeBatch, PageKind, page_of};
 use crate::addr::PhysAddr;
 use crate::arch::paging::{AtomicPte, ENTRIES, LEVELS, Pte, Table, level_size, table_at};
 use crate::errno::Result;
@@ -126,13 +126,14 @@ pub(super) fn put_table(phys: PhysAddr, level: usize) {
     if !page_of(phys).put() {
         return;
     }
+    let mut batch = FreeBatch::new();
     for (_, entry) in entries(phys) {
         let pte = entry.load();
         if pte.is_empty() {
             continue;
         }
         if level == LEAF {
-            put_leaf(pte);
+            put_leaf(pte, &mut batch);
         } else {
             put_table(pte.phys(), level + 1);
         }
@@ -144,10 +145,10 @@ pub(super) fn put_table(phys: PhysAddr, level: usize) {
 }
 
 #[inline]
-pub(super) fn put_leaf(pte: Pte) {
+pub(super) fn put_leaf(pte: Pte, batch: &mut FreeBatch) {
     if !pte.is_special() {
-        // SAFETY: the entry held this reference.
-        drop(unsafe { FrameRef::from_phys(pte.phys()) });
+        // SAFETY: the entry held this reference; pages of programs are single frames.
+        unsafe { batch.put(pte.phys()) };
     }
 }
 

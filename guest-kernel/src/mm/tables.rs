@@ -37,7 +37,7 @@
 
 use core::ops::Range;
 
-use super::frame::{PageKind, page_of};
+use super::frame::{FreeBatch, PageKind, page_of};
 use super::gather::Gather;
 use super::table::{Fill, LEAF, copy_table, entries, entries_in, new_table, put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -121,7 +121,7 @@ impl<'a> Leaf<'a> {
         self.tables.rss.count(old, -1);
         self.tables.rss.count(pte, 1);
         self.entry().store(pte);
-        put_leaf(old);
+        put_leaf(old, &mut FreeBatch::new());
     }
 
     /// Takes the entry out; the caller invalidates and owns the reference.
