@@ -60,7 +60,7 @@ fn ps_agrees_with_proc_pid_stat() {
         let (comm, rest) = rest.rsplit_once(") ").unwrap();
         let fields: Vec<&str> = rest.split(' ').collect();
         let number = |n: usize| -> Value { json!(fields[n - 3].parse::<i64>().unwrap()) };
-        let Some(seen) = rows.iter().find(|row| row["pid"].to_string() == pid) else {
+        let Some(seen) = rows.iter().find(|row| row["pid"].as_u64() == pid.parse().ok()) else {
             // `cat` is gone since it showed itself.
             assert_eq!(comm, "cat", "{line}");
             continue;

@@ -164,3 +164,12 @@ fn unknown_tags_are_refused() {
     assert_eq!(Tag::from_u32(Tag::Hex as u32 + 1), None);
     assert_eq!(Tag::from_u32(Tag::Hex as u32), Some(Tag::Hex));
 }
+
+/// `Tag::Text` reads a `&str` field as pointer and length; Rust does not promise that order.
+#[test]
+fn a_text_reference_is_pointer_then_length() {
+    let text: &'static str = "abc";
+    // SAFETY: both are two words, and any words are a valid array.
+    let words: [usize; 2] = unsafe { core::mem::transmute(text) };
+    assert_eq!(words, [text.as_ptr() as usize, text.len()]);
+}
