@@ -181,6 +181,9 @@ impl Whence {
     }
 }
 
+/// As a position for writing: the end of the file, wherever that is.
+pub const AT_END: u64 = u64::MAX;
+
 /// Takes the entries of a directory (getdents(2)).
 pub trait DirSink {
     /// Takes one entry: name, inode number, file type (`S_IF*`), and the position after it. False if
@@ -196,7 +199,7 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// Writes from `buf`.
+    /// Writes from `buf`; at the end of the file if `pos` is [`AT_END`].
     fn write(&self, _file: &File, _buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
         Err(Errno::EINVAL)
     }
@@ -424,6 +427,21 @@ impl File {
         self.ops.write(self, buf, &mut pos)
     }
 
+    /// Writes at the end (`RWF_APPEND`); with `moves`, the shared position moves there.
+    pub fn append(&self, buf: &mut UserBuf<'_>, moves: bool) -> Result<usize> {
+        if !self.fmode.contains(FMode::WRITE) {
+            return Err(Errno::EBADF);
+        }
+        self.with_pos(|pos| {
+            let mut end = AT_END;
+            let done = self.ops.write(self, buf, &mut end)?;
+            if moves {
+                *pos = end;
+            }
+            Ok(done)
+        })
+    }
+
     /// Fills `buf` from `pos` on, for the kernel's own reading; returns how much there was.
     pub fn read_kernel(&self, buf: &mut [u8], pos: u64) -> Result<usize> {
         let mut done = 0;
@@ -502,16 +520,28 @@ impl Drop for File {
 }
 
 /// What the process floor knows of the caller and writing must ask.
-static SIZE_LIMIT: Once<fn() -> u64> = Once::new();
+pub struct WriterHooks {
+    /// The longest that the caller may make a file (`RLIMIT_FSIZE`).
+    pub size_limit: fn() -> u64,
+    /// True if files keep their set-id bits when the caller writes to them (`CAP_FSETID`).
+    pub keeps_set_id: fn() -> bool,
+}
 
-/// Says how `RLIMIT_FSIZE` of the caller is found; called once at boot.
-pub fn set_size_limit_source(limit: fn() -> u64) {
-    SIZE_LIMIT.set(limit);
+static WRITER: Once<WriterHooks> = Once::new();
+
+/// Installs the process floor's functions; called once at boot.
+pub fn set_writer_hooks(hooks: WriterHooks) {
+    WRITER.set(hooks);
 }
 
 /// The longest that the caller may make a file (`RLIMIT_FSIZE`).
 pub fn size_limit() -> u64 {
-    SIZE_LIMIT.try_get().map_or(u64::MAX, |limit| limit())
+    WRITER.try_get().map_or(u64::MAX, |hooks| (hooks.size_limit)())
+}
+
+/// True if files keep their set-id bits when the caller writes to them.
+pub fn keeps_set_id() -> bool {
+    WRITER.try_get().is_some_and(|hooks| (hooks.keeps_set_id)())
 }
 
 /// Checks that a file of `old` bytes may become `new` bytes long; else `SIGXFSZ` and `EFBIG`.

@@ -248,6 +248,11 @@ pub trait InodeOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// True if nobody may write to the file any more, by whatever way (seals).
+    fn is_write_sealed(&self) -> bool {
+        false
+    }
+
     /// Checks access, if the inode has [`InodeFlags::CUSTOM_PERMISSION`].
     fn permission(&self, inode: &Inode, access: Access, cred: &Cred) -> Result<()> {
         perm::generic_permission(inode, access, cred)

@@ -9,7 +9,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use belljar_abi::Described;
 
@@ -88,8 +88,11 @@ pub struct Mount {
     /// What was mounted, as the program named it.
     #[described(skip)]
     pub source: Box<[u8]>,
+    /// It has no place in a tree, and never will.
     pseudo: bool,
-    /// In no namespace any more.
+    /// Marked by `MNT_EXPIRE`: the next such call takes it away.
+    #[described(skip)]
+    expiring: AtomicBool,
     #[described(skip)]
     tree: SpinLock<Tree>,
 }
@@ -111,6 +114,7 @@ impl Mount {
             sb,
             source: source.into(),
             pseudo,
+            expiring: AtomicBool::new(false),
             tree: SpinLock::new(Tree::default()),
         })?;
         mount.sb.mounts.fetch_add(1, Ordering::Relaxed);
@@ -251,6 +255,8 @@ pub fn init_mnt_ns() -> &'static Ref<MntNs> {
 pub struct UmountFlags {
     /// Also if it is in use: it leaves the tree at once and goes when nobody uses it.
     pub detach: bool,
+    /// Not at the first call, which only marks it (`EAGAIN`).
+    pub expire: bool,
 }
 
 impl MntNs {
@@ -400,6 +406,9 @@ impl MntNs {
         const IDLE: usize = 4;
         if !flags.detach && (tree.len() > 1 || Ref::ref_count(mount) > IDLE) {
             return Err(Errno::EBUSY);
+        }
+        if flags.expire && !mount.expiring.swap(true, Ordering::Relaxed) {
+            return Err(Errno::EAGAIN);
         }
         for mount in tree.iter().rev() {
             self.forget(mount);

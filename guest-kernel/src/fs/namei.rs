@@ -12,6 +12,7 @@ use super::inode::{InodeFlags, Link};
 use super::{Caller, Inode, NAME_MAX, Path, perm};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::uapi;
 
 /// Most symbolic links in one walk.
 const MAX_LINKS: u32 = 40;
@@ -242,6 +243,16 @@ impl Position<'_> {
         Ok(Step::Done)
     }
 
+    /// In a sticky directory that all may write to, a link at the end of a path is followed only if it
+    /// is the follower's own or the directory owner's: else whoever guesses a name in /tmp leads others
+    /// where they did not mean to go (protected_symlinks of proc(5)).
+    fn may_follow_last(&self, link: &Path) -> Result<()> {
+        const SHARED: u32 = uapi::S_ISVTX | uapi::S_IWOTH;
+        let (dir, link) = (self.at.inode()?, link.inode()?);
+        let own = self.caller.cred.fsuid == link.uid() || dir.uid() == link.uid();
+        if dir.mode() & SHARED == SHARED && !own { Err(Errno::EACCES) } else { Ok(()) }
+    }
+
     /// Where `link` leads: its text, or nothing more to walk if it leads straight to a place.
     fn follow(&mut self, link: &Path) -> Result<Option<Arc<[u8]>>> {
         self.links += 1;
@@ -410,7 +421,10 @@ impl<'a> Walk<'a> {
         self.offset = self.text.bytes().len();
         match step {
             Step::Done => Ok(false),
-            Step::Symlink(link) if follow || last.slash => self.enter_link(&link),
+            Step::Symlink(link) if follow || last.slash => {
+                self.pos.may_follow_last(&link)?;
+                self.enter_link(&link)
+            }
             Step::Symlink(link) => {
                 self.pos.at = link;
                 Ok(false)

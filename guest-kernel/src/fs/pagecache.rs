@@ -6,9 +6,11 @@
 //! its inode's lock; readers take no lock at all.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 
-use super::file::{FileOps, Whence, check_size_limit, size_limit};
+use super::file::{AT_END, FileOps, Whence, check_size_limit, size_limit};
 use super::inode::Inode;
 use super::{FMode, File, OpenFlags, UserBuf, verbs};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
@@ -39,7 +41,7 @@ impl FileOps for PagedFile {
             return Ok(0);
         }
         let _guard = inode.lock.lock();
-        if file.flags().contains(OpenFlags::APPEND) {
+        if *pos == AT_END || file.flags().contains(OpenFlags::APPEND) {
             *pos = inode.size();
         }
         let limit = inode.sb.max_bytes.min(size_limit());
@@ -191,15 +193,38 @@ fn fallocate(inode: &Inode, mode: u32, offset: u64, len: u64) -> Result<()> {
             check_size_limit(inode.size(), end)?;
             inode.ops().before_write(inode, offset, len)?;
         }
-        for index in offset >> PAGE_SHIFT..end.div_ceil(PAGE) {
-            inode.ops().page(inode, index)?;
-        }
+        allocate(inode, mapping, offset >> PAGE_SHIFT, end.div_ceil(PAGE))?;
         if !keep && end > inode.size() {
             mapping.truncate(end);
             inode.set_size(end);
         }
     }
     inode.touch_modified();
+    Ok(())
+}
+
+/// Makes the pages `first..end` exist: all of them, or, if there is no room, none that was not there.
+fn allocate(inode: &Inode, mapping: &Mapping, first: u64, end: u64) -> Result<()> {
+    let mut made: Vec<Range<u64>> = Vec::new();
+    for index in first..end {
+        if mapping.get(index).is_some() {
+            continue;
+        }
+        let result = made
+            .try_reserve(1)
+            .map_err(|_| Errno::ENOMEM)
+            .and_then(|()| inode.ops().page(inode, index));
+        if let Err(error) = result {
+            for run in made {
+                inode.ops().punch_hole(inode, run.start << PAGE_SHIFT, run.end << PAGE_SHIFT)?;
+            }
+            return Err(error);
+        }
+        match made.last_mut() {
+            Some(run) if run.end == index => run.end += 1,
+            _ => made.push(index..index + 1),
+        }
+    }
     Ok(())
 }
 

@@ -279,7 +279,7 @@ fn mounts_hide_stack_and_come_off() {
     assert_eq!(verbs::rmdir(w.caller(), None, b"/mnt"), Err(Errno::EBUSY));
     let umount = |detach| {
         let at = lookup(w.caller(), None, b"/mnt", FOLLOW).unwrap();
-        w.ns.umount(&at, mount::UmountFlags { detach })
+        w.ns.umount(&at, mount::UmountFlags { detach, expire: false })
     };
     assert_eq!(umount(false), Err(Errno::EBUSY), "the working directory is in it");
     drop(sub);
@@ -423,4 +423,24 @@ fn running_files_cannot_be_written_and_the_other_way_round() {
     assert_eq!(exec().err(), Some(Errno::ETXTBSY));
     drop(writer);
     assert!(exec().is_ok());
+}
+
+#[test]
+fn links_that_others_left_in_shared_folders_are_not_followed() {
+    let mut w = World::new();
+    w.create("/secret", "");
+    mkdir(&w, "/shared");
+    let shared = lookup(w.caller(), None, b"/shared", NONE).unwrap();
+    verbs::chmod(w.caller(), &shared, 0o1777).unwrap();
+    verbs::chown(w.caller(), &shared, Some(5), None).unwrap();
+    w.cred = World::user(1000);
+    symlink(&w, "/secret", "/shared/trap");
+    assert!(ino(&w, "/shared/trap", FOLLOW).is_ok(), "one's own");
+    let secret = lookup(w.caller(), None, b"/secret", NONE).unwrap();
+    let link = |w: &World| verbs::link(w.caller(), &secret, None, b"/shared/kept");
+    assert_eq!(link(&w), Err(Errno::EPERM), "neither owned nor writable");
+    w.cred = World::user(0);
+    assert_eq!(ino(&w, "/shared/trap", FOLLOW), Err(Errno::EACCES));
+    assert!(ino(&w, "/shared/trap", NONE).is_ok());
+    assert_eq!(link(&w), Ok(()));
 }

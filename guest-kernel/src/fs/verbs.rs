@@ -143,6 +143,9 @@ pub fn link(caller: Caller<'_>, old: &Path, start: Option<&Path>, name: &[u8]) -
     if inode.is_dir() {
         return Err(Errno::EPERM);
     }
+    if !may_link(inode, caller) {
+        return Err(Errno::EPERM);
+    }
     if inode.nlink() == 0 && !inode.flags().contains(InodeFlags::LINKABLE) {
         return Err(Errno::ENOENT);
     }
@@ -150,6 +153,16 @@ pub fn link(caller: Caller<'_>, old: &Path, start: Option<&Path>, name: &[u8]) -
     inode.clear_flags(InodeFlags::LINKABLE);
     found.instantiate(inode.clone());
     Ok(())
+}
+
+/// Who does not own a file may give it another name only if they could read and write it and it is no
+/// privileged program: else they could keep one that its owner believes gone (protected_hardlinks of
+/// proc(5)).
+fn may_link(inode: &Inode, caller: Caller<'_>) -> bool {
+    let plain = inode.is_regular() && without_set_id(inode.mode()).is_none();
+    let both = Access::READ | Access::WRITE;
+    perm::owner_or_capable(inode, caller.cred)
+        || (plain && perm::permission(inode, both, caller.cred).is_ok())
 }
 
 /// Looks up the name to remove; its directory is locked.
@@ -381,7 +394,7 @@ pub fn chown(caller: Caller<'_>, path: &Path, uid: Option<u32>, gid: Option<u32>
         return Err(Errno::EPERM);
     }
     let mut change = SetAttr { uid, gid, ..SetAttr::default() };
-    if !inode.is_dir() && (uid.is_some() || gid.is_some()) {
+    if !inode.is_dir() {
         change.mode = without_set_id(inode.mode());
     }
     inode.apply(&change)
@@ -401,6 +414,7 @@ pub fn without_set_id(mode: u32) -> Option<u32> {
 #[inline]
 pub fn drop_privileges(inode: &Inode) -> Result<()> {
     match without_set_id(inode.mode()) {
+        Some(_) if super::file::keeps_set_id() => Ok(()),
         Some(mode) => inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() }),
         None => Ok(()),
     }

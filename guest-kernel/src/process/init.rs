@@ -52,8 +52,9 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     unsafe { sched::adopt_boot_thread(&task.se) };
     crate::panic::set_task_description(describe_current);
     signal::install_hooks();
-    crate::fs::file::set_size_limit_source(|| {
-        task::current().signal.rlimits.soft(crate::task::rlimit::Resource::Fsize)
+    crate::fs::file::set_writer_hooks(crate::fs::file::WriterHooks {
+        size_limit: || task::current().signal.rlimits.soft(crate::task::rlimit::Resource::Fsize),
+        keeps_set_id: || task::current().cred().capable(crate::ns::Cap::Fsetid),
     });
     crate::syscall::tty::install_hooks();
     crate::introspect::publish_tasks(task);

@@ -51,6 +51,12 @@ fn file_to_map(file: &Ref<File>, prot: u32, flags: u32) -> Result<(Ref<MappedFil
     if !fmode.contains(FMode::READ) {
         return Err(Errno::EACCES);
     }
+    if shared && file.inode.ops().is_write_sealed() {
+        if prot & uapi::PROT_WRITE != 0 {
+            return Err(Errno::EPERM);
+        }
+        may.remove(VmFlags::MAYWRITE);
+    }
     let mnt = &file.path.mnt;
     // memfds may be executed although no program can reach their mount.
     if mnt.flags().contains(MountFlags::NOEXEC) && !mnt.is_pseudo() {

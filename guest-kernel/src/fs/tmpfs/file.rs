@@ -107,9 +107,13 @@ impl InodeOps for TmpFile {
         Ok(())
     }
 
+    fn is_write_sealed(&self) -> bool {
+        self.seals() & (uapi::F_SEAL_WRITE | uapi::F_SEAL_FUTURE_WRITE) != 0
+    }
+
     fn before_write(&self, inode: &Inode, pos: u64, len: u64) -> Result<()> {
         let seals = self.seals();
-        if seals & (uapi::F_SEAL_WRITE | uapi::F_SEAL_FUTURE_WRITE) != 0 {
+        if self.is_write_sealed() {
             return Err(Errno::EPERM);
         }
         if seals & uapi::F_SEAL_GROW != 0 && pos.saturating_add(len) > inode.size() {

@@ -69,6 +69,8 @@ fn a_full_file_system_says_so_and_room_comes_back() {
     assert_eq!(statfs().bfree, 3);
     file.ops().fallocate(&file, 0, 0, 2 * 4096).unwrap();
     assert_eq!(statfs().bfree, 2);
+    assert_eq!(file.ops().fallocate(&file, 0, 0, 1 << 40), Err(Errno::ENOSPC));
+    assert_eq!((statfs().bfree, file.inode.size()), (2, 2 * 4096), "nothing of it stays");
     let punch = uapi::FALLOC_FL_PUNCH_HOLE | uapi::FALLOC_FL_KEEP_SIZE;
     file.ops().fallocate(&file, punch, 0, 4096).unwrap();
     assert_eq!(statfs().bfree, 3);
@@ -110,6 +112,12 @@ fn appending_writes_go_to_the_end_whatever_the_position() {
     b.seek(0, Whence::Set).unwrap();
     write(&b, b"three").unwrap();
     assert_eq!(w.read("/log").unwrap(), "one 2wo three");
+    a.set_pos(1);
+    a.append(&mut crate::fs::UserBuf::from_kernel(b"!"), false).unwrap();
+    assert_eq!(a.pos(), 1);
+    a.append(&mut crate::fs::UserBuf::from_kernel(b"!"), true).unwrap();
+    assert_eq!(a.pos(), 15);
+    assert_eq!(w.read("/log").unwrap(), "one 2wo three!!");
 }
 
 #[derive(Default)]

@@ -198,6 +198,10 @@ pub fn sys_flock(a: &mut Args) -> SysResult {
         start: 0,
         end: u64::MAX,
     };
+    if op & uapi::LOCK_MAND != 0 {
+        // Mandatory locks are gone from Linux; asking for one does nothing.
+        return Ok(0);
+    }
     match op & !uapi::LOCK_NB {
         uapi::LOCK_UN => {
             file.inode.locks.unset(&request)?;

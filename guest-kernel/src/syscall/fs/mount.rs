@@ -81,16 +81,15 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
 pub fn sys_umount2(a: &mut Args) -> SysResult {
     let flags = a.u32(1);
     only(flags, uapi::MNT_FORCE | uapi::MNT_DETACH | uapi::MNT_EXPIRE | uapi::UMOUNT_NOFOLLOW)?;
-    if flags & uapi::MNT_EXPIRE != 0 {
-        // A mount is marked and goes at a later call, if it was not used meanwhile.
-        let exclusive = flags & (uapi::MNT_FORCE | uapi::MNT_DETACH) == 0;
-        return Err(if exclusive { Errno::EAGAIN } else { Errno::EINVAL });
+    let expire = flags & uapi::MNT_EXPIRE != 0;
+    if expire && flags & (uapi::MNT_FORCE | uapi::MNT_DETACH) != 0 {
+        return Err(Errno::EINVAL);
     }
     require_admin()?;
     let follow = flags & uapi::UMOUNT_NOFOLLOW == 0;
     let walk = if follow { LookupFlags::FOLLOW } else { LookupFlags::empty() };
     let place = directory_or_file(a.u64(0), walk)?;
-    namespace().umount(&place, UmountFlags { detach: flags & uapi::MNT_DETACH != 0 })?;
+    namespace().umount(&place, UmountFlags { detach: flags & uapi::MNT_DETACH != 0, expire })?;
     Ok(0)
 }
 

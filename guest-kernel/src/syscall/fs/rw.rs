@@ -36,25 +36,16 @@ fn count_written(result: SysResult) -> SysResult {
     result
 }
 
-/// The buffer of a plain read or write; `EINVAL` for a length that is negative as a `ssize_t`.
-#[inline]
-fn buffer<'a>(addr: u64, len: usize) -> Result<UserBuf<'a>> {
-    if len > isize::MAX as usize {
-        return Err(Errno::EINVAL);
-    }
-    UserBuf::user(addr, len)
-}
-
 /// read(2).
 pub fn sys_read(a: &mut Args) -> SysResult {
     let file = fget(a.fd(0))?;
-    count_read(file.read(&mut buffer(a.u64(1), a.usize(2))?))
+    count_read(file.read(&mut UserBuf::user(a.u64(1), a.usize(2))?))
 }
 
 /// write(2).
 pub fn sys_write(a: &mut Args) -> SysResult {
     let file = fget(a.fd(0))?;
-    count_written(file.write(&mut buffer(a.u64(1), a.usize(2))?))
+    count_written(file.write(&mut UserBuf::user(a.u64(1), a.usize(2))?))
 }
 
 fn position(pos: i64) -> Result<u64> {
@@ -65,14 +56,14 @@ fn position(pos: i64) -> Result<u64> {
 pub fn sys_pread64(a: &mut Args) -> SysResult {
     let pos = position(a.i64(3))?;
     let file = fget(a.fd(0))?;
-    count_read(file.read_at(&mut buffer(a.u64(1), a.usize(2))?, pos))
+    count_read(file.read_at(&mut UserBuf::user(a.u64(1), a.usize(2))?, pos))
 }
 
 /// pwrite64(2).
 pub fn sys_pwrite64(a: &mut Args) -> SysResult {
     let pos = position(a.i64(3))?;
     let file = fget(a.fd(0))?;
-    count_written(file.write_at(&mut buffer(a.u64(1), a.usize(2))?, pos))
+    count_written(file.write_at(&mut UserBuf::user(a.u64(1), a.usize(2))?, pos))
 }
 
 /// The pieces of a vectored call: few lie on the stack.
@@ -149,7 +140,12 @@ pub fn sys_preadv2(a: &mut Args) -> SysResult {
 
 /// pwritev2(2).
 pub fn sys_pwritev2(a: &mut Args) -> SysResult {
-    check_rwf(a.u32(5))?;
+    let flags = a.u32(5);
+    check_rwf(flags & !uapi::RWF_APPEND)?;
+    if flags & uapi::RWF_APPEND != 0 {
+        let file = fget(a.fd(0))?;
+        return count_written(file.append(&mut pieces(a)?.buffer()?, a.i64(3) == -1));
+    }
     if a.i64(3) == -1 { sys_writev(a) } else { sys_pwritev(a) }
 }
 

@@ -103,7 +103,8 @@ const _: () = assert!(size_of::<Statx>() == 256, "struct statx is 256 bytes");
 pub fn sys_statx(a: &mut Args) -> SysResult {
     let (flags, mask) = (a.u32(2), a.u32(3));
     only(flags, AT_STAT | uapi::AT_STATX_FORCE_SYNC | uapi::AT_STATX_DONT_SYNC)?;
-    if mask & uapi::STATX__RESERVED != 0 {
+    let sync = uapi::AT_STATX_FORCE_SYNC | uapi::AT_STATX_DONT_SYNC;
+    if mask & uapi::STATX__RESERVED != 0 || flags & sync == sync {
         return Err(Errno::EINVAL);
     }
     let path = place_at(a.fd(0), a.u64(1), flags)?;
