@@ -4,11 +4,11 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use super::text::Text;
-use super::tree::{self, Entry, dir, link, text};
+use super::tree::{self, Entry, Kind, dir, link, text};
 use super::{cpu, memory, pid, sysctl, system};
 use crate::errno::{Errno, Result};
 use crate::fs::{
-    Dentry, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest,
+    Dentry, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest, NewNode,
     OpenFlags, Path, SuperBlock, SuperOps,
 };
 use crate::kref::Ref;
@@ -30,7 +30,7 @@ static ENTRIES: &[Entry] = &[
     text("meminfo", memory::meminfo),
     text("misc", system::nothing),
     text("modules", system::nothing),
-    link("mounts", |_, out| out.bytes(b"self/mounts")),
+    Entry { name: "mounts", kind: Kind::FixedLink("self/mounts") },
     link("self", |sb, out| put!(out, "{}", caller_number(sb, PidType::Tgid)?)),
     text("stat", cpu::stat),
     text("swaps", system::swaps),
@@ -98,6 +98,11 @@ impl InodeOps for Root {
             return Ok(None);
         }
         pid::directory(&dir.sb, pid, true).map(Some)
+    }
+
+    fn create(&self, _: &Ref<Inode>, _: &[u8], _: &NewNode<'_>) -> Result<Ref<Inode>> {
+        // Names that proc does not have are not there, whatever is to be done with them.
+        Err(Errno::ENOENT)
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {

@@ -29,6 +29,8 @@ pub enum Kind {
     PerCpu(&'static [Entry]),
     /// A symbolic link to what is written.
     Link(Show),
+    /// A symbolic link to a name.
+    FixedLink(&'static str),
 }
 
 /// A name in a directory.
@@ -67,7 +69,7 @@ impl Kind {
             Self::Text(_) => S_IFREG | 0o444,
             Self::Setting(..) => S_IFREG | 0o644,
             Self::Dir(_) | Self::PerCpu(_) => S_IFDIR | 0o555,
-            Self::Link(_) => S_IFLNK | 0o777,
+            Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
         }
     }
 }
@@ -90,6 +92,9 @@ pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<
     if let Kind::Dir(entries) | Kind::PerCpu(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
         inode.set_nlink(2 + dirs as u32);
+    }
+    if let Kind::FixedLink(to) = entry.kind {
+        inode.set_size(to.len() as u64);
     }
     Ok(inode)
 }
@@ -189,9 +194,12 @@ impl InodeOps for Node {
     }
 
     fn readlink(&self, inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
-        let Kind::Link(show) = self.kind else { return Err(Errno::EINVAL) };
         let mut text = Text::new();
-        show(&inode.sb, &mut text)?;
+        match self.kind {
+            Kind::Link(show) => show(&inode.sb, &mut text)?,
+            Kind::FixedLink(to) => text.bytes(to.as_bytes())?,
+            _ => return Err(Errno::EINVAL),
+        }
         Ok(text.as_bytes().into())
     }
 
@@ -203,7 +211,7 @@ impl InodeOps for Node {
             Kind::Dir(entries) | Kind::PerCpu(entries) => {
                 return Ok(Box::new(TableDir { entries }));
             }
-            Kind::Link(_) => return Err(Errno::ELOOP),
+            Kind::Link(_) | Kind::FixedLink(_) => return Err(Errno::ELOOP),
         };
         Ok(Box::new(TextFile::new(NodeSource { show, store, sb })))
     }

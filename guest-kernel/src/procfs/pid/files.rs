@@ -25,7 +25,8 @@ pub(super) fn set_comm(subject: &Subject, data: &[u8]) -> Result<()> {
     if !subject.task.same_group(task::current()) {
         return Err(Errno::EINVAL);
     }
-    subject.task.set_comm(data.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default());
+    // A line end belongs to the name, as on Linux.
+    subject.task.set_comm(data.split(|&b| b == 0).next().unwrap_or_default());
     Ok(())
 }
 
@@ -73,10 +74,6 @@ pub(super) fn wchan(subject: &Subject, out: &mut Text) -> Result<()> {
         Some(channel) if !task.se.state().is_empty() => out.bytes(channel.name().as_bytes()),
         _ => out.bytes(b"0"),
     }
-}
-
-pub(super) fn cgroup(_: &Subject, out: &mut Text) -> Result<()> {
-    out.bytes(b"0::/\n")
 }
 
 pub(super) fn personality(subject: &Subject, out: &mut Text) -> Result<()> {

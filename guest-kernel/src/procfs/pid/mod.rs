@@ -16,7 +16,9 @@ use super::root::{depends_on_task, link_text, namespace};
 use super::text::{Source, Text, TextFile};
 use super::tree;
 use crate::errno::{Errno, Result};
-use crate::fs::{DirSink, File, FileOps, Inode, InodeOps, Link, OpenFlags, Path, SuperBlock};
+use crate::fs::{
+    DirSink, File, FileOps, Inode, InodeOps, Link, NewNode, OpenFlags, Path, SuperBlock,
+};
 use crate::kref::Ref;
 use crate::mm::Mm;
 use crate::ns::{Cap, Cred, Pid, PidNs};
@@ -122,7 +124,7 @@ static NAMESPACES: &[Entry] = &[
 /// /proc/PID/task/TID.
 static THREAD_ENTRIES: &[Entry] = &[
     entry("auxv", 0o400, Kind::Private(memory::auxv)),
-    entry("cgroup", 0o444, Kind::Text(files::cgroup)),
+    entry("cgroup", 0o444, Kind::Text(|_, _| Ok(()))),
     entry("children", 0o444, Kind::Text(files::children)),
     entry("cmdline", 0o444, Kind::Text(memory::cmdline)),
     entry("comm", 0o644, Kind::Setting(files::comm, files::set_comm)),
@@ -198,9 +200,16 @@ impl Directory {
 
 impl InodeOps for Directory {
     fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
+        if list::lock().thread_of(&self.pid).is_none() {
+            return Err(Errno::ESRCH);
+        }
         let mut entries = self.tables().into_iter().flatten();
         let Some(entry) = entries.find(|e| e.name.as_bytes() == name) else { return Ok(None) };
         node(&dir.sb, &self.pid, self.group, entry).map(Some)
+    }
+
+    fn create(&self, _: &Ref<Inode>, _: &[u8], _: &NewNode<'_>) -> Result<Ref<Inode>> {
+        Err(Errno::ENOENT)
     }
 
     fn revalidate(&self, inode: &Inode) -> bool {
