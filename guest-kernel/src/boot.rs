@@ -51,6 +51,10 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     boot_step("namespaces", ns::init());
     boot_step("console", tty::console::init_serial(drivers::cmdline::text()));
     let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));
+    if let Some(span) = &machine.initrd {
+        // SAFETY: every file was copied out of it, and the slice above is gone.
+        unsafe { mm::free_reserved(PhysAddr(span.start)..PhysAddr(span.end)) };
+    }
     procfs::init();
     boot_step("signal return page", process::sigpage::init());
     // Task 0 is what runs here.
