@@ -7,8 +7,8 @@ use super::mount::init_mnt_ns;
 use super::namei::LookupFlags;
 use super::superblock::{MountRequest, register_filesystem};
 use super::{
-    Caller, Dev, FsStruct, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open, tmpfs,
-    verbs,
+    Caller, Dev, FsStruct, Mount, MountFlags, Path, anon, dentry, dev, initramfs, namei, open,
+    tmpfs, verbs,
 };
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;

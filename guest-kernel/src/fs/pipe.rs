@@ -84,7 +84,7 @@ impl Ring {
         self.head - self.tail
     }
 
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.head == self.tail
     }
 
@@ -214,7 +214,8 @@ impl Pipe {
         self.used.store(ring.used() as u32, Ordering::Release);
     }
 
-    fn is_empty(&self) -> bool {
+    /// True if no byte waits to be read.
+    pub fn is_empty(&self) -> bool {
         self.used.load(Ordering::Acquire) == 0
     }
 

@@ -38,7 +38,7 @@ const MAX_INTERPRETERS: usize = 5;
 /// Bytes of the head of a file that decide what it is.
 const HEAD_SIZE: usize = 256;
 /// Lowest load address of position-independent programs: two thirds of the address space.
-const ELF_ET_DYN_BASE: u64 = TASK_SIZE / 3 * 2 & !(PAGE_MASK as u64);
+const ELF_ET_DYN_BASE: u64 = (TASK_SIZE / 3 * 2) & !(PAGE_MASK as u64);
 /// Stack that is mapped from the start; it grows on demand.
 const INITIAL_STACK: u64 = 132 << 10;
 
@@ -308,7 +308,7 @@ fn open_interpreter(elf: &Elf) -> Result<Option<Elf>> {
 
 /// A random number of pages below `pages`, in bytes.
 fn random_offset(pages: u64) -> u64 {
-    crate::drivers::random::random_u64() % pages.max(1) << crate::addr::PAGE_SHIFT
+    (crate::drivers::random::random_u64() % pages.max(1)) << crate::addr::PAGE_SHIFT
 }
 
 /// Maps the segments of an image at `bias` above the addresses that it names.
@@ -420,7 +420,7 @@ impl Loader<'_> {
         let stack_top = TASK_SIZE - PAGE_SIZE as u64 - random_offset(1 << 18);
         // The stack may grow to its limit, within reason, above everything that is mapped by itself.
         let gap = stack_limit.clamp(128 << 20, TASK_SIZE / 6 * 5) + (1 << 20);
-        mm.set_mmap_base((stack_top - gap & !(PAGE_MASK as u64)) - random_offset(1 << 18));
+        mm.set_mmap_base(((stack_top - gap) & !(PAGE_MASK as u64)) - random_offset(1 << 18));
 
         let (low, high) = program.image.span();
         let bias = if !program.image.position_independent {
@@ -523,7 +523,7 @@ impl Loader<'_> {
         let name_at = stack_top - 8 - binary.name.len() as u64 - 1;
         let env_at = name_at - envp.bytes.len() as u64;
         let arg_at = env_at - argv.bytes.len() as u64;
-        let platform_at = arg_at - PLATFORM.len() as u64 & !15;
+        let platform_at = (arg_at - PLATFORM.len() as u64) & !15;
         let random_at = platform_at - 16;
         let (hwcap, hwcap2) = arch::hwcaps();
         let secure = cred.euid != cred.uid || cred.egid != cred.gid;
@@ -551,7 +551,7 @@ impl Loader<'_> {
             (AT_NULL, 0),
         ];
         let words = 1 + argv.count + 1 + envp.count + 1 + auxv.len() * 2;
-        let sp = random_at - words as u64 * 8 & !15;
+        let sp = (random_at - words as u64 * 8) & !15;
 
         let mut image = Vec::new();
         let len = (stack_top - sp) as usize;

@@ -245,7 +245,7 @@ fn select(n: usize, sets: [UserPtr<u64>; 3], deadline: Deadline) -> SysResult {
             }
         }
         // Bits from `n` on, which share the last word, are cleared.
-        if n % 64 != 0
+        if !n.is_multiple_of(64)
             && let Some(last) = set.last_mut()
         {
             *last &= (1 << (n % 64)) - 1;

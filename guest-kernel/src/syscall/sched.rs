@@ -193,7 +193,7 @@ pub fn sys_sched_setaffinity(a: &mut Args) -> SysResult {
 /// sched_getaffinity(2): returns the bytes written.
 pub fn sys_sched_getaffinity(a: &mut Args) -> SysResult {
     let len = a.usize(1);
-    if len % 8 != 0 || len == 0 {
+    if !len.is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL);
     }
     let mask = find(a.i32(0))?.se.cpus_allowed() & cpu::online_mask();

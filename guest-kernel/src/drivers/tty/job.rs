@@ -31,7 +31,7 @@ pub struct Hooks {
     /// Takes the controlling terminal away from every process of a session.
     pub clear_session_tty: fn(&Pid),
     /// The process group called so in the caller's pid namespace, with its session.
-    pub find_pgrp: fn(u32) -> Option<(Ref<Pid>, Option<Ref<Pid>>)>,
+    pub find_pgrp: fn(u32) -> Option<GroupAndSession>,
     /// A pid's number in the caller's pid namespace.
     pub number: fn(&Pid) -> u32,
     /// True if the caller has CAP_SYS_ADMIN.
@@ -39,6 +39,9 @@ pub struct Hooks {
     /// User and group that the caller's new files belong to.
     pub file_ids: fn() -> (u32, u32),
 }
+
+/// A process group, and the session that it belongs to.
+pub type GroupAndSession = (Ref<Pid>, Option<Ref<Pid>>);
 
 static HOOKS: Once<Hooks> = Once::new();
 static JOB_LOCK: SpinLock<()> = SpinLock::new(());
@@ -207,7 +210,7 @@ impl Tty {
         if !same(&its_session, &session) {
             return Err(Errno::EPERM);
         }
-        let old = core::mem::replace(&mut self.state.lock().pgrp, Some(pgrp));
+        let old = self.state.lock().pgrp.replace(pgrp);
         drop(old);
         Ok(())
     }

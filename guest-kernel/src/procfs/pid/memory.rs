@@ -16,7 +16,7 @@ use crate::put;
 const NAME_COLUMN: usize = 73;
 
 /// The name of a mapping.
-fn name_of<'a>(vma: &'a Vma, start_brk: u64, brk: u64, start_stack: u64) -> &'a [u8] {
+fn name_of(vma: &Vma, start_brk: u64, brk: u64, start_stack: u64) -> &[u8] {
     match &vma.file {
         Some(file) => &file.path,
         None if vma.start <= brk && vma.end >= start_brk && start_brk != brk => b"[heap]",

@@ -349,12 +349,15 @@ impl Node {
         &self,
         inode: &Ref<Inode>,
         show: fn(&Subject, &mut Text) -> Result<()>,
-        store: Option<fn(&Subject, &[u8]) -> Result<()>>,
+        store: Option<Store>,
     ) -> Box<dyn FileOps> {
         let (pid, group, sb) = (self.pid.clone(), self.group, inode.sb.clone());
         Box::new(TextFile::new(TaskText { pid, group, sb, show, store }))
     }
 }
+
+/// What is done with the bytes that are written into a text.
+type Store = fn(&Subject, &[u8]) -> Result<()>;
 
 /// A text about a task.
 struct TaskText {
@@ -362,7 +365,7 @@ struct TaskText {
     group: bool,
     sb: Ref<SuperBlock>,
     show: fn(&Subject, &mut Text) -> Result<()>,
-    store: Option<fn(&Subject, &[u8]) -> Result<()>>,
+    store: Option<Store>,
 }
 
 impl Source for TaskText {
