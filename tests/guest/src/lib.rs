@@ -1,27 +1,124 @@
-//! Helpers of the guest test programs. A program passes if it exits with 0.
+//! Helpers of the guest test programs: each program is one case, exits with 0 if it holds, and says
+//! why on standard error otherwise. They are ordinary Linux programs and must pass on Linux first.
+#![cfg(target_os = "linux")]
 
-/// Ends the program with what was wrong, where, and errno.
+use std::io::Error;
+
+/// Ends the program with a reason unless the condition holds.
 #[macro_export]
 macro_rules! check {
-    ($condition:expr) => {
-        if !$condition {
-            let error = std::io::Error::last_os_error();
-            eprintln!("{}:{}: {} is false ({error})", file!(), line!(), stringify!($condition));
-            std::process::exit(1);
+    ($cond:expr) => {
+        if !$cond {
+            $crate::fail(&format!("{}:{}: {}", file!(), line!(), stringify!($cond)));
+        }
+    };
+    ($cond:expr, $($arg:tt)+) => {
+        if !$cond {
+            $crate::fail(&format!("{}:{}: {}", file!(), line!(), format_args!($($arg)+)));
         }
     };
 }
 
-/// Ends the program unless both are equal.
+/// Ends the program with a reason unless both sides are equal.
 #[macro_export]
 macro_rules! check_eq {
-    ($left:expr, $right:expr) => {{
-        let (left, right) = (&$left, &$right);
-        if left != right {
-            eprintln!("{}:{}: {} is {left:?}, not {right:?}", file!(), line!(), stringify!($left));
-            std::process::exit(1);
+    ($a:expr, $b:expr) => {{
+        let (a, b) = (&$a, &$b);
+        if a != b {
+            $crate::fail(&format!(
+                "{}:{}: {} is {a:?}, not {b:?}",
+                file!(),
+                line!(),
+                stringify!($a)
+            ));
         }
     }};
+}
+
+/// Prints the reason and exits with 1, also from a forked child.
+pub fn fail(reason: &str) -> ! {
+    eprintln!("{reason}");
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(1) }
+}
+
+/// The result of a call that must succeed.
+#[track_caller]
+pub fn ok<T: Into<i64> + Copy>(result: T) -> T {
+    if result.into() < 0 {
+        fail(&format!("{}: {}", std::panic::Location::caller(), Error::last_os_error()));
+    }
+    result
+}
+
+/// The error number of a call that must fail.
+#[track_caller]
+pub fn err<T: Into<i64>>(result: T) -> i32 {
+    if result.into() >= 0 {
+        fail(&format!("{}: the call did not fail", std::panic::Location::caller()));
+    }
+    Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Forks; the child runs `f` and exits with what it returns.
+pub fn child(f: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the programs are single-threaded where they fork.
+    let pid = ok(unsafe { libc::fork() });
+    if pid == 0 {
+        let code = f();
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    pid
+}
+
+/// Waits for a child and returns its wait status.
+#[track_caller]
+pub fn wait(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: `status` is valid.
+    check_eq!(ok(unsafe { libc::waitpid(pid, &raw mut status, 0) }), pid);
+    status
+}
+
+/// Waits for a child that must exit with 0.
+#[track_caller]
+pub fn wait_ok(pid: i32) {
+    let status = wait(pid);
+    if status != 0 {
+        fail(&format!("{}: child ended with status {status:#x}", std::panic::Location::caller()));
+    }
+}
+
+/// A small repeatable generator of pseudo-random numbers (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Anonymous memory.
+#[track_caller]
+pub fn map(len: usize, prot: i32, flags: i32) -> *mut u8 {
+    // SAFETY: a new mapping.
+    let p =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags | libc::MAP_ANONYMOUS, -1, 0) };
+    if p == libc::MAP_FAILED {
+        fail(&format!("{}: mmap: {}", std::panic::Location::caller(), Error::last_os_error()));
+    }
+    p.cast()
 }
 
 /// errno of the last call of this thread.
@@ -29,26 +126,9 @@ pub fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// Runs `child` in a child process and returns its wait status.
-pub fn in_child(child: impl FnOnce() -> i32) -> i32 {
-    let pid = fork(child);
-    let mut status = 0;
-    // SAFETY: plain calls on our own child.
-    check_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    status
-}
-
-/// Starts `child` in a child process, which exits with what it returns.
-pub fn fork(child: impl FnOnce() -> i32) -> libc::pid_t {
-    // SAFETY: the child calls nothing that another thread of ours could hold a lock for.
-    match unsafe { libc::fork() } {
-        // SAFETY: ends the child without running the parent's exit handlers.
-        0 => unsafe { libc::_exit(child()) },
-        pid => {
-            check!(pid > 0);
-            pid
-        }
-    }
+/// Runs `f` in a child process and returns its wait status.
+pub fn in_child(f: impl FnOnce() -> i32) -> i32 {
+    wait(child(f))
 }
 
 /// Seconds on a clock.

@@ -3,7 +3,7 @@
 use std::mem::zeroed;
 use std::ptr::null_mut;
 
-use belljar_guest_tests::{check, check_eq, errno, fork, in_child, seconds, timespec};
+use belljar_guest_tests::{check, check_eq, child, errno, in_child, seconds, timespec};
 use libc::{CLOCK_MONOTONIC, SCHED_BATCH, SCHED_FIFO, SCHED_IDLE, SCHED_OTHER, SCHED_RR};
 
 fn set(pid: i32, policy: i32, priority: i32) -> i32 {
@@ -56,7 +56,7 @@ fn real_time_runs_before_normal() {
             check_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
         }
         check_eq!(set(0, SCHED_FIFO, 10), 0);
-        let hog = fork(|| {
+        let hog = child(|| {
             set(0, SCHED_OTHER, 0);
             loop {
                 std::hint::spin_loop();
@@ -138,7 +138,7 @@ fn affinity_is_kept_and_checked() {
 fn a_sleeper_is_not_kept_waiting_by_hogs() {
     let hogs: Vec<_> = (0..2)
         .map(|_| {
-            fork(|| {
+            child(|| {
                 loop {
                     std::hint::spin_loop();
                 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use belljar_guest_tests::{check, check_eq, fork};
+use belljar_guest_tests::{check, check_eq, child};
 
 fn mutexes_keep_threads_apart() {
     let counter = Arc::new(Mutex::new(0));
@@ -148,7 +148,7 @@ fn semaphores_in_shared_memory_join_processes() {
         let (a, b) = (page.cast::<libc::sem_t>(), page.cast::<libc::sem_t>().add(1));
         check_eq!(libc::sem_init(a, 1, 0), 0);
         check_eq!(libc::sem_init(b, 1, 0), 0);
-        let child = fork(|| {
+        let child = child(|| {
             for _ in 0..1000 {
                 check_eq!(libc::sem_wait(a), 0);
                 check_eq!(libc::sem_post(b), 0);

@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 use belljar_guest_tests::{
-    check, check_eq, errno, fork, handle, in_child, seconds, timespec, timeval,
+    check, check_eq, child, errno, handle, in_child, seconds, timespec, timeval,
 };
 use libc::{CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_REALTIME, CLOCK_THREAD_CPUTIME_ID};
 
@@ -72,7 +72,7 @@ fn sleeps_end_early_for_a_handler_only() {
 }
 
 fn a_stop_does_not_cut_a_sleep_short() {
-    let child = fork(|| {
+    let child = child(|| {
         let start = seconds(CLOCK_MONOTONIC);
         let slept = nanosleep(0.2).0 == 0 && seconds(CLOCK_MONOTONIC) - start >= 0.2;
         i32::from(!slept)
