@@ -4,7 +4,7 @@
 //! waker makes the condition true, *then* wakes. Whichever order the two come in, the sleeper sees
 //! the condition or the waker sees the sleeper: no wake-up is lost. The macros do all of it:
 //!
-//! ```ignore
+//! ```text
 //! wait_event!(self.writers, !self.is_full());                       // until it is true
 //! wait_event_interruptible!(self.readers, !self.is_empty())?;       // or ERESTARTSYS
 //! wait_event_timeout!(self.done, self.is_done(), Deadline::after(MS))?;  // or ETIMEDOUT
