@@ -24,6 +24,10 @@ pub const TICK_NS: u64 = 10_000_000;
 /// put back into the active array.
 const STARVATION_LIMIT: u64 = 1_000_000_000;
 
+/// Real-time entities may run for [`RT_RUNTIME`] of each of these, if others want to run.
+const RT_PERIOD: u64 = 1_000_000_000;
+const RT_RUNTIME: u64 = 950_000_000;
+
 /// The run queue of one CPU.
 #[repr(C)]
 #[derive(Described)]
@@ -51,6 +55,12 @@ pub struct RunQueue {
     expired_since: u64,
     /// The last accounting tick.
     last_tick: u64,
+    /// When the real-time period under way began.
+    rt_period: u64,
+    /// How long real-time entities ran in it.
+    rt_time: u64,
+    /// They used up their share of it.
+    rt_throttled: bool,
     /// What the entity just switched away from had borrowed.
     #[described(skip)]
     pub(super) prev_mm: Option<Ref<Mm>>,
@@ -83,6 +93,9 @@ impl RunQueue {
             expired: ptr::null_mut(),
             expired_since: 0,
             last_tick: 0,
+            rt_period: 0,
+            rt_time: 0,
+            rt_throttled: false,
             prev_mm: None,
             arrays: [PrioArray::new(), PrioArray::new()],
         }
@@ -253,6 +266,14 @@ impl RunQueue {
             core::mem::swap(&mut self.active, &mut self.expired);
             self.expired_since = 0;
         }
+        if self.rt_throttled {
+            // SAFETY: as above.
+            let normal =
+                unsafe { (*self.active).first_normal().or((*self.expired).first_normal()) };
+            if let Some(normal) = normal {
+                return normal;
+            }
+        }
         // SAFETY: as above.
         unsafe { (*self.active).first() }.map_or(self.idle, ptr::from_ref)
     }
@@ -266,6 +287,22 @@ impl RunQueue {
         curr.sum_exec_runtime.store(curr.sum_exec_runtime.load(Relaxed) + delta, Relaxed);
         curr.time_slice.store(curr.time_slice.load(Relaxed).saturating_sub(delta), Relaxed);
         curr.sleep_avg.store(curr.sleep_avg.load(Relaxed).saturating_sub(delta), Relaxed);
+        if curr.is_rt() {
+            self.rt_time += delta;
+        }
+    }
+
+    /// Keeps real-time entities to their share of each second (sched(7), "Limiting the CPU usage of
+    /// real-time and deadline processes"), so that a runaway one can still be stopped. True if that
+    /// changes who should run.
+    fn throttle_rt(&mut self, now: u64) -> bool {
+        let was = self.rt_throttled;
+        if now.saturating_sub(self.rt_period) >= RT_PERIOD {
+            self.rt_period = now;
+            self.rt_time = 0;
+        }
+        self.rt_throttled = self.rt_time > RT_RUNTIME;
+        was != self.rt_throttled && self.nr_running > 1
     }
 
     /// True if the newly runnable `entity` should run at once instead of the current one: its level is
@@ -274,6 +311,9 @@ impl RunQueue {
     pub fn preempts_curr(&self, entity: &Entity) -> bool {
         if self.is_idle() || ptr::eq(entity, self.stop) {
             return true;
+        }
+        if self.rt_throttled && entity.is_rt() && !self.curr().is_rt() {
+            return false;
         }
         entity.prio() < self.curr().prio()
             && (entity.is_rt() || entity.policy.load(Relaxed) == Policy::Normal as u32)
@@ -286,6 +326,11 @@ impl RunQueue {
         if self.is_idle() {
             return false;
         }
+        let throttled = self.throttle_rt(now);
+        self.slice_tick(now) || throttled
+    }
+
+    fn slice_tick(&mut self, now: u64) -> bool {
         // SAFETY: the running entity lives; detached from the borrow of `self`.
         let curr = unsafe { &*self.curr };
         if !curr.on_rq.load(Relaxed) || curr.time_slice.load(Relaxed) > 0 {
@@ -486,11 +531,28 @@ mod tests {
         for e in [&hog, &a, &b, &fifo] {
             rq.enqueue_task(e);
         }
-        run(&mut rq, 0, 1000 * MS);
-        assert_eq!((ran(&fifo), ran(&a)), (1000 * MS, 0));
+        run(&mut rq, 0, 900 * MS);
+        assert_eq!((ran(&fifo), ran(&a)), (900 * MS, 0));
         rq.dequeue_task(&fifo);
-        run(&mut rq, 1000 * MS, 2000 * MS);
-        assert_eq!((ran(&a), ran(&b), ran(&hog)), (500 * MS, 500 * MS, 0));
+        rq.dequeue_task(&hog);
+        run(&mut rq, 900 * MS, 1900 * MS);
+        assert_eq!((ran(&a), ran(&b)), (500 * MS, 500 * MS));
+    }
+
+    #[test]
+    fn real_time_entities_leave_others_a_twentieth() {
+        let mut rq = queue();
+        let (fifo, normal) = (entity(Policy::Fifo, 0, 50), normal(0));
+        rq.enqueue_task(&fifo);
+        rq.enqueue_task(&normal);
+        run(&mut rq, 0, 10_000 * MS);
+        let share = ran(&normal) / MS;
+        assert!((300..=600).contains(&share), "{share} ms of 10 s");
+        // With nobody else to run they have all of it.
+        rq.dequeue_task(&normal);
+        let before = ran(&fifo);
+        run(&mut rq, 10_000 * MS, 12_000 * MS);
+        assert_eq!(ran(&fifo) - before, 2000 * MS);
     }
 
     #[test]
@@ -610,7 +672,7 @@ mod tests {
                     }
                     Op::Switch => {
                         let next = switch(&mut rq, now);
-                        if !rq.is_idle() {
+                        if !rq.is_idle() && !rq.rt_throttled {
                             // SAFETY: as above.
                             let best = unsafe { (*rq.active).first_level() };
                             // SAFETY: as above.
