@@ -133,7 +133,7 @@ fn open_console() -> Result<()> {
         task.files().install(console.clone(), 0, 3, false)?;
     }
     if let Some(tty) = crate::drivers::tty::console::console() {
-        tty.set_controlling(true, true)?;
+        tty.lend()?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The little of sysfs that programs ask for: which CPUs there are.
+//! The little of sysfs that programs ask for: which CPUs there are, and which terminal the console is.
 
 use alloc::boxed::Box;
 
@@ -18,7 +18,24 @@ const SYSFS_MAGIC: u64 = 0x6265_6572;
 static ENTRIES: &[Entry] = &[
     dir("block", &[]),
     dir("bus", &[]),
-    dir("class", &[]),
+    dir(
+        "class",
+        &[dir(
+            "tty",
+            &[
+                dir(
+                    "console",
+                    &[
+                        text("active", |_, out| out.bytes(b"ttyAMA0\n")),
+                        text("dev", |_, out| out.bytes(b"5:1\n")),
+                    ],
+                ),
+                dir("ptmx", &[text("dev", |_, out| out.bytes(b"5:2\n"))]),
+                dir("tty", &[text("dev", |_, out| out.bytes(b"5:0\n"))]),
+                dir("ttyAMA0", &[text("dev", |_, out| out.bytes(b"204:64\n"))]),
+            ],
+        )],
+    ),
     dir("dev", &[]),
     dir(
         "devices",

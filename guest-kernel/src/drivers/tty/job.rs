@@ -122,18 +122,35 @@ impl Tty {
     pub(super) fn take_at_open(self: &Arc<Self>) {
         let Some(hooks) = hooks() else { return };
         let _job = JOB_LOCK.lock();
-        if (hooks.is_session_leader)()
-            && (hooks.controlling_tty)().is_none()
-            && self.state.lock().session.is_none()
-        {
-            self.become_controlling(hooks);
+        if (hooks.is_session_leader)() && (hooks.controlling_tty)().is_none() {
+            let (session, lent) = {
+                let state = self.state.lock();
+                (state.session.clone(), state.lent)
+            };
+            match session {
+                None => self.become_controlling(hooks),
+                Some(session) if lent => {
+                    (hooks.clear_session_tty)(&session);
+                    self.become_controlling(hooks);
+                }
+                Some(_) => {}
+            }
         }
+    }
+
+    /// Makes this the controlling terminal of init, until a session leader asks for it: an init that is
+    /// a shell then has job control, and one that starts sessions is not in their way.
+    pub fn lend(self: &Arc<Self>) -> Result<()> {
+        self.set_controlling(false, true)?;
+        self.state.lock().lent = true;
+        Ok(())
     }
 
     fn become_controlling(self: &Arc<Self>, hooks: &Hooks) {
         let new = ((hooks.session)(), (hooks.pgrp)());
         let old = {
             let mut state = self.state.lock();
+            state.lent = false;
             (
                 core::mem::replace(&mut state.session, new.0),
                 core::mem::replace(&mut state.pgrp, new.1),
@@ -149,7 +166,10 @@ impl Tty {
         let hooks = hooks().ok_or(Errno::EPERM)?;
         let _job = JOB_LOCK.lock();
         let leader = (hooks.is_session_leader)();
-        let session = self.state.lock().session.clone();
+        let (session, lent) = {
+            let state = self.state.lock();
+            (state.session.clone(), state.lent)
+        };
         if leader && same(&session, &(hooks.session)()) {
             return Ok(());
         }
@@ -157,7 +177,7 @@ impl Tty {
             return Err(Errno::EPERM);
         }
         if let Some(session) = &session {
-            if !(steal && (hooks.is_admin)()) {
+            if !lent && !(steal && (hooks.is_admin)()) {
                 return Err(Errno::EPERM);
             }
             (hooks.clear_session_tty)(session);

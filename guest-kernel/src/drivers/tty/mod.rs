@@ -91,6 +91,8 @@ pub struct State {
     session: Option<Ref<Pid>>,
     /// The foreground process group.
     pgrp: Option<Ref<Pid>>,
+    /// The session is init's, which gives the terminal up to the first that asks.
+    lent: bool,
     /// TIOCEXCL: only privileged callers may open it.
     exclusive: bool,
     /// Open files of the terminal side.
@@ -111,6 +113,7 @@ impl Tty {
                 ldisc: LineDiscipline::try_new()?,
                 session: None,
                 pgrp: None,
+                lent: false,
                 exclusive: false,
                 opens: 0,
                 sent_stop: false,
