@@ -350,11 +350,14 @@ impl SleepTimer {
 /// Sleeps until `deadline`, a wake-up or, in a state that allows it, a signal. The state was set by
 /// [`Entity::prepare_sleep`]. True if the deadline has come.
 pub fn schedule_timeout(deadline: Deadline, channel: &'static WaitChannel) -> bool {
-    let timer = SleepTimer::new(deadline);
-    // SAFETY: the timer stays in this frame.
-    unsafe { timer.arm() };
-    super::schedule::schedule_in(channel);
-    drop(timer);
+    {
+        // It ends with the block, in place: `drop(timer)` would move it, and a queued timer is known by
+        // its address.
+        let timer = SleepTimer::new(deadline);
+        // SAFETY: the timer stays in this frame.
+        unsafe { timer.arm() };
+        super::schedule::schedule_in(channel);
+    }
     core::sync::atomic::fence(Ordering::Acquire);
     deadline.has_passed()
 }

@@ -311,6 +311,9 @@ fn change_limit(target: &Task, which: Resource, new: Rlimit) -> Result<()> {
         return Err(Errno::EPERM);
     }
     target.signal.rlimits.set(which, new);
+    if let Some(mm) = target.se.get_mm() {
+        mm.set_limits(exec::mm_limits(target));
+    }
     Ok(())
 }
 
