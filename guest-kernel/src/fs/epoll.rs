@@ -339,6 +339,9 @@ impl EpollSet {
             if n > 0 {
                 return Ok(n);
             }
+            if deadline.has_passed() {
+                return Ok(0);
+            }
             let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("ep_poll"))
                 .exclusive()
                 .until(deadline);

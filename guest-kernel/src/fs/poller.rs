@@ -48,7 +48,8 @@ impl Entry {
 
 /// Waits for any of several files.
 pub struct Poller {
-    signal: Box<Signal>,
+    /// Made when the first file is waited for.
+    signal: Option<Box<Signal>>,
     #[allow(clippy::vec_box, reason = "a queued entry does not move")]
     entries: Vec<Box<Entry>>,
     failed: bool,
@@ -64,9 +65,16 @@ struct Asking<'a> {
 impl PollWaiter for Asking<'_> {
     fn add(&mut self, queue: &WaitQueue) {
         let poller = &mut *self.poller;
+        if poller.signal.is_none() {
+            poller.signal = crate::mm::try_box(Signal::default()).ok();
+        }
+        let Some(signal) = &poller.signal else {
+            poller.failed = true;
+            return;
+        };
         let entry = crate::mm::try_box(Entry {
             wait: WaitEntry::with(Entry::wake, false),
-            signal: &raw const *poller.signal,
+            signal: &raw const **signal,
             interest: (self.interest | PollFlags::ERR | PollFlags::HUP).bits(),
             queue,
             file: self.file.clone(),
@@ -85,9 +93,8 @@ impl PollWaiter for Asking<'_> {
 
 impl Poller {
     /// Waits for nothing yet.
-    pub fn try_new() -> Result<Self> {
-        let signal = crate::mm::try_box(Signal::default())?;
-        Ok(Self { signal, entries: Vec::new(), failed: false })
+    pub const fn new() -> Self {
+        Self { signal: None, entries: Vec::new(), failed: false }
     }
 
     /// Asks a file what it is ready for; with `wait`, its next change ends [`sleep`](Self::sleep).
@@ -104,11 +111,18 @@ impl Poller {
         if self.failed {
             return Err(Errno::ENOMEM);
         }
-        let signal = &*self.signal;
+        let nothing = Signal::default();
+        let signal = self.signal.as_deref().unwrap_or(&nothing);
         let triggered = || signal.triggered.load(Ordering::Acquire);
         wait_event_interruptible_timeout!(signal.wait, triggered(), deadline)?;
         signal.triggered.store(false, Ordering::Release);
         Ok(())
+    }
+}
+
+impl Default for Poller {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -122,7 +122,7 @@ impl FileOps for RootDir {
         }
         let ns = namespace(&file.inode.sb);
         loop {
-            let from = u32::try_from(*pos - FIRST_PID_POS).map_err(|_| Errno::EINVAL)?;
+            let Ok(from) = u32::try_from(*pos - FIRST_PID_POS) else { return Ok(()) };
             let Some(found) = Pid::find_from(from, ns) else { return Ok(()) };
             let number = found.nr_in(ns);
             let next = FIRST_PID_POS + u64::from(number) + 1;

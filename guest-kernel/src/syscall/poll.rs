@@ -115,7 +115,7 @@ impl Asked {
 
 /// Waits until a file is ready for what is asked, or the deadline; counts those that are.
 fn wait_for_any(asked: &mut [Asked], deadline: Deadline) -> Result<usize> {
-    let mut poller = Poller::try_new()?;
+    let mut poller = Poller::new();
     let mut first = true;
     loop {
         let mut count = asked.iter().filter(|a| a.ready == PollFlags::NVAL).count();
@@ -129,6 +129,10 @@ fn wait_for_any(asked: &mut [Asked], deadline: Deadline) -> Result<usize> {
         }
         if count > 0 {
             return Ok(count);
+        }
+        if first && deadline.has_passed() {
+            let interrupted = task::current().se.signal_pending();
+            return if interrupted { Err(Errno::ERESTARTNOHAND) } else { Ok(0) };
         }
         first = false;
         match poller.sleep(deadline) {

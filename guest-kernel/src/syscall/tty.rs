@@ -6,6 +6,7 @@ use super::{Args, SysResult};
 use crate::drivers::tty::job;
 use crate::errno::Errno;
 use crate::ns::{Cap, Pid, PidType};
+use crate::task::rlimit::Resource;
 use crate::task::{self, list};
 
 /// Lets terminals find and change the caller's session, groups and controlling terminal; boot order
@@ -31,6 +32,11 @@ pub fn install_hooks() {
         },
         number: |pid| pid.nr_in(&task::current().active_pid_ns()),
         is_admin: || task::current().cred().capable(Cap::SysAdmin),
+        install_file: |file, cloexec| {
+            let task = task::current();
+            let limit = task.signal.rlimits.soft(Resource::Nofile) as usize;
+            task.files().install(file, 0, limit, cloexec)
+        },
         file_ids: || {
             let cred = task::current().cred();
             (cred.fsuid, cred.fsgid)

@@ -11,10 +11,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::pty::{NR_PTYS, PTS_MAJOR};
 use super::{Tty, job};
 use crate::errno::{Errno, Result};
+use crate::fs::mount::init_mnt_ns;
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{
     Dentry, Dev, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest,
-    OpenFlags, Path, SuperBlock,
+    OpenFlags, Path, SuperBlock, namei,
 };
 use crate::kref::Ref;
 use crate::sync::{Once, SpinLock};
@@ -125,6 +126,18 @@ pub(super) fn remove(index: u32) {
         pts.node.set_nlink(0);
         NR_PTYS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The place of /dev/pts/`index`, wherever devpts is mounted; `EIO` if it is nowhere.
+pub(super) fn place(index: u32) -> Result<Path> {
+    let root = &instance()?.root;
+    let mounts = init_mnt_ns();
+    let mnt = (0..)
+        .map_while(|i| mounts.mount_at(i))
+        .find(|mount| Ref::ptr_eq(&mount.root, root))
+        .ok_or(Errno::EIO)?;
+    let dentry = namei::lookup_child(root, alloc::format!("{index}").as_bytes())?;
+    Ok(Path { mnt, dentry })
 }
 
 /// The terminal /dev/pts/`index`.

@@ -2,10 +2,13 @@
 
 use alloc::sync::Arc;
 
+use super::console::TtyFile;
 use super::pty::Master;
 use super::termios::{Termios, VSTART, VSTOP, WinSize};
-use super::{Backend, State, Tty, job};
+use super::{Backend, State, Tty, devpts, job};
 use crate::errno::{Errno, Result};
+use crate::fs::{FMode, File, OpenFlags};
+use crate::mm::try_box;
 use crate::mm::user::UserPtr;
 use crate::pod;
 use crate::signal::{self, SIGTTOU, SIGWINCH};
@@ -76,6 +79,7 @@ pub fn master(tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize
         TIOCGPTLCK => word(arg).write(u32::from(side.is_locked()))?,
         TIOCPKT => side.set_packet_mode(word(arg).read()? != 0),
         TIOCGPKT => word(arg).write(u32::from(side.packet_mode()))?,
+        TIOCGPTPEER => return open_peer(tty, side, arg as u32),
         TIOCSIG => {
             let sig = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
             if !signal::is_valid(sig) {
@@ -99,6 +103,20 @@ pub fn master(tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize
         _ => return common(tty, cmd, arg),
     }
     Ok(0)
+}
+
+/// TIOCGPTPEER: a descriptor of the terminal side, whatever its name in the caller's mounts.
+fn open_peer(tty: &Arc<Tty>, side: &Master, flags: u32) -> Result<usize> {
+    let hooks = job::hooks().ok_or(Errno::ENOTTY)?;
+    let flags = OpenFlags::from_bits_truncate(flags);
+    let mut fmode = FMode::empty();
+    fmode.set(FMode::READ, flags.reads());
+    fmode.set(FMode::WRITE, flags.writes());
+    let take = flags.reads() && !flags.contains(OpenFlags::NOCTTY);
+    let place = devpts::place(side.index)?;
+    let ops = TtyFile::open(tty.clone(), false, take)?;
+    let file = File::new(place, flags, fmode, try_box(ops)?)?;
+    Ok((hooks.install_file)(file, flags.contains(OpenFlags::CLOEXEC))? as usize)
 }
 
 /// What both sides answer alike: it is about the terminal.

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 
 use super::Tty;
 use crate::errno::{Errno, Result};
+use crate::fs::File;
 use crate::kref::Ref;
 use crate::ns::Pid;
 use crate::signal::{self, SIGCONT, SIGHUP, SIGTTIN};
@@ -36,6 +37,8 @@ pub struct Hooks {
     pub number: fn(&Pid) -> u32,
     /// True if the caller has CAP_SYS_ADMIN.
     pub is_admin: fn() -> bool,
+    /// Gives the caller a descriptor of a file, closed on exec or not.
+    pub install_file: fn(Ref<File>, bool) -> Result<i32>,
     /// User and group that the caller's new files belong to.
     pub file_ids: fn() -> (u32, u32),
 }
