@@ -180,7 +180,7 @@ impl Tty {
             return Err(Errno::EPERM);
         }
         if let Some(session) = &session {
-            if !lent && !(steal && (hooks.is_admin)()) {
+            if !(lent || steal && (hooks.is_admin)()) {
                 return Err(Errno::EPERM);
             }
             (hooks.clear_session_tty)(session);

@@ -24,9 +24,9 @@ fn argument(random: &mut Random, memory: u64) -> u64 {
         6 => 1 << random.below(64),
         7 => (1 << 48) - random.below(8192),
         8 => random.below(1 << 16),
-        9 => u64::from(random.next() as u32),
+        9 => u64::from(random.number() as u32),
         10 => memory + 65536 - random.below(64),
-        _ => random.next(),
+        _ => random.number(),
     }
 }
 
@@ -36,7 +36,7 @@ fn burst(seed: u64, calls: u64, as_user: bool, only: &Range<u64>) -> i32 {
     // SAFETY: the memory is ours; the calls may do to this process whatever they like.
     unsafe {
         for i in 0..8192 {
-            *(memory as *mut u64).add(i) = random.next() >> random.below(64);
+            *(memory as *mut u64).add(i) = random.number() >> random.below(64);
         }
         if as_user {
             libc::setgid(1000);

@@ -108,7 +108,9 @@ fn interval_timers_ring() {
     COUNT.store(0, SeqCst);
     set_itimer(libc::ITIMER_VIRTUAL, 0.02, 0.02);
     let start = seconds(CLOCK_PROCESS_CPUTIME_ID);
-    while COUNT.load(SeqCst) < 3 {}
+    while COUNT.load(SeqCst) < 3 {
+        std::hint::spin_loop();
+    }
     check!(seconds(CLOCK_PROCESS_CPUTIME_ID) - start > 0.03);
     set_itimer(libc::ITIMER_VIRTUAL, 0.0, 0.0);
 }
@@ -179,7 +181,9 @@ fn posix_timers_ring_and_count_overruns() {
     COUNT.store(0, SeqCst);
     timer.set(0.03, 0.0);
     let start = seconds(CLOCK_THREAD_CPUTIME_ID);
-    while COUNT.load(SeqCst) == 0 {}
+    while COUNT.load(SeqCst) == 0 {
+        std::hint::spin_loop();
+    }
     check!(seconds(CLOCK_THREAD_CPUTIME_ID) - start >= 0.02);
     drop(timer);
     // SAFETY: a number that no timer has.
