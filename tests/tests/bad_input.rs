@@ -74,6 +74,18 @@ fn program_for_another_machine_is_named_with_its_machine() {
 }
 
 #[test]
+fn truncated_program_is_refused() {
+    let sandbox = Sandbox::new();
+    // A program header for 4096 bytes that are not there.
+    let mut program = fs::read(sandbox.path("prog")).unwrap();
+    program.resize(64 + 56, 0);
+    (program[32], program[54], program[56], program[64]) = (64, 56, 1, 1);
+    program[64 + 33] = 0x10;
+    fs::write(sandbox.path("prog"), program).unwrap();
+    sandbox.run(&["run", "./prog"]).assert_failed(&["./prog", "cut short"]);
+}
+
+#[test]
 fn truncated_cpio_is_refused() {
     let sandbox = Sandbox::new();
     let whole = fs::read(sandbox.path("home/images/small/rootfs.cpio")).unwrap();

@@ -176,15 +176,15 @@ fn cmdline(console: Console, more: Option<&str>) -> String {
     words.join(" ")
 }
 
-/// The files are in RAM twice while the kernel unpacks them.
+/// Refuses what cannot boot before anything starts.
 fn check_size(memory: u64, image: &str, boot: &Boot) -> Result<(), SizeError> {
-    /// What the kernel itself needs beside its image and the initrd.
-    const WORKING: u64 = 8 << 20;
+    /// What the kernel and a small program need beside that.
+    const WORKING: u64 = 6 << 20;
     let footprint = boot.footprint + WORKING;
     if footprint <= memory {
         return Ok(());
     }
-    let enough = (2 * boot.footprint + 2 * WORKING).next_multiple_of(16 << 20);
+    let enough = (footprint + WORKING).next_multiple_of(16 << 20);
     Err(SizeError::BelowImage { memory, image: image.to_owned(), footprint, enough })
 }
 

@@ -2,7 +2,7 @@
 //! it run alone.
 
 use object::Endianness;
-use object::elf::{EM_AARCH64, ET_DYN, ET_EXEC, FileHeader64, Machine, PT_INTERP};
+use object::elf::{EM_AARCH64, ET_DYN, ET_EXEC, FileHeader64, Machine, PT_INTERP, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 /// The bytes of a file that are needed: the header, and in practice the program headers.
@@ -13,9 +13,9 @@ pub(super) fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
 }
 
-/// Checks that an ELF file, of which `head` is the start, is an AArch64 program. Says in words what
-/// it is otherwise: "it is built for x86-64".
-pub(super) fn check(head: &[u8]) -> Result<(), String> {
+/// Checks that an ELF file of `len` bytes, of which `head` is the start, is a whole AArch64 program. Says
+/// in words what it is otherwise: "it is built for x86-64".
+pub(super) fn check(head: &[u8], len: u64) -> Result<(), String> {
     let class = head.get(4).copied().unwrap_or(0);
     let data = head.get(5).copied().unwrap_or(0);
     let machine = match (head.get(18..20), data) {
@@ -32,7 +32,16 @@ pub(super) fn check(head: &[u8]) -> Result<(), String> {
     if kind != ET_EXEC && kind != ET_DYN {
         return Err("it is an ELF file but no program".to_owned());
     }
-    Ok(())
+    // A table beyond what was read is not checked; compilers put it right behind the header.
+    let segments = header.program_headers(Endianness::Little, head).unwrap_or_default();
+    let end = |segment: &ProgramHeader64<_>| {
+        let endian = Endianness::Little;
+        segment.p_offset(endian).saturating_add(segment.p_filesz(endian))
+    };
+    match segments.iter().all(|segment| end(segment) <= len) {
+        true => Ok(()),
+        false => Err(format!("it is cut short after {len} bytes")),
+    }
 }
 
 /// The dynamic loader that the program of which `head` is the start asks for.
@@ -71,16 +80,32 @@ mod tests {
 
     #[test]
     fn check_names_the_other_machine() {
-        assert_eq!(check(&header(EM_AARCH64)), Ok(()));
-        assert!(check(&header(Machine(62))).unwrap_err().contains("x86-64"));
-        assert!(check(b"\x7fELF\x02").unwrap_err().contains("cut short"));
+        assert_eq!(check(&header(EM_AARCH64), 64), Ok(()));
+        assert!(check(&header(Machine(62)), 64).unwrap_err().contains("x86-64"));
+        assert!(check(b"\x7fELF\x02", 5).unwrap_err().contains("cut short"));
+    }
+
+    #[test]
+    fn check_finds_a_segment_beyond_the_end() {
+        let mut bytes = header(EM_AARCH64);
+        bytes[32] = 64; // e_phoff
+        bytes[54] = 56; // e_phentsize
+        bytes[56] = 1; // e_phnum
+        bytes.resize(64 + 56, 0);
+        bytes[64] = 1; // PT_LOAD
+        bytes[64 + 32..64 + 34].copy_from_slice(&500u16.to_le_bytes()); // p_filesz
+        assert_eq!(check(&bytes, 500), Ok(()));
+        assert!(check(&bytes, 499).unwrap_err().contains("cut short"));
     }
 
     #[test]
     fn the_test_program_itself_is_refused_elsewhere_than_on_aarch64() {
         let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert!(is_elf(&bytes));
-        assert_eq!(check(&bytes[..HEAD]).is_ok(), cfg!(target_arch = "aarch64"));
+        assert_eq!(
+            check(&bytes[..HEAD], bytes.len() as u64).is_ok(),
+            cfg!(target_arch = "aarch64")
+        );
         assert!(interpreter(&bytes[..HEAD]).is_some() || cfg!(target_feature = "crt-static"));
     }
 }

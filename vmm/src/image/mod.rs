@@ -14,7 +14,7 @@ mod recipe;
 mod source;
 mod tree;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -187,7 +187,8 @@ pub struct Boot {
     pub kernel: PathBuf,
     /// The initrd; a built Image without another program brings its own.
     pub initrd: Option<File>,
-    /// Bytes of RAM that kernel and initrd take from the start.
+    /// Bytes of RAM that kernel and files take until the guest has booted: the initrd is there twice
+    /// while it is unpacked.
     pub footprint: u64,
 }
 
@@ -215,7 +216,7 @@ impl Image {
         let name = short_name(path);
         match metadata.is_dir() {
             true => Self::from_folder(name, path),
-            false => Self::from_file(name, path),
+            false => Self::from_file(name, path, &metadata),
         }
     }
 
@@ -239,13 +240,13 @@ impl Image {
         Ok(Self { name, kernel: None, files: Files::Rootfs(rootfs), recipe })
     }
 
-    fn from_file(name: String, path: &Path) -> Result<Self, Error> {
+    fn from_file(name: String, path: &Path, metadata: &Metadata) -> Result<Self, Error> {
         let head = source::head(path)?;
         let plain = |files| Self { name, kernel: None, files, recipe: Recipe::default() };
         let named = |ending: &str| path.to_string_lossy().ends_with(ending);
         if elf::is_elf(&head) {
             let program = path.display().to_string();
-            elf::check(&head).map_err(|cause| Error::Machine { program, cause })?;
+            elf::check(&head, metadata.len()).map_err(|cause| Error::Machine { program, cause })?;
             if let Some(interpreter) = elf::interpreter(&head) {
                 return Err(Error::Dynamic { path: path.to_owned(), interpreter });
             }
@@ -287,7 +288,7 @@ impl Image {
         let header = kernel_header(&kernel)?;
         let initrd = self.initrd(program)?;
         let len = initrd.as_ref().map(|file| file.metadata().map(|m| m.len()).unwrap_or(0));
-        Ok(Boot { kernel, initrd, footprint: header.image_size + len.unwrap_or(0) })
+        Ok(Boot { kernel, initrd, footprint: header.image_size + 2 * len.unwrap_or(0) })
     }
 
     /// The files of the image and of `/.belljar`; none if the kernel carries them already.

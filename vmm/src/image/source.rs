@@ -93,7 +93,7 @@ impl Rootfs {
         let mut head = vec![0; elf::HEAD.min(usize::try_from(len).unwrap_or(usize::MAX))];
         self.archive.read_exact_at(&mut head, offset).map_err(|e| e.to_string())?;
         match (elf::is_elf(&head), head.starts_with(b"#!")) {
-            (true, _) => elf::check(&head),
+            (true, _) => elf::check(&head, len),
             (_, true) => Ok(()),
             _ if head.is_empty() => Err("it is empty".to_owned()),
             _ => Err("it is neither an ELF file nor a script".to_owned()),

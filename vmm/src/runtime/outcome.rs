@@ -108,7 +108,7 @@ impl Outcome {
     pub fn complaint(&self, vm: &str) -> Option<String> {
         match self {
             Self::Panicked { message } => Some(format!(
-                "VM {vm}: the guest kernel panicked: {message}: please report it, its last words are above"
+                "VM {vm}: the guest kernel panicked: {message} (its last words are in the output)"
             )),
             Self::Died { cause } => Some(format!("VM {vm} died: {cause}: start it again")),
             Self::OutputFailed { cause } => {
