@@ -37,6 +37,8 @@ pub fn init(initrd: &[u8]) -> Result<Path> {
     if !initrd.is_empty() {
         initramfs::unpack(caller, initrd);
     }
+    // Whatever size the image has, files may take half of what it left: the rest is for programs.
+    tmpfs::limit_growth(&root.mnt.sb, mm::frame::available_frames() as u64 / 2);
     Ok(root)
 }
 

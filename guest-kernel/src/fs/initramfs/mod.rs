@@ -21,7 +21,7 @@ use super::{Caller, Dev, Inode, Path, Timestamp, UserBuf, namei, open, verbs};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::uapi;
-use crate::{kinfo, kwarn};
+use crate::{kerr, kinfo, kwarn};
 
 /// What unpacking came to.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub fn unpack(caller: Caller<'_>, image: &[u8]) -> Summary {
     };
     if let Err(broken) = unpacker.chain(image) {
         unpacker.summary.broken = Some(broken);
-        kwarn!("initramfs: broken: {broken}");
+        kerr!("initramfs: broken: {broken}");
     }
     // Making names in a directory changed its times: they are set last.
     for (inode, mtime) in &unpacker.dirs {

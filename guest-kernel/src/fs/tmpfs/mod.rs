@@ -214,6 +214,14 @@ pub fn new_unlimited(fs_type: &'static str, mode: u32) -> Result<Ref<Dentry>> {
     new_root(fs_type, mode, Quota::unlimited())
 }
 
+/// Limits a file system that is in use already to what it holds and `pages` more.
+pub fn limit_growth(sb: &SuperBlock, pages: u64) {
+    if let Some(tmp) = sb.ops_as::<TmpSuper>() {
+        let quota = &tmp.quota;
+        quota.max_pages.store(quota.pages.load(Ordering::Relaxed) + pages, Ordering::Relaxed);
+    }
+}
+
 fn new_root(fs_type: &'static str, mode: u32, quota: Quota) -> Result<Ref<Dentry>> {
     let quota = Arc::new(quota);
     let sb = SuperBlock::new(fs_type, MAGIC, Box::new(TmpSuper { quota }))?;
