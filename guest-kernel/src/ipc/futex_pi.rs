@@ -112,7 +112,8 @@ enum Attempt {
 }
 
 /// `FUTEX_LOCK_PI`, `FUTEX_TRYLOCK_PI`: takes the lock for the caller, whose number is `tid`, sleeping
-/// while another holds it. `owner` finds a thread by number, unless it exits.
+/// while another holds it. `owner` finds a thread by number; it fails if there is none or it
+/// exits.
 ///
 /// `EDEADLK`, `ESRCH` (the owner is gone), `ETIMEDOUT`, `EAGAIN` for `try_only`, or `ERESTARTNOINTR` if a
 /// signal came.
@@ -122,7 +123,7 @@ pub fn lock(
     tid: u32,
     deadline: Deadline,
     try_only: bool,
-    owner: impl Fn(u32) -> Option<*const Entity>,
+    owner: impl Fn(u32) -> Result<*const Entity>,
 ) -> Result<()> {
     loop {
         let key = Key::of(addr, private)?;
@@ -150,7 +151,7 @@ fn attempt(
     addr: u64,
     tid: u32,
     try_only: bool,
-    owner: &impl Fn(u32) -> Option<*const Entity>,
+    owner: &impl Fn(u32) -> Result<*const Entity>,
 ) -> Result<Attempt> {
     let Some(word) = load_locked(addr) else { return Ok(Attempt::Again) };
     let swap = |new| matches!(uaccess::cmpxchg_user_u32(addr, word, new), Ok(was) if was == word);
@@ -169,7 +170,7 @@ fn attempt(
     let at = match find(states, key) {
         Some(at) => at,
         None => {
-            let owner = owner(holder).ok_or(Errno::ESRCH)?;
+            let owner = owner(holder)?;
             states.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             states.push(crate::mm::try_box(PiState { key, addr, owner, waiters: Vec::new() })?);
             states.len() - 1
@@ -327,8 +328,10 @@ mod tests {
         THREADS.lock().unwrap().get_or_insert_default().insert(tid, me);
     }
 
-    fn owner(tid: u32) -> Option<*const Entity> {
-        Some(*THREADS.lock().unwrap().as_ref()?.get(&tid)? as *const Entity)
+    fn owner(tid: u32) -> Result<*const Entity> {
+        let mut threads = THREADS.lock().unwrap();
+        let found = threads.get_or_insert_default().get(&tid).copied();
+        found.map(|address| address as *const Entity).ok_or(Errno::ESRCH)
     }
 
     fn take(addr: u64, tid: u32) -> Result<()> {

@@ -122,7 +122,13 @@ impl Entity {
     /// User and system time up to now.
     pub fn cpu_time(&self) -> CpuTime {
         let sum = self.sum_exec_runtime();
-        let (user, system) = (self.utime_sampled.load(Relaxed), self.stime_sampled.load(Relaxed));
+        let (mut user, mut system) =
+            (self.utime_sampled.load(Relaxed), self.stime_sampled.load(Relaxed));
+        // SAFETY: set before it runs, or by itself (exec); a look from elsewhere may come early or late.
+        if !unsafe { *self.thread.is_user.get() } {
+            // A kernel thread that no tick has met yet was in the kernel all the same.
+            (user, system) = (0, 1);
+        }
         show(sum, user, system, &self.utime, &self.stime)
     }
 }
@@ -139,6 +145,8 @@ mod tests {
         assert_eq!(split(100, 1, 3), CpuTime { user: 25, system: 75 });
 
         let entity = Entity::new(&BARE_OPS);
+        // SAFETY: nobody else knows it.
+        unsafe { *entity.thread.is_user.get() = true };
         let run = |ns: u64, user| {
             entity.sum_exec_runtime.fetch_add(ns, Relaxed);
             sample(&entity, user);

@@ -60,8 +60,11 @@ fn pi(addr: u64, private: bool, command: u32, deadline: Result<Deadline>) -> Sys
     }
     // Valid while the lock that `futex_pi` holds is held: the thread has not begun to exit.
     let owner = |nr| {
-        let task = list::find_thread(nr, ns)?;
-        (!task.is_exiting()).then(|| core::ptr::from_ref(&task.se))
+        let task = list::find_thread(nr, ns).filter(|t| !t.is_exiting()).ok_or(Errno::ESRCH)?;
+        if task.is_kthread() {
+            return Err(Errno::EPERM);
+        }
+        Ok(core::ptr::from_ref(&task.se))
     };
     let try_only = command == FUTEX_TRYLOCK_PI;
     let deadline = if try_only { Deadline::NEVER } else { deadline? };
