@@ -25,8 +25,9 @@ pub fn install_hooks() {
         find_pgrp: |number| {
             let pgrp = Pid::find(number, &task::current().active_pid_ns())?;
             let list = list::lock();
-            let member = list.members(&pgrp, PidType::Pgid).next()?;
-            let session = member.signal.pid(PidType::Sid);
+            // A process that leads no group yet may be named too.
+            let member = list.members(&pgrp, PidType::Pgid).next().or(list.thread_of(&pgrp));
+            let session = member.and_then(|task| task.signal.pid(PidType::Sid));
             drop(list);
             Some((pgrp, session))
         },
