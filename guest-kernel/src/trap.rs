@@ -177,6 +177,7 @@ extern "C" fn trap_el1_sync(regs: &mut PtRegs) {
     let exception = Exception::decode(regs.esr, far);
     if let Exception::DataAbort(abort) = exception
         && VirtAddr(arch::untagged(far)).is_user()
+        && arch::is_user_access(regs.pc)
     {
         let info = &arch::current_thread().info;
         // With preemption off (a lock is held) the page may not be read in: the copy reports a fault

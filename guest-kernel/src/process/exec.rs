@@ -659,14 +659,7 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
     task.set_comm(name);
     task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);
     task.signal.did_exec.store(true, Ordering::Relaxed);
-    let thread = &task.se.thread;
-    // SAFETY: the calling thread's own registers; the old program is gone.
-    unsafe {
-        *thread.fp.get() = arch::FpState::default();
-        *thread.tpidr_el0.get() = 0;
-        *thread.is_user.get() = true;
-    }
-    arch::load_user_state(thread);
+    arch::reset_user_state();
     *regs = PtRegs {
         pc: entry.pc,
         sp: entry.sp,

@@ -10,9 +10,11 @@
 //!    sp ─>│ siginfo
 //! ```
 
-use crate::arch::{FpState, PtRegs};
+use core::mem::{MaybeUninit, offset_of};
+
+use crate::arch::{self, FpState, PtRegs};
 use crate::errno::{Errno, Result};
-use crate::mm::{copy_in, copy_out};
+use crate::mm::copy_out;
 use crate::process::signal::{self, Delivery};
 use crate::signal::{SIGSEGV, SigInfo, SigSet};
 use crate::task::{AltStack, Task};
@@ -31,15 +33,62 @@ pub const SS_AUTODISARM: u32 = 1 << 31;
 const FPSIMD_MAGIC: u32 = 0x4650_8001;
 const FPSIMD_SIZE: usize = 528;
 
-const UCONTEXT: usize = SigInfo::USER_SIZE;
-const UC_STACK: usize = UCONTEXT + 16;
-const UC_SIGMASK: usize = UCONTEXT + 40;
-const SIGCONTEXT: usize = UCONTEXT + 176;
-const SC_REGS: usize = SIGCONTEXT + 8;
-const SC_RESERVED: usize = SIGCONTEXT + 288;
-const RECORD_END: usize = SC_RESERVED + FPSIMD_SIZE;
+/// `struct rt_sigframe` with the frame record above it.
+#[repr(C)]
+struct Frame {
+    info: SigInfo,
+    info_rest: [u64; 10],
+    context: Context,
+    /// The registers of `struct fpsimd_context`. What [`FpState`] has behind them is the terminating record
+    /// of the program's frame: its words are 0 there, and the status stands in front of the registers.
+    fp: FpState,
+    record: [u64; 2],
+}
+
+/// `struct ucontext` with the `struct sigcontext` in it, and the header of `struct fpsimd_context`.
+#[repr(C)]
+struct Context {
+    flags: u64,
+    link: u64,
+    stack_sp: u64,
+    stack_flags: u32,
+    stack_pad: u32,
+    stack_size: u64,
+    mask: SigSet,
+    /// Room for 1024 signals, and alignment.
+    unused: [u64; 16],
+    fault_address: u64,
+    x: [u64; 31],
+    sp: u64,
+    pc: u64,
+    pstate: u64,
+    pad: u64,
+    fp_magic: u32,
+    fp_size: u32,
+    fpsr: u32,
+    fpcr: u32,
+}
+
+/// What `rt_sigreturn` takes back.
+#[repr(C)]
+struct Saved {
+    context: Context,
+    fp: FpState,
+}
+
 /// Bytes of the frame without the frame record above it.
-const FRAME_SIZE: usize = RECORD_END + 16;
+const FRAME_SIZE: usize = offset_of!(Frame, record);
+
+// asm/sigcontext.h and asm/ucontext.h.
+const _: () = {
+    assert!(offset_of!(Frame, context) == SigInfo::USER_SIZE, "uc");
+    assert!(offset_of!(Context, mask) == 40, "uc_sigmask");
+    assert!(offset_of!(Context, fault_address) == 176, "uc_mcontext");
+    assert!(offset_of!(Context, fp_magic) == 176 + 288, "__reserved");
+    assert!(size_of::<Context>() == 176 + 288 + 16, "the registers follow the header");
+    assert!(offset_of!(FpState, fpsr) == 512 && size_of::<FpState>() == FPSIMD_SIZE, "FpState");
+    assert!(FRAME_SIZE.is_multiple_of(16), "the stack stays aligned");
+};
 
 /// Condition flags, the only part of PSTATE that a program may change through its frame.
 const PSTATE_USER_MASK: u64 = 0xf000_0000 | 1 << 24 | 1 << 12 | 1 << 21;
@@ -50,30 +99,6 @@ pub const MIN_STACK: usize = FRAME_SIZE + 16;
 /// True if the stack pointer lies on the alternate stack.
 pub fn on_altstack(stack: &AltStack, sp: u64) -> bool {
     stack.flags & SS_AUTODISARM == 0 && sp > stack.sp && sp - stack.sp <= stack.size
-}
-
-struct Frame {
-    bytes: [u8; FRAME_SIZE],
-}
-
-impl Frame {
-    fn put(&mut self, at: usize, value: u64) {
-        self.bytes[at..][..8].copy_from_slice(&value.to_le_bytes());
-    }
-
-    fn put32(&mut self, at: usize, value: u32) {
-        self.bytes[at..][..4].copy_from_slice(&value.to_le_bytes());
-    }
-
-    fn get(&self, at: usize) -> u64 {
-        let mut word = [0; 8];
-        word.copy_from_slice(&self.bytes[at..][..8]);
-        u64::from_le_bytes(word)
-    }
-
-    fn get32(&self, at: usize) -> u32 {
-        self.get(at) as u32
-    }
 }
 
 /// Makes the thread run its handler when it goes back to EL0. If there is no room for the frame the
@@ -107,44 +132,48 @@ fn setup_frame(task: &Task, regs: &mut PtRegs, delivery: &Delivery) -> Result<()
     let record = (top & !15).checked_sub(16).ok_or(Errno::EFAULT)?;
     let base = record.checked_sub(FRAME_SIZE as u64).ok_or(Errno::EFAULT)? & !15;
 
-    let mut frame = Frame { bytes: [0; FRAME_SIZE] };
-    frame.bytes[..SigInfo::USER_SIZE].copy_from_slice(&delivery.info.to_user());
     let stack_flags = if altstack.size == 0 {
         SS_DISABLE
     } else {
         altstack.flags | if on_altstack(altstack, regs.sp) { SS_ONSTACK } else { 0 }
     };
-    frame.put(UC_STACK, altstack.sp);
-    frame.put32(UC_STACK + 8, stack_flags);
-    frame.put(UC_STACK + 16, altstack.size);
-    frame.put(UC_SIGMASK, signal::mask_to_save(task).0);
-    // SAFETY: the fault address is the calling task's own.
-    frame.put(SIGCONTEXT, unsafe { *task.se.thread.fault_address.get() });
-    for (i, x) in regs.x.iter().enumerate() {
-        frame.put(SC_REGS + i * 8, *x);
-    }
-    frame.put(SC_REGS + 248, regs.sp);
-    frame.put(SC_REGS + 256, regs.pc);
-    frame.put(SC_REGS + 264, regs.pstate);
-    crate::arch::save_user_state(&task.se.thread);
-    // SAFETY: the calling thread's own registers.
-    let fp: &FpState = unsafe { &*task.se.thread.fp.get() };
-    frame.put32(SC_RESERVED, FPSIMD_MAGIC);
-    frame.put32(SC_RESERVED + 4, FPSIMD_SIZE as u32);
-    frame.put32(SC_RESERVED + 8, fp.fpsr);
-    frame.put32(SC_RESERVED + 12, fp.fpcr);
-    for (i, v) in fp.v.iter().enumerate() {
-        frame.bytes[SC_RESERVED + 16 + i * 16..][..16].copy_from_slice(&v.to_le_bytes());
-    }
-    copy_out(base, &frame.bytes)?;
-    let mut link = [0; 16];
-    link[..8].copy_from_slice(&regs.x[29].to_le_bytes());
-    link[8..].copy_from_slice(&regs.x[30].to_le_bytes());
-    copy_out(record, &link)?;
+    let mut frame = MaybeUninit::<Frame>::uninit();
+    let to = frame.as_mut_ptr();
+    // SAFETY: every field is written once, in place: the frame is too large to be passed about.
+    let frame = unsafe {
+        (&raw mut (*to).info).write(delivery.info);
+        (&raw mut (*to).info_rest).write([0; 10]);
+        arch::fp_state(&mut *(&raw mut (*to).fp).cast());
+        (&raw mut (*to).context).write(Context {
+            flags: 0,
+            link: 0,
+            stack_sp: altstack.sp,
+            stack_flags,
+            stack_pad: 0,
+            stack_size: altstack.size,
+            mask: signal::mask_to_save(task),
+            unused: [0; 16],
+            fault_address: *task.se.thread.fault_address.get(),
+            x: regs.x,
+            sp: regs.sp,
+            pc: regs.pc,
+            pstate: regs.pstate,
+            pad: 0,
+            fp_magic: FPSIMD_MAGIC,
+            fp_size: FPSIMD_SIZE as u32,
+            fpsr: (*to).fp.fpsr,
+            fpcr: (*to).fp.fpcr,
+        });
+        // The terminating record, with what `FpState` has behind its last field.
+        (&raw mut (*to).fp.fpsr).cast::<[u64; 2]>().write([0; 2]);
+        (&raw mut (*to).record).write([regs.x[29], regs.x[30]]);
+        core::slice::from_raw_parts(to.cast::<u8>(), size_of::<Frame>())
+    };
+    copy_out(base, frame)?;
 
     regs.x[0] = delivery.info.signo as u64;
     regs.x[1] = base;
-    regs.x[2] = base + UCONTEXT as u64;
+    regs.x[2] = base + SigInfo::USER_SIZE as u64;
     regs.x[29] = record;
     regs.x[30] = if action.flags & SA_RESTORER != 0 {
         action.restorer
@@ -166,48 +195,43 @@ pub fn restore(task: &Task, regs: &mut PtRegs) -> Result<()> {
     if regs.sp & 15 != 0 {
         return Err(Errno::EFAULT);
     }
-    let mut frame = Frame { bytes: [0; FRAME_SIZE] };
-    copy_in(regs.sp, &mut frame.bytes)?;
-    if frame.get32(SC_RESERVED) != FPSIMD_MAGIC
-        || frame.get32(SC_RESERVED + 4) != FPSIMD_SIZE as u32
+    let mut saved = MaybeUninit::<Saved>::uninit();
+    let from = regs.sp.checked_add(SigInfo::USER_SIZE as u64).ok_or(Errno::EFAULT)?;
+    // SAFETY: all of it is read from the program; any bytes are a value.
+    let saved = unsafe {
+        let to = saved.as_mut_ptr().cast();
+        if arch::uaccess::copy_from_user(to, from, size_of::<Saved>()) != 0 {
+            return Err(Errno::EFAULT);
+        }
+        saved.assume_init_mut()
+    };
+    let frame = &saved.context;
+    // Only EL0 in AArch64 state may be returned to.
+    if frame.fp_magic != FPSIMD_MAGIC
+        || frame.fp_size != FPSIMD_SIZE as u32
+        || frame.pstate & 0x1f != 0
     {
         return Err(Errno::EINVAL);
     }
-    let pstate = frame.get(SC_REGS + 264);
-    // Only EL0 in AArch64 state may be returned to.
-    if pstate & 0x1f != 0 {
-        return Err(Errno::EINVAL);
-    }
-    for (i, x) in regs.x.iter_mut().enumerate() {
-        *x = frame.get(SC_REGS + i * 8);
-    }
-    regs.sp = frame.get(SC_REGS + 248);
-    regs.pc = frame.get(SC_REGS + 256);
-    regs.pstate = regs.pstate & !PSTATE_USER_MASK | pstate & PSTATE_USER_MASK;
+    (saved.fp.fpsr, saved.fp.fpcr) = (frame.fpsr, frame.fpcr);
+    arch::set_fp_state(&saved.fp);
+    regs.x = frame.x;
+    regs.sp = frame.sp;
+    regs.pc = frame.pc;
+    regs.pstate = regs.pstate & !PSTATE_USER_MASK | frame.pstate & PSTATE_USER_MASK;
     regs.syscallno = PtRegs::NO_SYSCALL;
-    let thread = &task.se.thread;
-    crate::arch::save_user_state(thread);
-    // SAFETY: the calling thread's own registers.
-    let fp: &mut FpState = unsafe { &mut *thread.fp.get() };
-    (fp.fpsr, fp.fpcr) = (frame.get32(SC_RESERVED + 8), frame.get32(SC_RESERVED + 12));
-    for (i, v) in fp.v.iter_mut().enumerate() {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&frame.bytes[SC_RESERVED + 16 + i * 16..][..16]);
-        *v = u128::from_le_bytes(bytes);
-    }
-    crate::arch::load_user_state(thread);
-    let flags = frame.get32(UC_STACK + 8);
+    let flags = frame.stack_flags;
     // SAFETY: the alternate stack is the calling task's own.
     let altstack = unsafe { &mut *task.altstack.get() };
     if flags & SS_DISABLE != 0 {
         *altstack = AltStack::default();
     } else if !on_altstack(altstack, regs.sp) {
         *altstack = AltStack {
-            sp: frame.get(UC_STACK),
-            size: frame.get(UC_STACK + 16),
+            sp: frame.stack_sp,
+            size: frame.stack_size,
             flags: flags & SS_AUTODISARM,
         };
     }
-    signal::set_blocked(task, SigSet(frame.get(UC_SIGMASK)));
+    signal::set_blocked(task, frame.mask);
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Switching threads, and the registers that a new thread starts with.
 
 use core::arch::{asm, global_asm};
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 
+use super::{current_thread, irq_restore, irq_save};
 use crate::arch::{
     FpState, KERNEL_STACK_SIZE, KernelStackRange, PtRegs, Thread, ThreadFlags, ThreadInfo,
 };
@@ -73,15 +74,44 @@ pub fn save_user_state(thread: &Thread) {
     }
 }
 
-/// Loads the FP/SIMD registers and the thread pointer of EL0 from `thread`. For the running thread, after
-/// its state was replaced (exec, sigreturn).
+/// Loads the FP/SIMD registers and the thread pointer of EL0 from `thread`.
 #[inline]
-pub fn load_user_state(thread: &Thread) {
+fn load_user_state(thread: &Thread) {
     // SAFETY: as above.
     unsafe {
         fp_load(thread.fp.get());
         asm!("msr tpidr_el0, {}", in(reg) *thread.tpidr_el0.get(), options(nostack));
     }
+}
+
+/// Makes the running thread one of a new program: all FP/SIMD registers and the thread pointer are 0, and
+/// are saved and loaded with the thread from here on.
+pub fn reset_user_state() {
+    let thread = current_thread();
+    // A switch in the middle would save the old registers over the new ones.
+    let irq = irq_save();
+    // SAFETY: the running thread's own cells.
+    unsafe {
+        *thread.fp.get() = FpState::default();
+        *thread.tpidr_el0.get() = 0;
+        *thread.is_user.get() = true;
+    }
+    load_user_state(thread);
+    irq_restore(irq);
+}
+
+/// Stores the FP/SIMD registers of the running thread's program.
+#[inline]
+pub fn fp_state(state: &mut MaybeUninit<FpState>) {
+    // SAFETY: the state has room for them; all fields are written.
+    unsafe { fp_save(state.as_mut_ptr()) }
+}
+
+/// Replaces the FP/SIMD registers of the running thread's program.
+#[inline]
+pub fn set_fp_state(state: &FpState) {
+    // SAFETY: the kernel itself uses none of them.
+    unsafe { fp_load(state) }
 }
 
 /// Turns single stepping of EL0 on or off on this CPU (MDSCR_EL1.SS). A step also needs PSTATE.SS in the

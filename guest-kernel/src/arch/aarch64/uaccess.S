@@ -1,4 +1,4 @@
-// Access to user memory with the rights of EL0 (LDTR, STTR). Every instruction that may fault has an
+// Access to user memory, with the rights of EL0 (LDTR, STTR) unless it says otherwise. Every instruction that may fault has an
 // entry in __ex_table: where to go on when the fault cannot be mended.
 
 .macro guarded to, insn:vararg
@@ -12,6 +12,39 @@
 .endm
 
 .section .text.uaccess, "ax"
+.global __uaccess_start
+__uaccess_start:
+
+// x0: destination, x1: source, x2: length, a multiple of 128 and not 0. One of the two is user memory, reached
+// with the rights of EL1: PAN is off meanwhile, and the caller checked that the range is user space. (EL1 has
+// the rights of EL0 on the pages of programs.) Returns the bytes of the blocks that were not copied whole.
+// The vector registers are the program's; a switch to another thread in the middle keeps them.
+.arch_extension fp
+.arch_extension simd
+.global __copy_wide
+__copy_wide:
+    sub     sp, sp, #128
+    stp     q0, q1, [sp]
+    stp     q2, q3, [sp, #32]
+    stp     q4, q5, [sp, #64]
+    stp     q6, q7, [sp, #96]
+0:  guarded 1f, ldp q0, q1, [x1], #128
+    guarded 1f, ldp q2, q3, [x1, #-96]
+    guarded 1f, ldp q4, q5, [x1, #-64]
+    guarded 1f, ldp q6, q7, [x1, #-32]
+    guarded 1f, stp q0, q1, [x0], #128
+    guarded 1f, stp q2, q3, [x0, #-96]
+    guarded 1f, stp q4, q5, [x0, #-64]
+    guarded 1f, stp q6, q7, [x0, #-32]
+    subs    x2, x2, #128
+    b.ne    0b
+1:  ldp     q0, q1, [sp]
+    ldp     q2, q3, [sp, #32]
+    ldp     q4, q5, [sp, #64]
+    ldp     q6, q7, [sp, #96]
+    add     sp, sp, #128
+    mov     x0, x2
+    ret
 
 // x0: destination, x1: source (user), x2: length. Returns the bytes that were not copied.
 // A fault in a wide step goes on bytewise, so that the answer is exact.
@@ -221,3 +254,6 @@ __cmpxchg_user_u32:
     ret
 2:  mov     x0, #-1
     ret
+
+.global __uaccess_end
+__uaccess_end:

@@ -1,21 +1,25 @@
-//! The one way to user memory. Every access is made with the rights of EL0 and may fault: the abort
+//! The one way to user memory. Every access is made with no more than the rights of EL0 and may fault: the abort
 //! handler mends the fault (and the access is tried again) or sends it to its fix-up, which ends the
 //! copy early.
 
 use core::arch::global_asm;
 
-use super::cpu::UserAccess;
+use super::cpu::{UserAccess, current_thread};
 use crate::arch::{PtRegs, UserFault, access_ok, untagged};
 
 global_asm!(include_str!("uaccess.S"));
 
 unsafe extern "C" {
+    fn __copy_wide(dst: *mut u8, src: *const u8, len: usize) -> usize;
     fn __copy_from_user(dst: *mut u8, src: u64, len: usize) -> usize;
     fn __copy_to_user(dst: u64, src: *const u8, len: usize) -> usize;
     fn __clear_user(dst: u64, len: usize) -> usize;
     fn __strncpy_from_user(dst: *mut u8, src: u64, len: usize) -> isize;
     fn __load_user_u32(addr: u64) -> i64;
     fn __cmpxchg_user_u32(addr: u64, old: u32, new: u32) -> i64;
+    /// The code that may access user memory.
+    static __uaccess_start: [u32; 0];
+    static __uaccess_end: [u32; 0];
     /// The exception table, from the linker script.
     static __ex_table_start: [Fixup; 0];
     static __ex_table_end: [Fixup; 0];
@@ -52,6 +56,35 @@ pub fn fixup_exception(regs: &mut PtRegs) -> bool {
     }
 }
 
+/// True if the code at `pc` is what accesses user memory. A fault of any other kernel code is a bug, also at a
+/// user address.
+#[inline]
+pub fn is_user_access(pc: u64) -> bool {
+    (&raw const __uaccess_start as u64..&raw const __uaccess_end as u64).contains(&pc)
+}
+
+/// From this length on the vector registers pay off.
+const WIDE: usize = 256;
+const WIDE_BLOCK: usize = 128;
+
+/// Copies whole blocks to or from user memory through the vector registers, as far as it gets; returns the
+/// bytes copied. What is left, also where a block faulted, is for the exact copy.
+///
+/// # Safety
+/// One of the two is user space for `len` bytes, the other valid for them.
+#[inline]
+unsafe fn copy_wide(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    // Only a thread of a program has its vector registers switched with it.
+    // SAFETY: the running thread's own cell.
+    if len < WIDE || !unsafe { *current_thread().is_user.get() } {
+        return 0;
+    }
+    let len = len & !(WIDE_BLOCK - 1);
+    let _access = UserAccess::new();
+    // SAFETY: the caller's promise; the user's side is guarded.
+    len - unsafe { __copy_wide(dst, src, len) }
+}
+
 /// Copies from user memory; returns how many bytes were *not* copied.
 ///
 /// # Safety
@@ -62,7 +95,10 @@ pub unsafe fn copy_from_user(dst: *mut u8, src: u64, len: usize) -> usize {
         return len;
     }
     // SAFETY: the caller vouches for `dst`; `src` is user space and guarded.
-    unsafe { __copy_from_user(dst, src, len) }
+    unsafe {
+        let done = copy_wide(dst, src as *const u8, len);
+        __copy_from_user(dst.add(done), src + done as u64, len - done)
+    }
 }
 
 /// Copies to user memory; returns how many bytes were *not* copied.
@@ -75,7 +111,10 @@ pub unsafe fn copy_to_user(dst: u64, src: *const u8, len: usize) -> usize {
         return len;
     }
     // SAFETY: the caller vouches for `src`; `dst` is user space and guarded.
-    unsafe { __copy_to_user(dst, src, len) }
+    unsafe {
+        let done = copy_wide(dst as *mut u8, src, len);
+        __copy_to_user(dst + done as u64, src.add(done), len - done)
+    }
 }
 
 /// Writes zeros to user memory; returns how many bytes were *not* written.

@@ -115,8 +115,19 @@ pub unsafe fn setup_user_thread(thread: &Thread, stack: super::KernelStackRange,
 /// There are no registers to save.
 pub fn save_user_state(_thread: &Thread) {}
 
-/// There are no registers to load.
-pub fn load_user_state(_thread: &Thread) {}
+/// Marks the running thread as one of a program.
+pub fn reset_user_state() {
+    // SAFETY: the running thread's own cells.
+    unsafe { *current_thread().is_user.get() = true };
+}
+
+/// There are no registers: all are 0.
+pub fn fp_state(state: &mut core::mem::MaybeUninit<super::FpState>) {
+    state.write(super::FpState::default());
+}
+
+/// There are no registers to replace.
+pub fn set_fp_state(_state: &super::FpState) {}
 
 /// Single steps are the machine's.
 pub fn set_single_step(_on: bool) {}
@@ -191,5 +202,10 @@ pub fn fault_address() -> u64 {
 
 /// In an interrupt handler: whether the interrupt came while EL0 ran.
 pub fn interrupted_user() -> bool {
+    false
+}
+
+/// True if the code at `pc` is what accesses user memory.
+pub fn is_user_access(_pc: u64) -> bool {
     false
 }
