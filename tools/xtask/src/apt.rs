@@ -3,7 +3,8 @@
 //!
 //! An apt configuration of our own under the target folder knows one architecture, arm64, and one
 //! release, bookworm, so that the images and the reference kernel are the same on every host. On a
-//! bookworm host the host's own Debian sources are used, because they may name a mirror.
+//! bookworm host the host's own Debian sources are used; another Debian's archive is used under our
+//! release's name; any other host names one in `BELLJAR_DEBIAN_MIRROR`.
 
 use crate::{exec, paths};
 use anyhow::{Context, Result, bail};
@@ -36,7 +37,7 @@ impl Apt {
             Some(list) => list,
             None => {
                 let list = dir.join("debian.sources");
-                exec::write(&list, debian_sources().as_bytes())?;
+                exec::write(&list, debian_sources()?.as_bytes())?;
                 list
             }
         };
@@ -166,15 +167,50 @@ fn host_sources() -> Option<PathBuf> {
     lists.map(PathBuf::from).into_iter().find(filled)
 }
 
-fn debian_sources() -> String {
+/// A source list for our release: from the archive that `BELLJAR_DEBIAN_MIRROR` names, else from the one
+/// that a Debian host of another release uses itself.
+fn debian_sources() -> Result<String> {
+    let (main, security) = match std::env::var("BELLJAR_DEBIAN_MIRROR") {
+        Ok(mirror) => (Some(mirror), None),
+        Err(_) => host_archives()?,
+    };
+    let Some(main) = main else {
+        bail!(
+            "this host's apt names no Debian archive: set BELLJAR_DEBIAN_MIRROR to the address of one, \
+             such as the mirror nearest to you"
+        );
+    };
     let stanza = |uri: &str, suites: &str| {
         format!(
             "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
         )
     };
-    format!(
-        "{}\n{}",
-        stanza("http://deb.debian.org/debian", &format!("{RELEASE} {RELEASE}-updates")),
-        stanza("http://deb.debian.org/debian-security", &format!("{RELEASE}-security"))
-    )
+    let mut list = stanza(&main, &format!("{RELEASE} {RELEASE}-updates"));
+    if let Some(security) = security {
+        list += &format!("\n{}", stanza(&security, &format!("{RELEASE}-security")));
+    }
+    Ok(list)
+}
+
+/// Where the host's own apt gets Debian's packages and Debian's security updates from.
+fn host_archives() -> Result<(Option<String>, Option<String>)> {
+    let format = "$(ORIGIN) $(CODENAME) $(REPO_URI)";
+    let text = exec::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        format,
+        "Created-By: Packages",
+    ]))?;
+    let mut found = (None, None);
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let (Some("Debian"), Some(codename), Some(uri)) =
+            (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let slot = if codename.ends_with("-security") { &mut found.1 } else { &mut found.0 };
+        slot.get_or_insert_with(|| uri.to_string());
+    }
+    Ok(found)
 }
