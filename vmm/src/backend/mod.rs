@@ -1,14 +1,15 @@
 //! What runs the guest's CPUs: one small trait, [`Machine`], and its implementations.
 //!
 //! Everything above this module knows a machine only through the trait: nothing outside
-//! [`qemu`] knows QEMU. A backend reports what happens to the guest through the [`Events`] callback
+//! `qemu` knows QEMU. A backend reports what happens to the guest through the [`Events`] callback
 //! that it is started with, from whatever thread it likes, and ends with exactly one
 //! [`Event::Shutdown`] or [`Event::Died`].
 
-pub mod qemu;
+mod qemu;
 
 use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf};
 
+pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
 /// The guest's RAM as this process sees it: guest physical ranges, each mapped from a shared
@@ -129,7 +130,7 @@ pub enum Error {
     },
     /// The QEMU backend failed.
     #[error(transparent)]
-    Qemu(#[from] qemu::Error),
+    Qemu(#[from] QemuError),
 }
 
 /// Decides which backend serves `request` on this host.
@@ -147,6 +148,13 @@ pub fn choose(request: Request) -> Result<Choice, Error> {
         Request::Auto => "this host has no /dev/kvm".to_owned(),
     };
     Ok(Choice { kind: Kind::Qemu, why })
+}
+
+/// What [`start`] would run, as one line for a shell.
+pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
+    match kind {
+        Kind::Qemu => qemu::command_line(config),
+    }
 }
 
 /// Builds a machine of `kind`, its CPUs still standing.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{Error, complain};
-use crate::backend::{self, Config, Initrd, Request, qemu};
+use crate::backend::{self, Config, Initrd, Request};
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
 use crate::runtime::{self, Console, Outcome, Plan, terminal};
@@ -116,7 +116,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         cmdline: cmdline(console, args.append.as_deref()),
     };
     if args.print_command {
-        println!("{}", qemu::Command::new(qemu::find()?, &config));
+        println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);
     }
     let plan =

@@ -6,7 +6,7 @@
 //! depend on the schema and the envelope alone, never on the terminal, so the same state prints the
 //! same bytes from a live VM, a snapshot or a core.
 //!
-//! Rows come out of guest memory and are hostile: [`table`] and [`csv`](mod@csv) escape control
+//! Rows come out of guest memory and are hostile: tables and CSV escape control
 //! characters, so no guest can drive the terminal of whoever looks at it.
 
 mod csv;

@@ -3,7 +3,7 @@
 //!
 //! [`supervise::run`] is the life of a VM in the process that keeps it. [`Vm`] is what its API serves.
 //! [`folder`] is where every other command looks. Nothing is left behind on any way out: orderly ends
-//! and errors run through destructors, SIGKILL is covered by [`guard`].
+//! and errors run through destructors, SIGKILL is covered by `guard`.
 
 mod console;
 pub mod daemon;

@@ -1,7 +1,7 @@
 //! The user's terminal in raw mode, and back on every way out.
 //!
 //! The settings to go back to stand in one place of the process, so that a panic can restore them
-//! as well as an orderly end; [`super::guard`] does it after SIGKILL.
+//! as well as an orderly end; `guard` does it after SIGKILL.
 
 use std::io;
 use std::sync::Mutex;

@@ -20,7 +20,7 @@ const INITRD_FD: i32 = 6;
 const CPU: &str = "max,pauth-impdef=on";
 
 /// A program and its arguments.
-pub struct Command {
+pub(super) struct Command {
     /// The QEMU to run.
     pub program: PathBuf,
     /// Its arguments.
@@ -47,7 +47,7 @@ impl Files {
 }
 
 /// The QEMU to use: `$BELLJAR_QEMU`, else `qemu-system-aarch64` in `$PATH`.
-pub fn find() -> Result<PathBuf, Error> {
+pub(super) fn find() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os("BELLJAR_QEMU") {
         let path = PathBuf::from(&named);
         return match path.is_file() {

@@ -1,9 +1,9 @@
 //! The backend for every host: a child `qemu-system-aarch64` that emulates the CPUs (TCG).
 //!
 //! Nothing of it is on disk: guest RAM and the initrd are memory files, QMP and the console are
-//! socket pairs, all inherited by the child at fixed descriptor numbers ([`command`]). So nothing is
+//! socket pairs, all inherited by the child at fixed descriptor numbers (`command`). So nothing is
 //! left behind however either process ends, and the child gets SIGKILL from the host's kernel when
-//! the thread that started it dies ([`process`]). RAM is mapped here too and stays readable after
+//! the thread that started it dies (`process`). RAM is mapped here too and stays readable after
 //! the child is gone.
 
 mod command;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rustix::fs::MemfdFlags;
 use vm_memory::{FileOffset, GuestAddress};
 
-pub use command::{Command, find};
+use command::{Command, find};
 
 use super::{Config, Event, Events, GuestMemory, Machine, Started};
 use crate::machine::RAM_BASE;
@@ -77,6 +77,11 @@ struct Qemu {
     child: Child,
     qmp: Qmp,
     memory: GuestMemory,
+}
+
+/// The command that [`start`] runs.
+pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
+    Ok(Command::new(find()?, config).to_string())
 }
 
 /// Starts QEMU with the guest's CPUs standing still.
