@@ -148,6 +148,7 @@ fn exit_fs(task: &Task) {
 fn exit_notify(task: &Task, group_dead: bool) {
     let autoreap = {
         let list = list::lock();
+        sched_exit(task);
         forget_original_parent(&list, task);
         if group_dead {
             orphaned_pgrp_by_exit(&list, task.leader());
@@ -171,6 +172,17 @@ fn exit_notify(task: &Task, group_dead: bool) {
     };
     if autoreap {
         release_task(task);
+    }
+}
+
+/// What is left of the task's share of the CPU goes back to who forked it, or for a thread to its
+/// process's leader; under the list's lock.
+fn sched_exit(task: &Task) {
+    let heir = if task.is_leader() { &task.real_parent } else { &task.group_leader };
+    // SAFETY: null, or alive under the list's lock: parents hand their children on before they go,
+    // and a leader stays until its threads are gone.
+    if let Some(heir) = unsafe { heir.load(Ordering::Relaxed).as_ref() } {
+        sched::sched_exit(&heir.se);
     }
 }
 

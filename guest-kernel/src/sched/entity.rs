@@ -79,6 +79,8 @@ pub struct Entity {
     pub(super) migrate: AtomicBool,
     /// `SCHED_RESET_ON_FORK`: children start as normal ones.
     pub(super) reset_on_fork: AtomicBool,
+    /// Its slice is still the one cut from its parent's.
+    pub(super) first_slice: AtomicBool,
     #[described(as = "enum Policy")]
     pub(super) policy: AtomicU32,
     /// The level in the priority array now.
@@ -173,6 +175,7 @@ impl Entity {
             on_rq: AtomicBool::new(false),
             migrate: AtomicBool::new(false),
             reset_on_fork: AtomicBool::new(false),
+            first_slice: AtomicBool::new(false),
             policy: AtomicU32::new(Policy::Normal as u32),
             prio: AtomicI32::new(prio::DEFAULT_PRIO),
             static_prio: AtomicI32::new(prio::DEFAULT_PRIO),

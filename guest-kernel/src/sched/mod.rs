@@ -24,6 +24,7 @@
 //! | [`entity`], [`state`] | the entity and its transitions |
 //! | [`prio`], [`prio_array`], [`runqueue`] | priorities and slices; 140 levels and a bitmap; one CPU's queue |
 //! | [`schedule`](mod@schedule) | schedule, the switch, waking, the tick |
+//! | [`fork`] | what a child starts with, and gives back |
 //! | [`balance`], [`cpu`] | several CPUs |
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
@@ -38,6 +39,9 @@ pub mod completion;
 pub mod cpu;
 pub mod cputime;
 pub mod entity;
+#[cfg(test)]
+mod fairness;
+pub mod fork;
 pub mod heap;
 pub mod loadavg;
 mod parking;
@@ -60,13 +64,13 @@ pub use completion::Completion;
 pub use cpu::handle_ipi;
 pub use cputime::{CpuTime, CpuTimes, cpu_times};
 pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
+pub use fork::{sched_exit, sched_fork, wake_up_new};
 pub use loadavg::{loadavg, nr_context_switches, nr_running, nr_uninterruptible};
 pub use prio::Policy;
 pub use restart::RestartBlock;
 pub use schedule::{
-    adopt_boot_thread, exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, sched_fork,
-    schedule, schedule_in, schedule_until, wait_until, wake_up, wake_up_new, wake_up_process,
-    yield_now,
+    adopt_boot_thread, exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, schedule,
+    schedule_in, schedule_until, wait_until, wake_up, wake_up_process, yield_now,
 };
 pub use softirq::irq_exit;
 pub use state::TaskState;

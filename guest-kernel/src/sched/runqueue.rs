@@ -3,7 +3,14 @@
 //! Everything here happens under the queue's lock and takes the time as an argument, so that it can be
 //! tried out without a machine. The running entity stays queued while it runs; the idle entity is never
 //! queued. Normal entities that used up their slice wait in the expired array until the active one
-//! is empty and the two change places: nobody starves, and nobody is ever searched for.
+//! is empty and the two change places: nobody is ever searched for.
+//!
+//! Nobody starves either. Sleepers that wake and interactive entities with a new slice go on in the active
+//! array, and could keep it from ever being empty, or those on its lower levels from ever running. So when
+//! an array was the active one for [`STARVATION_LIMIT`] it is closed: what becomes runnable then
+//! waits in the expired array with the others. What is in the closed one runs for what is left of its
+//! slices at most, so the two change places at the latest that much later, and whoever is runnable runs
+//! before they have done so twice. Two instructions at a wake-up and a look at each tick are all it costs.
 
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
@@ -20,9 +27,11 @@ use crate::sync::SeqCount;
 
 /// How often a busy CPU samples what it is doing, and looks at slices: 100 Hz, none when idle.
 pub const TICK_NS: u64 = 10_000_000;
-/// How long the expired entities may wait, for each runnable one, before interactive ones stop being
-/// put back into the active array.
-const STARVATION_LIMIT: u64 = 1_000_000_000;
+/// How long an array is open to what becomes runnable, for each runnable entity: twice what entities of
+/// nice 0 need to use up their slices, so that it is closed only where others run that much in between.
+pub(super) const STARVATION_LIMIT: u64 = 200_000_000;
+/// As the start of the active array's turn: nobody waits.
+const NOBODY_WAITS: u64 = u64::MAX;
 
 /// Real-time entities may run for [`RT_RUNTIME`] of each of these, if others want to run.
 const RT_PERIOD: u64 = 1_000_000_000;
@@ -51,8 +60,11 @@ pub struct RunQueue {
     active: *mut PrioArray,
     /// The other one.
     expired: *mut PrioArray,
-    /// When the oldest of the expired entities expired; 0 if there is none.
-    expired_since: u64,
+    /// Where normal entities go that become runnable: the active array, or the expired one once that is
+    /// closed.
+    entry: *mut PrioArray,
+    /// When the arrays changed place last, or nobody waited; [`NOBODY_WAITS`] until the next tick.
+    active_since: u64,
     /// The last accounting tick.
     last_tick: u64,
     /// When the real-time period under way began.
@@ -91,7 +103,8 @@ impl RunQueue {
             stop: ptr::null(),
             active: ptr::null_mut(),
             expired: ptr::null_mut(),
-            expired_since: 0,
+            entry: ptr::null_mut(),
+            active_since: NOBODY_WAITS,
             last_tick: 0,
             rt_period: 0,
             rt_time: 0,
@@ -110,6 +123,7 @@ impl RunQueue {
         let [active, expired] = self.arrays.each_mut();
         if self.active.is_null() {
             (self.active, self.expired) = (active, expired);
+            self.open(NOBODY_WAITS);
         }
         self.idle = idle;
         self.curr = idle;
@@ -199,16 +213,30 @@ impl RunQueue {
         entity.on_rq.store(false, Relaxed);
     }
 
+    /// Where an entity goes that becomes runnable. Real-time entities are always in the active array.
+    #[inline]
+    fn entry_of(&self, entity: &Entity) -> *mut PrioArray {
+        if entity.is_rt() { self.active } else { self.entry }
+    }
+
     /// Queues a runnable entity behind its equals.
     pub fn enqueue_task(&mut self, entity: &Entity) {
-        self.insert(entity, self.active, false);
+        self.insert(entity, self.entry_of(entity), false);
         self.nr_running += 1;
     }
 
-    /// Queues a runnable entity before its equals: it goes next unless somebody better is runnable.
-    pub fn enqueue_task_head(&mut self, entity: &Entity) {
-        self.insert(entity, self.active, true);
+    /// Queues a child of the running entity so that it goes next, on its parent's level and before it, unless
+    /// somebody better is runnable. False, and nothing done, if it may not go first: its own level is
+    /// worse, or the active array is closed.
+    pub fn enqueue_before_curr(&mut self, child: &Entity) -> bool {
+        let parent = self.curr().prio();
+        if child.prio() > parent || child.is_rt() || self.is_closed() {
+            return false;
+        }
+        child.prio.store(parent.max(prio::MAX_RT_PRIO), Relaxed);
+        self.insert(child, self.active, true);
         self.nr_running += 1;
+        true
     }
 
     /// Takes an entity off: it sleeps, died, or moves to another CPU.
@@ -249,9 +277,31 @@ impl RunQueue {
         }
     }
 
+    /// Opens the active array: its turn starts at `now`.
+    fn open(&mut self, now: u64) {
+        self.entry = self.active;
+        self.active_since = now;
+    }
+
+    /// True if nothing normal gets into the active array until it is empty.
+    fn is_closed(&self) -> bool {
+        self.entry != self.active
+    }
+
+    /// Closes the active array if its turn lasts too long already.
+    fn close_if_starving(&mut self, now: u64) {
+        if self.nr_running < 2 || self.active_since == NOBODY_WAITS {
+            self.open(now);
+        } else if now.saturating_sub(self.active_since)
+            >= STARVATION_LIMIT * u64::from(self.nr_running)
+        {
+            self.entry = self.expired;
+        }
+    }
+
     /// The entity to run next: the first of the best level, in a few instructions however many there are.
     #[inline]
-    pub fn pick_next_task(&mut self) -> *const Entity {
+    pub fn pick_next_task(&mut self, now: u64) -> *const Entity {
         // SAFETY: the stop entity lives for ever.
         if let Some(stop) = unsafe { self.stop.as_ref() }
             && stop.on_rq.load(Relaxed)
@@ -259,12 +309,13 @@ impl RunQueue {
             return stop;
         }
         if self.nr_running == 0 {
+            self.open(NOBODY_WAITS);
             return self.idle;
         }
         // SAFETY: both point into `self.arrays` (set by `start`); `&mut self` is the lock.
         if unsafe { (*self.active).is_empty() } {
             core::mem::swap(&mut self.active, &mut self.expired);
-            self.expired_since = 0;
+            self.open(now);
         }
         if self.rt_throttled {
             // SAFETY: as above.
@@ -305,8 +356,8 @@ impl RunQueue {
         was != self.rt_throttled && self.nr_running > 1
     }
 
-    /// True if the newly runnable `entity` should run at once instead of the current one: its level is
-    /// better, and its policy lets it preempt.
+    /// True if the newly queued `entity` should run at once instead of the current one: its turn is now,
+    /// its level is better, and its policy lets it preempt.
     #[inline]
     pub fn preempts_curr(&self, entity: &Entity) -> bool {
         if self.is_idle() || ptr::eq(entity, self.stop) {
@@ -316,6 +367,7 @@ impl RunQueue {
             return false;
         }
         entity.prio() < self.curr().prio()
+            && ptr::eq(entity.array.load(Relaxed), self.active)
             && (entity.is_rt() || entity.policy.load(Relaxed) == Policy::Normal as u32)
     }
 
@@ -326,11 +378,13 @@ impl RunQueue {
         if self.is_idle() {
             return false;
         }
+        self.close_if_starving(now);
         let throttled = self.throttle_rt(now);
-        self.slice_tick(now) || throttled
+        self.slice_tick() || throttled
     }
 
-    fn slice_tick(&mut self, now: u64) -> bool {
+    /// The part of [`task_tick`](Self::task_tick) about slices.
+    fn slice_tick(&mut self) -> bool {
         // SAFETY: the running entity lives; detached from the borrow of `self`.
         let curr = unsafe { &*self.curr };
         if !curr.on_rq.load(Relaxed) || curr.time_slice.load(Relaxed) > 0 {
@@ -349,23 +403,15 @@ impl RunQueue {
         }
         self.extract(curr);
         curr.prio.store(effective_prio(curr), Relaxed);
-        let stays = prio::is_interactive(curr.prio(), curr.static_prio()) && !self.is_starving(now);
-        if !stays && self.expired_since == 0 {
-            self.expired_since = now;
-        }
-        self.insert(curr, if stays { self.active } else { self.expired }, false);
+        curr.first_slice.store(false, Relaxed);
+        let stays = prio::is_interactive(curr.prio(), curr.static_prio());
+        self.insert(curr, if stays { self.entry } else { self.expired }, false);
         self.nr_running > 1
-    }
-
-    fn is_starving(&self, now: u64) -> bool {
-        self.expired_since != 0
-            && now.saturating_sub(self.expired_since)
-                >= STARVATION_LIMIT * u64::from(self.nr_running)
     }
 
     /// The running entity lets the others go first: behind its equals at a real-time level, else behind
     /// everybody (the expired array), with its slice as it is.
-    pub fn yield_task(&mut self, now: u64) {
+    pub fn yield_task(&mut self) {
         // SAFETY: the running entity lives; detached from the borrow of `self`.
         let curr = unsafe { &*self.curr };
         if self.is_idle() || !curr.on_rq.load(Relaxed) {
@@ -373,9 +419,6 @@ impl RunQueue {
         }
         self.extract(curr);
         let array = if curr.is_rt() { self.active } else { self.expired };
-        if array == self.expired && self.expired_since == 0 {
-            self.expired_since = now;
-        }
         self.insert(curr, array, false);
     }
 
@@ -449,253 +492,4 @@ fn counts_as_load(state: TaskState) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::entity::BARE_OPS;
-    use super::*;
-    use proptest::prelude::*;
-
-    const MS: u64 = 1_000_000;
-
-    fn queue() -> Box<RunQueue> {
-        let mut rq = Box::new(RunQueue::new());
-        let idle = Box::leak(Box::new(Entity::new(&BARE_OPS)));
-        idle.set_running();
-        // SAFETY: leaked, and the queue is boxed.
-        unsafe { rq.start(0, idle, 0) };
-        rq
-    }
-
-    fn entity(policy: Policy, nice: i32, rt_priority: u32) -> Box<Entity> {
-        let entity = Box::new(Entity::new(&BARE_OPS));
-        let static_prio = prio::nice_to_prio(nice);
-        entity.policy.store(policy as u32, Relaxed);
-        entity.static_prio.store(static_prio, Relaxed);
-        entity.rt_priority.store(rt_priority, Relaxed);
-        entity.normal_prio.store(prio::normal_prio(policy, static_prio, rt_priority), Relaxed);
-        entity.time_slice.store(prio::slice(policy, static_prio).unwrap_or(0), Relaxed);
-        entity.prio.store(effective_prio(&entity), Relaxed);
-        entity.set_running();
-        entity
-    }
-
-    fn normal(nice: i32) -> Box<Entity> {
-        entity(Policy::Normal, nice, 0)
-    }
-
-    /// What `schedule` does with the queue: picks and makes it current.
-    fn switch(rq: &mut RunQueue, now: u64) -> *const Entity {
-        rq.update_curr(now);
-        let next = rq.pick_next_task();
-        // SAFETY: the tests' entities outlive the queue's use of them.
-        rq.set_curr(unsafe { &*next }, now);
-        next
-    }
-
-    /// Lets the queue run from `from` to `to` with a tick every 10 ms; who ran how long is in the
-    /// entities.
-    fn run(rq: &mut RunQueue, from: u64, to: u64) {
-        switch(rq, from);
-        let mut now = from;
-        while now < to {
-            now += TICK_NS;
-            rq.update_curr(now);
-            if rq.task_tick(now) {
-                switch(rq, now);
-            }
-        }
-    }
-
-    fn ran(entity: &Entity) -> u64 {
-        entity.sum_exec_runtime.load(Relaxed)
-    }
-
-    #[test]
-    fn idle_runs_when_nothing_else_does() {
-        let mut rq = queue();
-        let a = normal(0);
-        assert!(rq.is_idle());
-        rq.enqueue_task(&a);
-        assert!(rq.preempts_curr(&a));
-        assert!(ptr::eq(switch(&mut rq, 0), &*a));
-        rq.deactivate_task(&a, MS);
-        assert!(ptr::eq(switch(&mut rq, MS), rq.idle));
-        assert_eq!((ran(&a), rq.nr_running(), rq.next_event(MS)), (MS, 0, None));
-    }
-
-    #[test]
-    fn fifo_runs_on_and_round_robin_takes_turns() {
-        let mut rq = queue();
-        let fifo = entity(Policy::Fifo, 0, 50);
-        let (a, b) = (entity(Policy::RoundRobin, 0, 10), entity(Policy::RoundRobin, 0, 10));
-        let hog = normal(-20);
-        for e in [&hog, &a, &b, &fifo] {
-            rq.enqueue_task(e);
-        }
-        run(&mut rq, 0, 900 * MS);
-        assert_eq!((ran(&fifo), ran(&a)), (900 * MS, 0));
-        rq.dequeue_task(&fifo);
-        rq.dequeue_task(&hog);
-        run(&mut rq, 900 * MS, 1900 * MS);
-        assert_eq!((ran(&a), ran(&b)), (500 * MS, 500 * MS));
-    }
-
-    #[test]
-    fn real_time_entities_leave_others_a_twentieth() {
-        let mut rq = queue();
-        let (fifo, normal) = (entity(Policy::Fifo, 0, 50), normal(0));
-        rq.enqueue_task(&fifo);
-        rq.enqueue_task(&normal);
-        run(&mut rq, 0, 10_000 * MS);
-        let share = ran(&normal) / MS;
-        assert!((300..=600).contains(&share), "{share} ms of 10 s");
-        // With nobody else to run they have all of it.
-        rq.dequeue_task(&normal);
-        let before = ran(&fifo);
-        run(&mut rq, 10_000 * MS, 12_000 * MS);
-        assert_eq!(ran(&fifo) - before, 2000 * MS);
-    }
-
-    #[test]
-    fn nobody_starves_and_nice_counts() {
-        let mut rq = queue();
-        let entities = [normal(-20), normal(0), normal(10), normal(19), entity(Policy::Idle, 0, 0)];
-        for e in &entities {
-            rq.enqueue_task(e);
-        }
-        run(&mut rq, 0, 20_000 * MS);
-        let times: Vec<_> = entities.iter().map(|e| ran(e)).collect();
-        assert!(times.iter().all(|t| *t > 0), "{times:?}");
-        assert!(times.windows(2).all(|w| w[0] >= w[1]), "{times:?}");
-        assert!(times[0] > 5 * times[1], "{times:?}");
-        assert_eq!(times.iter().sum::<u64>(), 20_000 * MS);
-    }
-
-    #[test]
-    fn what_mostly_sleeps_preempts_what_mostly_computes() {
-        let mut rq = queue();
-        let (hog, sleeper) = (normal(0), normal(0));
-        rq.enqueue_task(&hog);
-        run(&mut rq, 0, 2000 * MS);
-        sleeper.timestamp.store(500 * MS, Relaxed);
-        rq.activate_task(&sleeper, 2000 * MS);
-        assert!(rq.preempts_curr(&sleeper));
-        assert!(ptr::eq(switch(&mut rq, 2000 * MS), &*sleeper));
-        // A batch entity never does, however long it slept.
-        rq.deactivate_task(&sleeper, 2001 * MS);
-        switch(&mut rq, 2001 * MS);
-        let batch = entity(Policy::Batch, 0, 0);
-        rq.activate_task(&batch, 4000 * MS);
-        assert!(!rq.preempts_curr(&batch));
-    }
-
-    #[test]
-    fn yield_lets_all_others_go_first() {
-        let mut rq = queue();
-        let (a, b, c) = (normal(0), normal(0), normal(10));
-        for e in [&a, &b, &c] {
-            rq.enqueue_task(e);
-        }
-        let mut order = vec![switch(&mut rq, 0)];
-        for _ in 0..3 {
-            rq.yield_task(0);
-            order.push(switch(&mut rq, 0));
-        }
-        let want: [*const Entity; 4] = [&*a, &*b, &*c, &*a];
-        assert_eq!(order, want);
-    }
-
-    #[test]
-    fn uninterruptible_sleepers_are_counted_once() {
-        let mut rq = queue();
-        let a = normal(0);
-        rq.enqueue_task(&a);
-        switch(&mut rq, 0);
-        a.force_state(TaskState::UNINTERRUPTIBLE);
-        rq.deactivate_task(&a, 1);
-        assert_eq!(rq.nr_uninterruptible(), 1);
-        rq.activate_task(&a, 2);
-        a.end_sleep();
-        assert_eq!(rq.nr_uninterruptible(), 0);
-        a.force_state(TaskState::IDLE);
-        rq.deactivate_task(&a, 3);
-        assert_eq!(rq.nr_uninterruptible(), 0);
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Wake(usize),
-        Sleep,
-        Switch,
-        Tick(u64),
-        Yield,
-        SetPrio(usize, i32),
-    }
-
-    fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let op = prop_oneof![
-            4 => (0..8_usize).prop_map(Op::Wake),
-            2 => Just(Op::Sleep),
-            3 => Just(Op::Switch),
-            4 => (1..300 * MS).prop_map(Op::Tick),
-            1 => Just(Op::Yield),
-            1 => (0..8_usize, 0..140_i32).prop_map(|(e, p)| Op::SetPrio(e, p)),
-        ];
-        prop::collection::vec(op, 0..300)
-    }
-
-    proptest! {
-        /// Whatever happens, everybody runnable is queued once, the running entity included, and the one
-        /// picked is on the best level of the active array.
-        #[test]
-        fn the_books_are_right(ops in ops()) {
-            let mut rq = queue();
-            let entities: Vec<_> = (0..8)
-                .map(|i| match i {
-                    0 => entity(Policy::Fifo, 0, 5),
-                    1 => entity(Policy::RoundRobin, 0, 5),
-                    2 => entity(Policy::Batch, 3, 0),
-                    3 => entity(Policy::Idle, 0, 0),
-                    n => normal(n * 5 - 22),
-                })
-                .collect();
-            let mut now = 0;
-            for op in ops {
-                now += MS;
-                match op {
-                    Op::Wake(i) if !entities[i].is_queued() => rq.activate_task(&entities[i], now),
-                    Op::Sleep if !rq.is_idle() => {
-                        // SAFETY: the entities outlive the loop.
-                        let curr = unsafe { &*rq.curr };
-                        rq.update_curr(now);
-                        rq.deactivate_task(curr, now);
-                        switch(&mut rq, now);
-                    }
-                    Op::Switch => {
-                        let next = switch(&mut rq, now);
-                        if !rq.is_idle() && !rq.rt_throttled {
-                            // SAFETY: as above.
-                            let best = unsafe { (*rq.active).first_level() };
-                            // SAFETY: as above.
-                            prop_assert_eq!(best, Some(unsafe { (*next).prio() } as usize));
-                        }
-                    }
-                    Op::Tick(ns) => {
-                        now += ns;
-                        rq.update_curr(now);
-                        rq.task_tick(now);
-                    }
-                    Op::Yield => rq.yield_task(now),
-                    Op::SetPrio(i, prio) => rq.set_prio(&entities[i], prio),
-                    _ => {}
-                }
-                let queued: Vec<_> = rq.iter().map(ptr::from_ref).collect();
-                prop_assert_eq!(queued.len() as u32, rq.nr_running());
-                for e in &entities {
-                    let times = queued.iter().filter(|q| ptr::eq(**q, &**e)).count();
-                    prop_assert_eq!(times, usize::from(e.is_queued()));
-                }
-                prop_assert!(rq.is_idle() || rq.curr().is_queued());
-            }
-        }
-    }
-}
+mod tests;

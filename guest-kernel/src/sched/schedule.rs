@@ -104,7 +104,7 @@ pub fn init_cpu() {
 
 /// True once this CPU schedules.
 #[inline]
-fn is_online() -> bool {
+pub(super) fn is_online() -> bool {
     cpu::online_mask() & (1 << this_cpu()) != 0
 }
 
@@ -124,7 +124,7 @@ pub fn idle_loop() -> ! {
 }
 
 /// Locks the run queue of the CPU that an entity is on.
-fn lock_rq_of(entity: &Entity) -> RqGuard {
+pub(super) fn lock_rq_of(entity: &Entity) -> RqGuard {
     loop {
         let cpu = entity.cpu();
         let rq = lock_rq(cpu);
@@ -136,7 +136,7 @@ fn lock_rq_of(entity: &Entity) -> RqGuard {
 
 /// Makes the CPU of a queue look for something better to run.
 #[inline]
-fn resched_curr(rq: &RunQueue) {
+pub(super) fn resched_curr(rq: &RunQueue) {
     let info = &rq.curr().thread.info;
     if !info.need_resched() {
         info.set(ThreadFlags::NEED_RESCHED);
@@ -205,7 +205,7 @@ pub fn yield_now() {
     if is_online() {
         {
             let _irq = IrqGuard::new();
-            lock_rq(this_cpu()).yield_task(monotonic_ns());
+            lock_rq(this_cpu()).yield_task();
         }
         schedule();
     }
@@ -265,7 +265,7 @@ fn schedule_once(preempted: bool) {
         super::balance::pull(&mut rq, 1);
     }
     // SAFETY: what is queued, and the idle entity, live.
-    let next = unsafe { &*rq.pick_next_task() };
+    let next = unsafe { &*rq.pick_next_task(now) };
     if ptr::eq(prev, next) {
         drop(rq);
         arch::irq_restore(irq);
@@ -443,7 +443,7 @@ pub fn wake_up_process(entity: &Entity) -> bool {
 
 /// `entity` was queued: it may preempt; if not, the running one now has a slice that ends.
 #[inline]
-fn arrived(rq: &RunQueue, entity: &Entity) {
+pub(super) fn arrived(rq: &RunQueue, entity: &Entity) {
     if rq.preempts_curr(entity) {
         resched_curr(rq);
     } else if rq.nr_running() == 2 && rq.cpu() == this_cpu() {
@@ -461,85 +461,6 @@ fn place(entity: &Entity) {
     entity.thread.info.set_cpu(cpu);
     rq.enqueue_task(entity);
     arrived(&rq, entity);
-}
-
-/// Sets up the scheduling of a new entity from the current one's: `copy_process` calls it before anybody
-/// else can see the child. The child gets half of what is left of the parent's slice.
-pub fn sched_fork(child: &Entity) {
-    let parent = current();
-    let mut policy = parent.policy();
-    let mut static_prio = parent.static_prio();
-    let mut rt_priority = parent.rt_priority();
-    if parent.reset_on_fork() {
-        if policy.is_rt() {
-            policy = prio::Policy::Normal;
-            static_prio = prio::DEFAULT_PRIO;
-            rt_priority = 0;
-        }
-        static_prio = static_prio.max(prio::DEFAULT_PRIO);
-    }
-    if policy == prio::Policy::Idle && parent.is_idle_entity() {
-        return child.sched_fork_kernel();
-    }
-    child.policy.store(policy as u32, Relaxed);
-    child.static_prio.store(static_prio, Relaxed);
-    child.rt_priority.store(rt_priority, Relaxed);
-    child.normal_prio.store(prio::normal_prio(policy, static_prio, rt_priority), Relaxed);
-    child.cpus_allowed.store(parent.cpus_allowed(), Relaxed);
-    let slice = prio::slice(policy, static_prio).unwrap_or(0);
-    let half = parent.time_slice.load(Relaxed).div_ceil(2);
-    child.time_slice.store(half.clamp(slice.min(1_000_000), slice), Relaxed);
-    child.sleep_avg.store(parent.sleep_avg.load(Relaxed) / 16 * 15, Relaxed);
-    child.prio.store(effective_prio(child), Relaxed);
-    child.thread.info.set_cpu(this_cpu());
-    // `schedule_tail` drops this one.
-    child.thread.info.set_preempt_count(1);
-}
-
-impl Entity {
-    /// Sets up the scheduling of a new kernel thread: nice 0 and all CPUs, whoever makes it.
-    pub fn sched_fork_kernel(&self) {
-        self.sleep_avg.store(prio::MAX_SLEEP_AVG / 2, Relaxed);
-        self.prio.store(effective_prio(self), Relaxed);
-        self.thread.info.set_cpu(this_cpu());
-        self.thread.info.set_preempt_count(1);
-    }
-
-    /// True for the idle entity of a CPU.
-    pub fn is_idle_entity(&self) -> bool {
-        // SAFETY: one word that is set once.
-        RUNQUEUES.iter().any(|rq| unsafe { (*rq.data_ptr()).is_idle_entity(self) })
-    }
-}
-
-/// Starts a new entity. If it has an address space of its own it runs before its parent goes on: it will
-/// most likely exec or exit, and then the parent copies nothing of what they share until then.
-pub fn wake_up_new(entity: &Entity) {
-    let parent = current();
-    entity.start();
-    let now = monotonic_ns();
-    entity.timestamp.store(now, Relaxed);
-    let cpu = if cpu::online_count() > 1 {
-        super::balance::select_cpu(entity, this_cpu())
-    } else {
-        this_cpu()
-    };
-    super::loadavg::catch_up(now);
-    let mut rq = lock_rq(cpu);
-    entity.thread.info.set_cpu(cpu);
-    // SAFETY: the entity was not started when its cells were set, and is only looked at.
-    let (mm, _) = unsafe { entity.mm_cells() };
-    let own_mm =
-        mm.as_ref().is_some_and(|mm| !parent.mm().is_some_and(|parents| Ref::ptr_eq(parents, mm)));
-    if own_mm && cpu == this_cpu() && entity.prio() <= parent.prio() && !entity.is_rt() {
-        // Before its equals, the parent included.
-        entity.prio.store(parent.prio().max(prio::MAX_RT_PRIO), Relaxed);
-        rq.enqueue_task_head(entity);
-        resched_curr(&rq);
-    } else {
-        rq.enqueue_task(entity);
-        arrived(&rq, entity);
-    }
 }
 
 /// Makes a running entity enter the kernel soon, so that it sees its flags: what a signal does to a
