@@ -226,11 +226,8 @@ pub fn restore(task: &Task, regs: &mut PtRegs) -> Result<()> {
     if flags & SS_DISABLE != 0 {
         *altstack = AltStack::default();
     } else if !on_altstack(altstack, regs.sp) {
-        *altstack = AltStack {
-            sp: frame.stack_sp,
-            size: frame.stack_size,
-            flags: flags & SS_AUTODISARM,
-        };
+        *altstack =
+            AltStack { sp: frame.stack_sp, size: frame.stack_size, flags: flags & SS_AUTODISARM };
     }
     signal::set_blocked(task, frame.mask);
     Ok(())

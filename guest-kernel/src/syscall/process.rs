@@ -10,7 +10,7 @@ use crate::ns::{Cap, Pid, PidType};
 use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
 use crate::process::{exec, exit, jobs};
-use crate::signal::{SIGCHLD, SigInfo, is_valid};
+use crate::signal::{SigInfo, is_valid};
 use crate::task::rlimit::{RLIM_NLIMITS, Resource, Rlimit, resource};
 use crate::task::{self, Accounting, Task, list};
 
@@ -240,19 +240,16 @@ pub fn sys_gettid(_: &mut Args) -> SysResult {
 pub fn sys_getppid(_: &mut Args) -> SysResult {
     let task = task::current();
     let ns = task.thread_pid.own().ns();
-    if ns.level == 0 {
-        // The parent's number does not change while it lives, and while it does not the list's lock
-        // keeps it from being freed under us.
-        let _guard = crate::sync::IrqGuard::new();
-        let _list = list::lock();
-        let parent = task.leader().real_parent.load(Ordering::Acquire);
-        // SAFETY: a parent is alive under the list's lock.
-        return Ok(if parent.is_null() { 0 } else { unsafe { (*parent).tgid() as usize } });
-    }
     let _list = list::lock();
     let parent = task.leader().real_parent.load(Ordering::Acquire);
+    if parent.is_null() {
+        return Ok(0);
+    }
     // SAFETY: a parent is alive under the list's lock.
-    Ok(if parent.is_null() { 0 } else { unsafe { (*parent).nr_of(PidType::Tgid, ns) as usize } })
+    let parent = unsafe { &*parent };
+    // In the initial namespace, where most run, the number is at hand.
+    let nr = if ns.level == 0 { parent.tgid() } else { parent.nr_of(PidType::Tgid, ns) };
+    Ok(nr as usize)
 }
 
 /// setpgid(2).
@@ -501,6 +498,3 @@ pub fn sys_personality(a: &mut Args) -> SysResult {
     }
     Ok(old as usize)
 }
-
-/// Signals that a child's end may send; kept here for `clone`'s low byte.
-const _: () = assert!(SIGCHLD < 0x100);

@@ -402,7 +402,7 @@ pub fn put_entity(entity: &Entity) {
     drop(unsafe { Ref::from_raw(Task::of(entity)) });
 }
 
-/// Why a caller could not be named: it has no memory to speak of.
+/// The caller's memory; `EINVAL` for a kernel thread.
 pub fn current_mm() -> Result<&'static Ref<Mm>> {
     current().mm().ok_or(crate::errno::Errno::EINVAL)
 }
