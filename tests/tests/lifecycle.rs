@@ -90,6 +90,8 @@ fn kill_ends_a_vm_that_does_not_answer() {
     let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
     sandbox.wait_for("t");
     signal("STOP", child.id().into());
+    let rows = sandbox.ls();
+    assert_eq!((&rows[0]["name"], &rows[0]["state"]), (&"t".into(), &Value::Null));
     assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
     assert!(!child.wait().unwrap().success());
     sandbox.assert_clean();

@@ -5,17 +5,20 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
 use super::{Failure, Status};
 use crate::introspect;
 use crate::render::Envelope;
-use crate::runtime::{self, Outcome, folder};
+use crate::runtime::{self, Info, Outcome, folder};
 
 /// Answers larger than this are not believed.
 const MAX_ANSWER: u64 = 256 << 20;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a VM may take to say how it does.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a VM may take to agree to be killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -58,9 +61,14 @@ impl Client {
         Ok(Self { name: name.to_owned(), dir, socket: path.join(folder::SOCKET) })
     }
 
-    /// What the VM is and how it does.
+    /// What the VM is and how it does, if it says so soon.
     pub fn status(&self) -> Result<Status, Error> {
-        self.get("/v1/vm")
+        self.parse(&self.request("GET", "/v1/vm", Some(STATUS_PATIENCE))?)
+    }
+
+    /// What the VM has written down of itself; to be had even if it does not answer.
+    pub fn info(&self) -> Option<Info> {
+        folder::info(&self.socket)
     }
 
     /// Stops its CPUs.
@@ -77,9 +85,10 @@ impl Client {
     /// killed without asking.
     pub fn kill(&self) -> Result<(), Error> {
         if let Err(error) = self.request("POST", "/v1/kill", Some(KILL_PATIENCE)) {
-            let pid = folder::keeper(&self.socket).ok_or(error)?;
+            let pid = self.info().and_then(|info| Pid::from_raw(i32::try_from(info.pid).ok()?));
+            let pid = pid.ok_or(error)?;
             // An error means that it has ended meanwhile.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
         self.wait_gone()
     }

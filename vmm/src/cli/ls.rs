@@ -32,7 +32,8 @@ static SCHEMA: Schema = Schema {
 struct Row {
     name: String,
     image: String,
-    state: State,
+    /// Unknown if the VM does not answer: its process may be stopped.
+    state: Option<State>,
     pid: u32,
     backend_pid: Option<u32>,
     backend: String,
@@ -47,12 +48,15 @@ pub(super) fn run(_args: &Args, format: render::Format) -> Result<(), Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let rows = folder::running()?.into_iter().filter_map(|name| {
         // One that ends or starts at this moment is not listed.
-        let status = Client::open(&name).and_then(|vm| vm.status()).ok()?;
-        let info = status.info;
+        let vm = Client::open(&name).ok()?;
+        let (info, state) = match vm.status() {
+            Ok(status) => (status.info, Some(status.state)),
+            Err(_) => (vm.info()?, None),
+        };
         Some(Row {
             name: info.name,
             image: info.image,
-            state: status.state,
+            state,
             pid: info.pid,
             backend_pid: info.backend_pid,
             backend: info.backend,

@@ -1,6 +1,6 @@
 //! The folder of running VMs: one subfolder a VM, which exists as long as its process lives.
 //!
-//! It is `$XDG_RUNTIME_DIR/belljar`, else `/run/user/UID/belljar`, else `/tmp/belljar-UID`; ours, and
+//! It is `$XDG_RUNTIME_DIR/belljar` if that folder is ours, else `/run/user/UID/belljar`, else `/tmp/belljar-UID`; ours, and
 //! open to nobody else. A VM's process holds a lock (flock(2)) on its subfolder, so a subfolder
 //! that nobody locks belongs to a process that died, and whoever meets it removes it. Names are
 //! claimed and removed under a lock on the folder itself. There are no lock files: the folders
@@ -139,11 +139,10 @@ pub fn open(name: &str) -> Result<(File, PathBuf), Error> {
     Ok((dir, short))
 }
 
-/// The process that keeps the VM whose API is at `socket`, as the VM itself has written down.
-pub fn keeper(socket: &Path) -> Option<rustix::process::Pid> {
+/// What the VM whose API is at `socket` has written down of itself.
+pub fn info(socket: &Path) -> Option<super::Info> {
     let text = fs::read(socket.with_file_name(INFO)).ok()?;
-    let info: super::Info = serde_json::from_slice(&text).ok()?;
-    rustix::process::Pid::from_raw(i32::try_from(info.pid).ok()?)
+    serde_json::from_slice(&text).ok()
 }
 
 /// Waits until the VM whose subfolder is `dir` has ended.
@@ -155,17 +154,15 @@ pub fn wait_gone(dir: &File) -> io::Result<()> {
 /// Where the subfolders stand.
 pub fn root_path() -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
-    if let Some(named) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
-        && named.is_absolute()
-        && named.is_dir()
-    {
-        return named.join("belljar");
-    }
+    // After sudo(8) or su(1) the variable may still name another user's folder.
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let login = PathBuf::from(format!("/run/user/{uid}"));
-    match fs::metadata(&login) {
-        Ok(metadata) if metadata.is_dir() && metadata.uid() == uid => login.join("belljar"),
-        _ => PathBuf::from(format!("/tmp/belljar-{uid}")),
-    }
+    named
+        .into_iter()
+        .chain([login])
+        .filter(|path| path.is_absolute())
+        .find(|path| fs::metadata(path).is_ok_and(|it| it.is_dir() && it.uid() == uid))
+        .map_or_else(|| format!("/tmp/belljar-{uid}").into(), |path| path.join("belljar"))
 }
 
 /// Makes the folder if need be, checks that it is ours alone, and locks it.

@@ -78,11 +78,12 @@ fn keep_only(keep: &[BorrowedFd<'_>]) {
     let mut from = 0;
     for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > from {
-            // SAFETY: the child uses none of the descriptors that are closed here, and whoever
-            // owns them in this copy of the process is never run again. `fd` itself stays unless it
-            // is the end of the range of all descriptors.
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // By number: not every C library has the function.
+            // SAFETY: the child uses none of the descriptors that are closed here, and whoever owns
+            // them in this copy of the process is never run again.
             unsafe {
-                libc::close_range(from, if fd == u32::MAX { fd } else { fd - 1 }, 0);
+                libc::syscall(libc::SYS_close_range, from, last, 0);
             }
         }
         from = fd.saturating_add(1);
