@@ -21,10 +21,10 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::frame::{AllocFlags, FrameRef, PageKind, alloc_page_of};
 use crate::mm::user::UserPtr;
-use crate::sched::WaitQueue;
+use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::signal::{self, SIGPIPE};
 use crate::sync::Mutex;
-use crate::wait_event_interruptible_exclusive;
+use crate::{wait_channel, wait_event_interruptible_exclusive};
 
 /// Slots of a new pipe: 64 KiB.
 const DEFAULT_SLOTS: usize = 16;
@@ -177,6 +177,11 @@ impl Ring {
     }
 }
 
+/// Waits interruptibly; a wake-up of one wakes one such waiter.
+const fn exclusive(channel: &'static WaitChannel) -> Wait {
+    Wait::new(TaskState::INTERRUPTIBLE, channel).exclusive()
+}
+
 /// What both ends of a pipe share.
 pub struct Pipe {
     ring: Mutex<Ring>,
@@ -270,10 +275,8 @@ impl Pipe {
             if nonblock {
                 return Err(Errno::EAGAIN);
             }
-            wait_event_interruptible_exclusive!(
-                self.read_wait,
-                !self.is_empty() || !self.has_writers()
-            )?;
+            let ready = || !self.is_empty() || !self.has_writers();
+            self.read_wait.wait_until(exclusive(wait_channel!("pipe_read")), ready)?;
         }
         if !self.is_empty() && self.read_wait.has_waiters() {
             self.wake_readers();
@@ -321,10 +324,8 @@ impl Pipe {
             if nonblock {
                 break Err(Errno::EAGAIN);
             }
-            let waited = wait_event_interruptible_exclusive!(
-                self.write_wait,
-                !self.is_full() || !self.has_readers()
-            );
+            let ready = || !self.is_full() || !self.has_readers();
+            let waited = self.write_wait.wait_until(exclusive(wait_channel!("pipe_write")), ready);
             if waited.is_err() {
                 break waited;
             }

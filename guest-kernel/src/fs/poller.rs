@@ -9,8 +9,8 @@ use super::{File, PollFlags, PollTable, poll::PollWaiter};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::sched::clock::Deadline;
-use crate::sched::{WaitEntry, WaitQueue};
-use crate::wait_event_interruptible_timeout;
+use crate::sched::{TaskState, Wait, WaitEntry, WaitQueue};
+use crate::wait_channel;
 
 /// What is shared with the wake-up functions. Boxed, so that it stays where it is.
 #[derive(Default)]
@@ -114,7 +114,8 @@ impl Poller {
         let nothing = Signal::default();
         let signal = self.signal.as_deref().unwrap_or(&nothing);
         let triggered = || signal.triggered.load(Ordering::Acquire);
-        wait_event_interruptible_timeout!(signal.wait, triggered(), deadline)?;
+        let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("poll_schedule_timeout"));
+        signal.wait.wait_until(how.until(deadline), triggered)?;
         signal.triggered.store(false, Ordering::Release);
         Ok(())
     }

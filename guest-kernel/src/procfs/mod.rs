@@ -7,6 +7,7 @@
 //! | [`root`] | /proc itself: the tables' files and a directory for each process |
 //! | [`system`], [`memory`], [`cpu`], [`sysctl`] | what concerns the whole system, /proc/sys too |
 //! | [`pid`] | /proc/PID and /proc/PID/task/TID |
+//! | [`nsfs`] | namespaces as files: where /proc/PID/ns leads |
 //! | [`sysfs`] | the little of /sys that programs cannot do without |
 //!
 //! The content of a file is made when it is read from its start, and later parts of the same reading
@@ -14,6 +15,7 @@
 
 pub mod cpu;
 pub mod memory;
+pub mod nsfs;
 pub mod pid;
 pub mod root;
 pub mod sysctl;

@@ -30,6 +30,7 @@ static ENTRIES: &[Entry] = &[
     text("meminfo", memory::meminfo),
     text("misc", system::nothing),
     text("modules", system::nothing),
+    dir("net", system::NET),
     Entry { name: "mounts", kind: Kind::FixedLink("self/mounts") },
     link("self", |sb, out| put!(out, "{}", caller_number(sb, PidType::Tgid)?)),
     text("stat", cpu::stat),
@@ -91,7 +92,7 @@ const _: () = assert!(tree::end_of(ENTRIES) < FIRST_PID_POS);
 impl InodeOps for Root {
     fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
         let number = tree::parse_index(name).and_then(|n| u32::try_from(n).ok());
-        let Some(number) = number else { return tree::lookup(&dir.sb, ENTRIES, name) };
+        let Some(number) = number else { return tree::lookup(&dir.sb, ENTRIES, name, 0) };
         let Some(pid) = Pid::find(number, namespace(&dir.sb)) else { return Ok(None) };
         // A thread is found by its number too, though it is not listed.
         if list::lock().thread_of(&pid).is_none() {

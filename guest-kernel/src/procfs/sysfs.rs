@@ -45,16 +45,7 @@ static ENTRIES: &[Entry] = &[
                 dir(
                     "cpu",
                     &[
-                        Entry {
-                            name: "cpu",
-                            kind: Kind::PerCpu(&[dir(
-                                "topology",
-                                &[
-                                    text("physical_package_id", |_, out| out.bytes(b"0\n")),
-                                    text("core_siblings_list", present),
-                                ],
-                            )]),
-                        },
+                        Entry { name: "cpu", kind: Kind::PerCpu(&[dir("topology", TOPOLOGY)]) },
                         text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
                         text("offline", |_, out| out.bytes(b"\n")),
                         text("online", |_, out| ranges(out, online_mask())),
@@ -78,9 +69,47 @@ static ENTRIES: &[Entry] = &[
     dir("module", &[]),
 ];
 
+/// A CPU's place: each is a core of its own, all are in one package.
+static TOPOLOGY: &[Entry] = &[
+    cpu_text("cluster_cpus", |_, out| mask(out, all_cpus())),
+    cpu_text("cluster_cpus_list", |_, out| ranges(out, all_cpus())),
+    cpu_text("cluster_id", |_, out| out.bytes(b"0\n")),
+    cpu_text("core_cpus", |cpu, out| mask(out, 1 << cpu)),
+    cpu_text("core_cpus_list", |cpu, out| ranges(out, 1 << cpu)),
+    cpu_text("core_id", |cpu, out| put!(out, "{cpu}\n")),
+    cpu_text("core_siblings", |_, out| mask(out, all_cpus())),
+    cpu_text("core_siblings_list", |_, out| ranges(out, all_cpus())),
+    cpu_text("package_cpus", |_, out| mask(out, all_cpus())),
+    cpu_text("package_cpus_list", |_, out| ranges(out, all_cpus())),
+    cpu_text("physical_package_id", |_, out| out.bytes(b"0\n")),
+    cpu_text("thread_siblings", |cpu, out| mask(out, 1 << cpu)),
+    cpu_text("thread_siblings_list", |cpu, out| ranges(out, 1 << cpu)),
+];
+
+const fn cpu_text(name: &'static str, show: fn(usize, &mut Text) -> Result<()>) -> Entry {
+    Entry { name, kind: Kind::CpuText(show) }
+}
+
+/// The CPUs of the machine.
+fn all_cpus() -> u64 {
+    match arch::cpu_count() {
+        64.. => !0,
+        cpus => (1 << cpus) - 1,
+    }
+}
+
+/// A mask in hexadecimal with as many digits as the machine's CPUs need.
+fn mask(out: &mut Text, mask: u64) -> Result<()> {
+    let digits = arch::cpu_count().min(64).div_ceil(4);
+    if digits > 8 {
+        put!(out, "{:0w$x},{:08x}\n", mask >> 32, mask as u32, w = digits - 8)
+    } else {
+        put!(out, "{mask:0digits$x}\n")
+    }
+}
+
 fn present(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    let cpus = arch::cpu_count().min(64);
-    ranges(out, if cpus == 64 { !0 } else { (1 << cpus) - 1 })
+    ranges(out, all_cpus())
 }
 
 /// The bits of a mask as `0-3,5` and a line end.

@@ -21,6 +21,8 @@ pub type Store = fn(&[u8]) -> Result<()>;
 pub enum Kind {
     /// A file to read.
     Text(Show),
+    /// A file to read, below a CPU's directory: it is told which.
+    CpuText(fn(usize, &mut Text) -> Result<()>),
     /// A file to read and write.
     Setting(Show, Store),
     /// A directory.
@@ -66,7 +68,7 @@ impl Kind {
     /// File type and permission bits.
     pub const fn mode(self) -> u32 {
         match self {
-            Self::Text(_) => S_IFREG | 0o444,
+            Self::Text(_) | Self::CpuText(_) => S_IFREG | 0o444,
             Self::Setting(..) => S_IFREG | 0o644,
             Self::Dir(_) | Self::PerCpu(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
@@ -87,7 +89,7 @@ fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
 
 /// The inode of an entry.
 pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
-    let node = Node { kind: entry.kind };
+    let node = Node { kind: entry.kind, cpu };
     let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), Box::new(node))?;
     if let Kind::Dir(entries) | Kind::PerCpu(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
@@ -99,11 +101,12 @@ pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<
     Ok(inode)
 }
 
-/// Finds a name in a table; the inode of what it stands for.
+/// Finds a name in a table, below the directory of a CPU perhaps; the inode of what it stands for.
 pub fn lookup(
     sb: &Ref<SuperBlock>,
     entries: &'static [Entry],
     name: &[u8],
+    cpu: usize,
 ) -> Result<Option<Ref<Inode>>> {
     for entry in entries {
         if let Kind::PerCpu(_) = entry.kind {
@@ -112,7 +115,7 @@ pub fn lookup(
                 return inode(sb, entry, cpu).map(Some);
             }
         } else if entry.name.as_bytes() == name {
-            return inode(sb, entry, 0).map(Some);
+            return inode(sb, entry, cpu).map(Some);
         }
     }
     Ok(None)
@@ -167,6 +170,7 @@ pub const fn end_of(entries: &[Entry]) -> u64 {
 /// The inode of an entry.
 struct Node {
     kind: Kind,
+    cpu: usize,
 }
 
 struct NodeSource {
@@ -185,10 +189,21 @@ impl Source for NodeSource {
     }
 }
 
+struct CpuSource {
+    show: fn(usize, &mut Text) -> Result<()>,
+    cpu: usize,
+}
+
+impl Source for CpuSource {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        (self.show)(self.cpu, out)
+    }
+}
+
 impl InodeOps for Node {
     fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
         match self.kind {
-            Kind::Dir(entries) | Kind::PerCpu(entries) => lookup(&dir.sb, entries, name),
+            Kind::Dir(entries) | Kind::PerCpu(entries) => lookup(&dir.sb, entries, name, self.cpu),
             _ => Err(Errno::ENOTDIR),
         }
     }
@@ -207,6 +222,9 @@ impl InodeOps for Node {
         let sb = inode.sb.clone();
         let (show, store) = match self.kind {
             Kind::Text(show) => (show, None),
+            Kind::CpuText(show) => {
+                return Ok(Box::new(TextFile::new(CpuSource { show, cpu: self.cpu })));
+            }
             Kind::Setting(show, store) => (show, Some(store)),
             Kind::Dir(entries) | Kind::PerCpu(entries) => {
                 return Ok(Box::new(TableDir { entries }));
@@ -241,7 +259,7 @@ pub fn root_inode(
     ops: Option<Box<dyn InodeOps>>,
 ) -> Result<Ref<Inode>> {
     const ROOT_INO: u64 = 1;
-    let ops = ops.unwrap_or_else(|| Box::new(Node { kind: Kind::Dir(entries) }));
+    let ops = ops.unwrap_or_else(|| Box::new(Node { kind: Kind::Dir(entries), cpu: 0 }));
     let root = Inode::new(sb, ROOT_INO, S_IFDIR | 0o555, ops)?;
     root.set_nlink(2);
     root.set_flags(InodeFlags::NO_NEGATIVE);

@@ -5,12 +5,13 @@ use core::sync::atomic::Ordering;
 use super::Subject;
 use crate::errno::{Errno, Result};
 use crate::fs::dentry::hold_renames;
-use crate::fs::mount::init_mnt_ns;
 use crate::fs::pagecache::FileBacking;
 use crate::fs::{Dentry, Mount, MountFlags, Path};
 use crate::kref::Ref;
 use crate::mm::frame;
+use crate::ns::user::init_user_ns;
 use crate::ns::{Cap, NsProxy, PidType};
+use crate::procfs::nsfs::{self, Namespace};
 use crate::procfs::text::{Text, parse_number};
 use crate::put;
 use crate::task::rlimit::{RLIM_INFINITY, Resource};
@@ -167,7 +168,7 @@ fn for_each_mount(
     mut show: impl FnMut(&Ref<Mount>, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let root = root(subject)?;
-    let mounts = init_mnt_ns();
+    let mounts = proxy(subject)?.mnt.clone();
     let mut i = 0;
     while let Some(mount) = mounts.mount_at(i) {
         i += 1;
@@ -250,21 +251,21 @@ fn proxy(subject: &Subject) -> Result<Ref<NsProxy>> {
 }
 
 macro_rules! namespaces {
-    ($($show:ident, $label:literal, |$subject:ident| $inum:expr;)*) => {
-        $(pub(super) fn $show($subject: &Subject, out: &mut Text) -> Result<()> {
-            put!(out, "{}:[{}]", $label, $inum)
+    ($($place:ident, |$subject:ident| $namespace:expr;)*) => {
+        $(pub(super) fn $place($subject: &Subject) -> Result<Path> {
+            nsfs::place($namespace)
         })*
     };
 }
 
 namespaces! {
-    ns_cgroup, "cgroup", |s| proxy(s)?.cgroup.inum;
-    ns_ipc, "ipc", |s| proxy(s)?.ipc.inum;
-    ns_mnt, "mnt", |s| proxy(s)?.mnt.inum;
-    ns_net, "net", |s| proxy(s)?.net.inum;
-    ns_pid, "pid", |s| s.task.active_pid_ns().inum;
-    ns_pid_for_children, "pid", |s| proxy(s)?.pid_for_children.inum;
-    ns_time, "time", |s| proxy(s)?.time.inum;
-    ns_user, "user", |_s| crate::ns::user::init_user_ns().inum;
-    ns_uts, "uts", |s| proxy(s)?.uts.inum;
+    ns_cgroup, |s| Namespace::Cgroup(proxy(s)?.cgroup.clone());
+    ns_ipc, |s| Namespace::Ipc(proxy(s)?.ipc.clone());
+    ns_mnt, |s| Namespace::Mnt(proxy(s)?.mnt.clone());
+    ns_net, |s| Namespace::Net(proxy(s)?.net.clone());
+    ns_pid, |s| Namespace::Pid(s.task.active_pid_ns());
+    ns_pid_for_children, |s| Namespace::Pid(proxy(s)?.pid_for_children.clone());
+    ns_time, |s| Namespace::Time(proxy(s)?.time.clone());
+    ns_user, |_s| Namespace::User(init_user_ns().clone());
+    ns_uts, |s| Namespace::Uts(proxy(s)?.uts.clone());
 }

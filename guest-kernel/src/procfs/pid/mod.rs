@@ -73,8 +73,6 @@ enum Kind {
     Setting(fn(&Subject, &mut Text) -> Result<()>, fn(&Subject, &[u8]) -> Result<()>),
     /// A link straight to a place.
     Place(fn(&Subject) -> Result<Path>),
-    /// A link with a text that leads nowhere yet.
-    Name(fn(&Subject, &mut Text) -> Result<()>),
     /// A directory of entries.
     Dir(&'static [Entry]),
     /// The descriptors, as links.
@@ -101,7 +99,7 @@ const fn entry(name: &'static str, permissions: u32, kind: Kind) -> Entry {
 impl Entry {
     const fn mode(&self) -> u32 {
         let file_type = match self.kind {
-            Kind::Place(_) | Kind::Name(_) => S_IFLNK,
+            Kind::Place(_) => S_IFLNK,
             Kind::Dir(_) | Kind::Fds | Kind::FdInfos | Kind::Threads => S_IFDIR,
             _ => S_IFREG,
         };
@@ -110,15 +108,15 @@ impl Entry {
 }
 
 static NAMESPACES: &[Entry] = &[
-    entry("cgroup", 0o777, Kind::Name(files::ns_cgroup)),
-    entry("ipc", 0o777, Kind::Name(files::ns_ipc)),
-    entry("mnt", 0o777, Kind::Name(files::ns_mnt)),
-    entry("net", 0o777, Kind::Name(files::ns_net)),
-    entry("pid", 0o777, Kind::Name(files::ns_pid)),
-    entry("pid_for_children", 0o777, Kind::Name(files::ns_pid_for_children)),
-    entry("time", 0o777, Kind::Name(files::ns_time)),
-    entry("user", 0o777, Kind::Name(files::ns_user)),
-    entry("uts", 0o777, Kind::Name(files::ns_uts)),
+    entry("cgroup", 0o777, Kind::Place(files::ns_cgroup)),
+    entry("ipc", 0o777, Kind::Place(files::ns_ipc)),
+    entry("mnt", 0o777, Kind::Place(files::ns_mnt)),
+    entry("net", 0o777, Kind::Place(files::ns_net)),
+    entry("pid", 0o777, Kind::Place(files::ns_pid)),
+    entry("pid_for_children", 0o777, Kind::Place(files::ns_pid_for_children)),
+    entry("time", 0o777, Kind::Place(files::ns_time)),
+    entry("user", 0o777, Kind::Place(files::ns_user)),
+    entry("uts", 0o777, Kind::Place(files::ns_uts)),
 ];
 
 /// /proc/PID/task/TID.
@@ -297,10 +295,6 @@ impl InodeOps for Node {
                 subject.check_access()?;
                 text.bytes(&find(&subject)?.to_vec_in(&task::current().fs().root())?)?;
             }
-            Kind::Name(show) => {
-                subject.check_access()?;
-                show(&subject, &mut text)?;
-            }
             _ => return Err(Errno::EINVAL),
         }
         Ok(link_text(&text))
@@ -334,7 +328,7 @@ impl InodeOps for Node {
                 self.text_file(inode, show, None)
             }
             Kind::Setting(show, store) => self.text_file(inode, show, Some(store)),
-            Kind::Place(_) | Kind::Name(_) => return Err(Errno::ELOOP),
+            Kind::Place(_) => return Err(Errno::ELOOP),
         })
     }
 
