@@ -16,13 +16,19 @@ use crate::mm::try_box;
 use crate::ns::uts::UtsNs;
 use crate::ns::{PidNs, PlainNs, UserNs};
 use crate::sync::Once;
+use crate::task;
+use crate::task::rlimit::Resource;
 use crate::uapi::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
     CLONE_NEWUSER, CLONE_NEWUTS, S_IFDIR, S_IFREG,
 };
 
 const NSFS_MAGIC: u64 = 0x6e73_6673;
-/// ioctl_ns(2): the type of the namespace, as a `CLONE_NEW*` flag.
+/// ioctl_ns(2): a descriptor of the user namespace that owns it.
+const NS_GET_USERNS: u32 = 0xb701;
+/// ioctl_ns(2): a descriptor of the namespace around it.
+const NS_GET_PARENT: u32 = 0xb702;
+/// ioctl_ns(2): its type, as a `CLONE_NEW*` flag.
 const NS_GET_NSTYPE: u32 = 0xb703;
 
 /// A namespace of whichever type.
@@ -66,6 +72,38 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// The user namespace that owns it; that of a user namespace is the one around it.
+    fn owner(&self) -> Option<Self> {
+        let owner = match self {
+            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Net(ns) | Self::Time(ns) => &ns.user_ns,
+            Self::Mnt(ns) => &ns.user_ns,
+            Self::Pid(ns) => &ns.user_ns,
+            Self::User(ns) => ns.parent.as_ref()?,
+            Self::Uts(ns) => &ns.user_ns,
+        };
+        Some(Self::User(owner.clone()))
+    }
+
+    /// The namespace around it; `EINVAL` for types that do not nest.
+    fn parent(&self) -> Result<Option<Self>> {
+        match self {
+            Self::Pid(ns) => Ok(ns.parent.clone().map(Self::Pid)),
+            Self::User(ns) => Ok(ns.parent.clone().map(Self::User)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// Gives the caller a descriptor of a namespace.
+fn open(ns: Namespace) -> Result<usize> {
+    let place = place(ns.clone())?;
+    let file = File::new(place, OpenFlags::empty(), FMode::READ, try_box(NsFile(ns))?)?;
+    let task = task::current();
+    let limit = task.signal.rlimits.soft(Resource::Nofile) as usize;
+    Ok(task.files().install(file, 0, limit, true)? as usize)
+}
+
 struct NsNode(Namespace);
 
 impl InodeOps for NsNode {
@@ -84,6 +122,8 @@ struct NsFile(Namespace);
 impl FileOps for NsFile {
     fn ioctl(&self, _file: &File, cmd: u32, _arg: u64) -> Result<usize> {
         match cmd {
+            NS_GET_USERNS => self.0.owner().ok_or(Errno::EPERM).and_then(open),
+            NS_GET_PARENT => self.0.parent()?.ok_or(Errno::EPERM).and_then(open),
             NS_GET_NSTYPE => Ok(self.0.kind().1 as usize),
             _ => Err(Errno::ENOTTY),
         }
