@@ -17,7 +17,7 @@ fn limit(resource: u32, soft: u64, hard: Option<u64>) {
 
 /// RLIMIT_NOFILE is one above the highest number; the lowest free one is given first.
 fn descriptors() -> i32 {
-    limit(libc::RLIMIT_NOFILE as u32, 16, None);
+    limit(libc::RLIMIT_NOFILE, 16, None);
     // SAFETY: plain calls on descriptors.
     unsafe {
         let mut last = -1;
@@ -40,7 +40,7 @@ fn descriptors() -> i32 {
         // The pipe that failed half-way gave its number back.
         check_eq!(libc::dup(0), 7);
         // A limit below what is open closes nothing.
-        limit(libc::RLIMIT_NOFILE as u32, 4, None);
+        limit(libc::RLIMIT_NOFILE, 4, None);
         ok(libc::fcntl(15, libc::F_GETFD));
         ok(libc::close(15));
         check_eq!(err(libc::dup(0)), libc::EMFILE);
@@ -50,7 +50,7 @@ fn descriptors() -> i32 {
 
 /// A write that starts below the limit is cut there; one that starts at it gives SIGXFSZ and EFBIG.
 fn file_size(ignore: bool) -> i32 {
-    limit(libc::RLIMIT_FSIZE as u32, 1000, None);
+    limit(libc::RLIMIT_FSIZE, 1000, None);
     // SAFETY: plain calls with valid buffers.
     unsafe {
         libc::signal(libc::SIGXFSZ, if ignore { libc::SIG_IGN } else { libc::SIG_DFL });
@@ -75,7 +75,7 @@ fn file_size(ignore: bool) -> i32 {
 
 /// RLIMIT_AS bounds what is mapped, not what is there already.
 fn address_space() -> i32 {
-    limit(libc::RLIMIT_AS as u32, 64 << 20, None);
+    limit(libc::RLIMIT_AS, 64 << 20, None);
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: new mappings at places the kernel chooses.
@@ -102,7 +102,7 @@ fn spin() -> ! {
 
 /// RLIMIT_NPROC counts the processes of the real user, and root is not bound by it.
 fn processes() -> i32 {
-    limit(libc::RLIMIT_NPROC as u32, 2, Some(2));
+    limit(libc::RLIMIT_NPROC, 2, Some(2));
     wait_ok(child(|| 0));
     // SAFETY: plain calls.
     unsafe {
@@ -203,7 +203,7 @@ fn main() {
     check_eq!(in_child(|| file_size(false)) & 0x7f, libc::SIGXFSZ);
     wait_ok(child(address_space));
     let status = in_child(|| {
-        limit(libc::RLIMIT_CPU as u32, 1, None);
+        limit(libc::RLIMIT_CPU, 1, None);
         spin()
     });
     check_eq!(status & 0x7f, libc::SIGXCPU);
@@ -211,7 +211,7 @@ fn main() {
     let status = in_child(|| {
         // SAFETY: ignores a signal.
         unsafe { libc::signal(libc::SIGXCPU, libc::SIG_IGN) };
-        limit(libc::RLIMIT_CPU as u32, 1, Some(2));
+        limit(libc::RLIMIT_CPU, 1, Some(2));
         spin()
     });
     check_eq!(status & 0x7f, libc::SIGKILL);
@@ -219,7 +219,7 @@ fn main() {
     wait_ok(child(rules));
     child_limit();
     let status = in_child(|| {
-        limit(libc::RLIMIT_STACK as u32, 1 << 20, None);
+        limit(libc::RLIMIT_STACK, 1 << 20, None);
         std::hint::black_box(deep(0)) as i32
     });
     // The runtime's handler for SIGSEGV on a guard page turns it into SIGABRT.

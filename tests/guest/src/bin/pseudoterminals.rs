@@ -116,7 +116,7 @@ fn raw(pty: &Pty) {
 fn packets(pty: &Pty) {
     // SAFETY: the calls take an int each, by address or value.
     unsafe {
-        ok(libc::ioctl(pty.master, libc::TIOCPKT, &raw const *&1));
+        ok(libc::ioctl(pty.master, libc::TIOCPKT, std::ptr::from_ref(&1_i32)));
         send(pty.slave, b"pk\n");
         check_eq!(receive(pty.master), b"\0pk\r\n");
         ok(libc::tcflow(pty.slave, libc::TCOOFF));
@@ -126,7 +126,7 @@ fn packets(pty: &Pty) {
         ok(libc::tcflush(pty.slave, libc::TCIOFLUSH));
         let flushed = TIOCPKT_FLUSHREAD | TIOCPKT_FLUSHWRITE;
         check_eq!(receive(pty.master), [flushed]);
-        ok(libc::ioctl(pty.master, libc::TIOCPKT, &raw const *&0));
+        ok(libc::ioctl(pty.master, libc::TIOCPKT, std::ptr::from_ref(&0_i32)));
     }
 }
 
