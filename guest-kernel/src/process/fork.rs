@@ -332,7 +332,7 @@ fn copy_thread(args: &CloneArgs, regs: &PtRegs, child: &Task, stack_range: Kerne
         *child.se.thread.fp.get() = *own.fp.get();
         let tls = args.flags.contains(CloneFlags::SETTLS).then_some(args.tls);
         *child.se.thread.tpidr_el0.get() = tls.unwrap_or(*own.tpidr_el0.get());
-        arch::setup_user_thread(&child.se.thread, stack_range, &child_regs);
+        arch::setup_user_thread(&child.se.thread, stack_range, &child_regs, child_started);
     }
 }
 
@@ -418,7 +418,7 @@ pub(super) fn new_task(
 }
 
 /// First thing that a child runs, once the scheduler let it: `CLONE_CHILD_SETTID`.
-pub fn child_started() {
+extern "C" fn child_started(_: usize) {
     let task = task::current();
     let addr = task.set_child_tid.load(Ordering::Relaxed);
     if addr != 0 {

@@ -142,11 +142,17 @@ pub unsafe fn setup_kernel_thread(
     }
 }
 
-/// Prepares a thread that returns to EL0 with `regs`, after `schedule_tail`.
+/// Prepares a thread that calls `first(0)` in the kernel, after `schedule_tail`, and then goes to EL0
+/// with `regs`.
 ///
 /// # Safety
 /// As for [`setup_kernel_thread`].
-pub unsafe fn setup_user_thread(thread: &Thread, stack: KernelStackRange, regs: &PtRegs) {
+pub unsafe fn setup_user_thread(
+    thread: &Thread,
+    stack: KernelStackRange,
+    regs: &PtRegs,
+    first: extern "C" fn(usize),
+) {
     // SAFETY: the caller's promise.
     unsafe {
         *thread.stack.get() = stack;
@@ -154,7 +160,7 @@ pub unsafe fn setup_user_thread(thread: &Thread, stack: KernelStackRange, regs: 
         let saved = thread.user_regs();
         saved.write(*regs);
         (*saved).stackframe = [0; 2];
-        start_at_ret_from_fork(thread, 0, 0);
+        start_at_ret_from_fork(thread, first as usize as u64, 0);
     }
 }
 

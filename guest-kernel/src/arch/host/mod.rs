@@ -103,7 +103,12 @@ pub unsafe fn setup_kernel_thread(
 ///
 /// # Safety
 /// As on the bare machine: the thread does not run.
-pub unsafe fn setup_user_thread(thread: &Thread, stack: super::KernelStackRange, regs: &PtRegs) {
+pub unsafe fn setup_user_thread(
+    thread: &Thread,
+    stack: super::KernelStackRange,
+    regs: &PtRegs,
+    _first: extern "C" fn(usize),
+) {
     // SAFETY: the caller owns the thread and its stack.
     unsafe {
         *thread.stack.get() = stack;

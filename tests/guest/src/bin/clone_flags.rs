@@ -107,23 +107,26 @@ fn parent() {
     }
 }
 
-/// The thread id is written in the parent, and the child's word is cleared with a futex wake at the end
+/// The thread id is written in the parent and in the child, and cleared with a futex wake at the end
 /// where the address space is shared.
 fn thread_ids() {
     let word = map(4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED).cast::<i32>();
     let mut parent_id = 0;
-    let flags = libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
-    // SAFETY: `word` is mapped, and accessed as a volatile; the child only exits.
+    let flags = libc::CLONE_PARENT_SETTID
+        | libc::CLONE_CHILD_SETTID
+        | libc::CLONE_CHILD_CLEARTID
+        | libc::SIGCHLD;
+    // SAFETY: `word` is shared memory, only read through the kernel or as a volatile.
     unsafe {
-        word.write_volatile(7);
         let pid = ok(clone(flags, &raw mut parent_id, word)) as i32;
         if pid == 0 {
-            libc::_exit(0);
+            let seen = word.read_volatile() == libc::getpid();
+            libc::_exit(if seen { 0 } else { 1 });
         }
         check_eq!(parent_id, pid);
         wait_ok(pid);
         // Nobody else was in the child's address space, so there was nobody to tell.
-        check_eq!(word.read_volatile(), 7);
+        check_eq!(word.read_volatile(), pid);
     }
     // With CLONE_VM the waiter on the futex is woken.
     static ID: AtomicI32 = AtomicI32::new(-1);
