@@ -42,11 +42,29 @@ fn receive(fd: i32) -> Vec<u8> {
     buf
 }
 
+/// Reads what is expected, which may come in pieces.
+#[track_caller]
+fn expect(fd: i32, bytes: &[u8]) {
+    let mut got = Vec::new();
+    while got.len() < bytes.len() {
+        got.extend(receive(fd));
+    }
+    check_eq!(got, bytes);
+}
+
 fn poll(fd: i32) -> i16 {
     let mut poll = libc::pollfd { fd, events: libc::POLLIN | libc::POLLOUT, revents: 0 };
     // SAFETY: one valid entry.
     ok(unsafe { libc::poll(&raw mut poll, 1, 0) });
     poll.revents
+}
+
+/// Waits until there is something to read: what one end writes reaches the other in its own time.
+#[track_caller]
+fn readable(fd: i32) {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry.
+    check_eq!(ok(unsafe { libc::poll(&raw mut poll, 1, 10_000) }), 1);
 }
 
 fn waiting(fd: i32) -> i32 {
@@ -75,19 +93,22 @@ fn canonical(pty: &Pty) {
     check_eq!((t.c_iflag, t.c_oflag, t.c_lflag), (0x500, 0x5, 0x8a3b));
     check_eq!(t.c_cc[..17], [3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0]);
     send(pty.master, b"hello\x7fp\n");
+    readable(pty.slave);
     check_eq!(waiting(pty.slave), 6);
     check_eq!(receive(pty.slave), b"hellp\n");
-    check_eq!(receive(pty.master), b"hello\x08 \x08p\r\n");
+    expect(pty.master, b"hello\x08 \x08p\r\n");
     send(pty.slave, b"out\n");
-    check_eq!(receive(pty.master), b"out\r\n");
+    expect(pty.master, b"out\r\n");
     send(pty.master, b"abc\x04");
     check_eq!(receive(pty.slave), b"abc");
     send(pty.master, b"\x04");
     check_eq!(receive(pty.slave), b"");
-    check_eq!(receive(pty.master), b"abc");
+    expect(pty.master, b"abc");
     check_eq!((poll(pty.slave), poll(pty.master)), (libc::POLLOUT, libc::POLLOUT));
     send(pty.master, b"q\n");
     let both = libc::POLLIN | libc::POLLOUT;
+    readable(pty.slave);
+    readable(pty.master);
     check_eq!((poll(pty.slave), poll(pty.master)), (both, both));
     receive(pty.slave);
     receive(pty.master);
@@ -100,7 +121,7 @@ fn raw(pty: &Pty) {
     unsafe { libc::cfmakeraw(&raw mut t) };
     set(pty.slave, &t);
     send(pty.master, b"a\x03\r\n");
-    check_eq!(receive(pty.slave), b"a\x03\r\n");
+    expect(pty.slave, b"a\x03\r\n");
     (t.c_cc[libc::VMIN], t.c_cc[libc::VTIME]) = (0, 1);
     set(pty.slave, &t);
     check_eq!(receive(pty.slave), b"");
@@ -109,6 +130,9 @@ fn raw(pty: &Pty) {
     send(pty.master, b"ab");
     check_eq!(poll(pty.slave), libc::POLLOUT);
     send(pty.master, b"cd");
+    while waiting(pty.slave) < 4 {
+        std::thread::yield_now();
+    }
     check_eq!(receive(pty.slave), b"abcd");
     set(pty.slave, &old);
 }
