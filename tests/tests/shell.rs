@@ -184,7 +184,7 @@ fn at_a_prompt(guest: &Guest) -> Terminal {
     terminal
 }
 
-const PROMPT: &str = ":/# ";
+const PROMPT: &str = ":~# ";
 
 /// Presses a key until `text` is shown: the shell must have made its job the foreground one first.
 fn press_until(terminal: &mut Terminal, key: &str, text: &str) {
