@@ -38,6 +38,8 @@ impl Terminal {
         // SAFETY: the closure only makes system calls.
         unsafe {
             command.pre_exec(|| {
+                // As at a login: whoever runs the tests may ignore it (nohup does), and that is inherited.
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
                 rustix::process::setsid()?;
                 rustix::process::ioctl_tiocsctty(std::io::stdin())?;
                 Ok(())
