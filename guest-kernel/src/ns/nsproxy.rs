@@ -9,6 +9,7 @@ use belljar_abi::Described;
 use crate::errno::Result;
 use crate::fs::MntNs;
 use crate::kref::Ref;
+use crate::net::NetNs;
 use crate::ns::pid::{PidNs, init_pid_ns};
 use crate::ns::user::{UserNs, init_user_ns};
 use crate::ns::uts::{UtsNames, UtsNs, uts_name};
@@ -43,7 +44,7 @@ pub struct NsProxy {
     /// The pid namespace of children to come.
     pub pid_for_children: Ref<PidNs>,
     /// Network.
-    pub net: Ref<PlainNs>,
+    pub net: Ref<NetNs>,
     /// Clock offsets.
     pub time: Ref<PlainNs>,
     /// Control group root.
@@ -66,7 +67,7 @@ pub(super) fn init() -> Result<()> {
         // The root file system is mounted later.
         mnt: MntNs::empty(user.clone())?,
         pid_for_children: init_pid_ns().clone(),
-        net: PlainNs::new(user.clone())?,
+        net: NetNs::new(user.clone())?,
         time: PlainNs::new(user.clone())?,
         cgroup: PlainNs::new(user.clone())?,
     })?);

@@ -13,6 +13,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::net::NetNs;
 use crate::ns::uts::UtsNs;
 use crate::ns::{PidNs, PlainNs, UserNs};
 use crate::sync::Once;
@@ -38,7 +39,7 @@ pub enum Namespace {
     Cgroup(Ref<PlainNs>),
     Ipc(Ref<PlainNs>),
     Mnt(Ref<MntNs>),
-    Net(Ref<PlainNs>),
+    Net(Ref<NetNs>),
     Pid(Ref<PidNs>),
     Time(Ref<PlainNs>),
     User(Ref<UserNs>),
@@ -49,7 +50,8 @@ impl Namespace {
     /// Its identity: the inode number of its file.
     pub fn inum(&self) -> u32 {
         match self {
-            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Net(ns) | Self::Time(ns) => ns.inum,
+            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Time(ns) => ns.inum,
+            Self::Net(ns) => ns.inum,
             Self::Mnt(ns) => ns.inum,
             Self::Pid(ns) => ns.inum,
             Self::User(ns) => ns.inum,
@@ -76,7 +78,8 @@ impl Namespace {
     /// The user namespace that owns it; that of a user namespace is the one around it.
     fn owner(&self) -> Option<Self> {
         let owner = match self {
-            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Net(ns) | Self::Time(ns) => &ns.user_ns,
+            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Time(ns) => &ns.user_ns,
+            Self::Net(ns) => &ns.user_ns,
             Self::Mnt(ns) => &ns.user_ns,
             Self::Pid(ns) => &ns.user_ns,
             Self::User(ns) => ns.parent.as_ref()?,
