@@ -5,6 +5,7 @@
 //!
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
 //! - [`machine`]: the board that every backend builds.
+//! - [`devices`]: the device models and the bus for a machine that this process builds itself.
 //! - [`backend`]: what runs the guest's CPUs.
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
 //! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
@@ -16,6 +17,7 @@
 pub mod api;
 pub mod backend;
 pub mod cli;
+pub mod devices;
 pub mod image;
 pub mod introspect;
 pub mod machine;
