@@ -6,8 +6,8 @@
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
 //! - [`machine`]: the board that every backend builds.
 //! - [`devices`]: the device models and the bus for a machine that this process builds itself.
-//! - [`backend`]: what runs the guest's CPUs.
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
+//! - [`backend`]: what runs the guest's CPUs.
 //! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
 //! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
 //! - [`runtime`]: a VM from start to end, and where other commands find it.

@@ -21,6 +21,7 @@ pub use bitflags;
 
 pub use belljar_abi_derive::Described;
 
+pub mod control;
 pub mod image;
 #[allow(unsafe_code, reason = "constant text and tables are pointers in a repr(C) form")]
 pub mod layout;

@@ -132,7 +132,8 @@ pub struct RootPage {
     pub layout_size: AtomicU64,
     /// [`crate::layout::VERSION`].
     pub layout_version: AtomicU32,
-    /// Reserved: not 0 once the machine is frozen into memory.
+    /// 1 while the machine is frozen into memory: every CPU's context is in RAM, nothing changes RAM but
+    /// what waits for `release`. 0 otherwise.
     pub frozen: AtomicU32,
 
     /// Physical address of the payload that follows the image (symbols, initramfs), or 0.
@@ -146,6 +147,68 @@ pub struct RootPage {
     pub exit_status: AtomicI32,
     /// The panic message, ended by a NUL.
     pub panic_message: [AtomicU8; PANIC_MESSAGE_SIZE],
+
+    /// Where a CPU goes on with frozen memory: physical, entered at EL2 or EL1 with the MMU off, x0 = the
+    /// device tree's physical address, or 0 for one at the start of RAM.
+    pub thaw_entry: AtomicU64,
+    /// CLOCK_MONOTONIC when the machine froze, in ns.
+    pub frozen_monotonic: AtomicU64,
+    /// CLOCK_REALTIME when the machine froze, in ns since 1970.
+    pub frozen_realtime: AtomicU64,
+    /// Ticks of the counter in a second. A machine with another frequency cannot go on with this memory.
+    pub counter_frequency: AtomicU64,
+    /// AT_HWCAP as programs were shown it.
+    pub hwcap: AtomicU64,
+    /// AT_HWCAP2 as programs were shown it.
+    pub hwcap2: AtomicU64,
+    /// How many times this memory was thawed; copies count on from what their original had.
+    pub generation: AtomicU64,
+    /// While `frozen`: the VMM stores 1 to let this very machine go on. The kernel clears it before it
+    /// freezes.
+    pub release: AtomicU32,
+    /// How many times the machine was frozen.
+    pub freezes: AtomicU32,
+    /// What the VMM tells a copy before it starts.
+    pub copy: CopyNote,
+}
+
+/// Bytes of [`CopyNote::seed`].
+pub const COPY_SEED_SIZE: usize = 64;
+
+/// What a copy learns from who started it: written into its memory, and into no other's, before its
+/// first instruction.
+#[repr(C)]
+pub struct CopyNote {
+    /// Which copy this is, counted from 1 by whoever makes several of one snapshot; 0 if nobody said.
+    pub number: AtomicU64,
+    /// Random bytes that no other copy gets. The kernel erases them when it has used them.
+    pub seed: [AtomicU8; COPY_SEED_SIZE],
+}
+
+impl CopyNote {
+    /// Bytes of the note in memory: the number, little endian, then the seed.
+    pub const SIZE: usize = 8 + COPY_SEED_SIZE;
+
+    const fn new() -> Self {
+        Self { number: AtomicU64::new(0), seed: [const { AtomicU8::new(0) }; COPY_SEED_SIZE] }
+    }
+
+    /// The note's bytes.
+    pub fn bytes(number: u64, seed: &[u8; COPY_SEED_SIZE]) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        bytes[8..].copy_from_slice(seed);
+        bytes
+    }
+
+    /// Takes the number and the seed out; neither can be read again.
+    pub fn take(&self) -> (u64, [u8; COPY_SEED_SIZE]) {
+        let mut seed = [0; COPY_SEED_SIZE];
+        for (to, from) in seed.iter_mut().zip(&self.seed) {
+            *to = from.swap(0, Ordering::Relaxed);
+        }
+        (self.number.swap(0, Ordering::Relaxed), seed)
+    }
 }
 
 // Tripwires. The page is read by VMMs of other versions: raise `VERSION` if an offset below changes,
@@ -166,6 +229,17 @@ const _: () = {
     assert!(offset_of!(RootPage, payload_phys) == 264, "root page: payload_phys");
     assert!(offset_of!(RootPage, exit_state) == 280, "root page: exit_state");
     assert!(offset_of!(RootPage, panic_message) == 288, "root page: panic_message");
+    assert!(offset_of!(RootPage, frozen) == 260, "root page: frozen");
+    assert!(offset_of!(RootPage, thaw_entry) == 1312, "root page: thaw_entry");
+    assert!(offset_of!(RootPage, frozen_monotonic) == 1320, "root page: frozen_monotonic");
+    assert!(offset_of!(RootPage, frozen_realtime) == 1328, "root page: frozen_realtime");
+    assert!(offset_of!(RootPage, counter_frequency) == 1336, "root page: counter_frequency");
+    assert!(offset_of!(RootPage, hwcap) == 1344, "root page: hwcap");
+    assert!(offset_of!(RootPage, generation) == 1360, "root page: generation");
+    assert!(offset_of!(RootPage, release) == 1368, "root page: release");
+    assert!(offset_of!(RootPage, copy) == 1376, "root page: copy");
+    assert!(offset_of!(CopyNote, seed) == 8, "copy note: the number, then the seed");
+    assert!(size_of::<CopyNote>() == CopyNote::SIZE, "copy note: nothing behind the seed");
 };
 
 impl RootPage {
@@ -175,7 +249,7 @@ impl RootPage {
         Self {
             magic: MAGIC,
             version: VERSION,
-            size: (offset_of!(Self, panic_message) + PANIC_MESSAGE_SIZE) as u32,
+            size: (offset_of!(Self, copy) + CopyNote::SIZE) as u32,
             build_id: [const { AtomicU8::new(0) }; 32],
             build_id_len: AtomicU32::new(0),
             boot_state: AtomicU32::new(BootState::Early as u32),
@@ -212,6 +286,16 @@ impl RootPage {
             exit_state: AtomicU32::new(ExitState::Running as u32),
             exit_status: AtomicI32::new(0),
             panic_message: [const { AtomicU8::new(0) }; PANIC_MESSAGE_SIZE],
+            thaw_entry: AtomicU64::new(0),
+            frozen_monotonic: AtomicU64::new(0),
+            frozen_realtime: AtomicU64::new(0),
+            counter_frequency: AtomicU64::new(0),
+            hwcap: AtomicU64::new(0),
+            hwcap2: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            release: AtomicU32::new(0),
+            freezes: AtomicU32::new(0),
+            copy: CopyNote::new(),
         }
     }
 

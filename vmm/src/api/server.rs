@@ -87,7 +87,7 @@ fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
 /// The source lines of the guest's kernel, if its ELF file is here. Read before the guest is stopped: it
 /// takes a while.
 fn source_map(vm: &Vm) -> Option<SourceMap> {
-    let root = Root::find(vm.memory()).ok()?;
+    let root = Root::find(&*vm.memory()).ok()?;
     SourceMap::open(&Home::find().ok()?.kernel_elf(), root.build_id())
 }
 

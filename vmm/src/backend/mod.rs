@@ -7,13 +7,14 @@
 
 mod qemu;
 
-use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf};
+use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf, sync::Arc};
 
 pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
-/// The guest's RAM as this process sees it: guest physical ranges, each mapped from a shared
-/// memory file, so that it stays readable after the backend is gone.
+use crate::target::LiveRam;
+
+/// The guest's RAM where this process has it mapped: guest physical ranges.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
 /// Everything a backend must know to build the board and to boot a kernel on it.
@@ -64,8 +65,8 @@ pub trait Machine: Send + Sync {
     fn pause(&self) -> Result<(), Error>;
     /// Ends the machine at once and waits until it is gone. May be called more than once.
     fn quit(&self);
-    /// The guest's RAM.
-    fn memory(&self) -> &GuestMemory;
+    /// The guest's RAM. Whether it can still be read when the machine is gone is the backend's affair.
+    fn memory(&self) -> Arc<dyn LiveRam>;
     /// The process that the host accounts the guest's CPU time to, if it is not this one.
     fn pid(&self) -> Option<u32>;
 }

@@ -24,8 +24,9 @@ use super::guard::Guard;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
-use crate::backend::{self, Choice, Config, Event, GuestMemory};
+use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
+use crate::target::Ram;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -164,9 +165,9 @@ fn connect_console(
             // See above.
             let _ = quit.send(Message::Kill);
         };
-        let memory = vm.machine().memory().clone();
+        let memory = vm.machine().memory();
         let until_ready = move || {
-            let foreign = wait_until_it_listens(&memory);
+            let foreign = wait_until_it_listens(&*memory);
             match ours {
                 Console::Terminal => Input::Keys,
                 _ if foreign => Input::Plain,
@@ -180,7 +181,7 @@ fn connect_console(
 
 /// Waits until the guest's kernel has set its console up, because that empties the UART's FIFO.
 /// Whether it is a foreign kernel, which does not say when.
-fn wait_until_it_listens(ram: &GuestMemory) -> bool {
+fn wait_until_it_listens(ram: &dyn Ram) -> bool {
     const MOMENT: Duration = Duration::from_millis(1);
     if outcome::is_foreign(ram) {
         return true;
@@ -219,7 +220,7 @@ impl Life<'_> {
             match self.next(self.deadline) {
                 None => return Outcome::TimedOut,
                 Some(Message::Machine(Event::Shutdown { .. })) => {
-                    return Outcome::of_guest(self.vm.machine().memory());
+                    return Outcome::of_guest(&*self.vm.machine().memory());
                 }
                 Some(Message::Machine(Event::Died(cause))) => return Outcome::Died { cause },
                 Some(Message::Kill) => return Outcome::Killed,

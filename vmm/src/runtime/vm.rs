@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::console::Tail;
 use super::outcome::Outcome;
 use super::supervise::Message;
-use crate::backend::{self, GuestMemory, Machine};
+use crate::backend::{self, Machine};
+use crate::target::{LiveRam, Ram};
 
 /// What a VM is; fixed from its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,14 +156,14 @@ impl Vm {
     }
 
     /// The guest's RAM, for what never changes in it.
-    pub fn memory(&self) -> &GuestMemory {
+    pub fn memory(&self) -> Arc<dyn LiveRam> {
         self.machine.memory()
     }
 
     /// Reads the guest while its CPUs stand still. `look` says whether what it saw was in order; if
     /// not (it met a change half done) and the VM was running, the guest runs on for a moment and
     /// `look` tries again, a few times.
-    pub fn look<T>(&self, mut look: impl FnMut(&GuestMemory) -> (T, bool)) -> Result<T, Error> {
+    pub fn look<T>(&self, mut look: impl FnMut(&dyn Ram) -> (T, bool)) -> Result<T, Error> {
         const TRIES: u32 = 20;
         /// Long enough to finish a change, short enough not to be noticed.
         const MOMENT: Duration = Duration::from_millis(1);
@@ -172,12 +173,13 @@ impl Vm {
             State::Running => true,
             State::Paused => false,
         };
+        let memory = self.machine.memory();
         let mut tries = TRIES;
         loop {
             if running {
                 self.machine.pause()?;
             }
-            let (seen, in_order) = look(self.machine.memory());
+            let (seen, in_order) = look(&*memory);
             if running {
                 self.machine.resume()?;
             }

@@ -45,12 +45,18 @@ pub enum Error {
 }
 
 /// The physical memory of a guest.
-pub trait Ram {
+pub trait Ram: Send + Sync {
     /// The guest physical ranges that are RAM, in ascending order.
     fn ranges(&self) -> Vec<Range<u64>>;
 
     /// Fills `buf` from `phys` on, completely or not at all.
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error>;
+}
+
+/// The physical memory of a machine that is there.
+pub trait LiveRam: Ram {
+    /// Stores `bytes` from `phys` on: for the few words that the guest expects from outside.
+    fn write(&self, phys: u64, bytes: &[u8]) -> Result<(), Error>;
 }
 
 impl<R: Ram + ?Sized> Ram for &R {

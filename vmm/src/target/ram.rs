@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::{Error, Ram};
+use super::{Error, LiveRam, Ram};
 
 /// A machine's RAM while the machine is there. The guest may write meanwhile unless it is paused:
 /// every access is volatile, and what it returns is a value, never a reference into the guest.
@@ -18,6 +18,13 @@ impl Ram for GuestMemoryMmap<()> {
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
         self.read_slice(buf, GuestAddress(phys))
             .map_err(|_| Error::OutsideRam { phys, len: buf.len() })
+    }
+}
+
+impl LiveRam for GuestMemoryMmap<()> {
+    fn write(&self, phys: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.write_slice(bytes, GuestAddress(phys))
+            .map_err(|_| Error::OutsideRam { phys, len: bytes.len() })
     }
 }
 

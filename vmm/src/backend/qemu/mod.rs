@@ -21,6 +21,7 @@ use command::{Command, find};
 
 use super::{Config, Event, Events, GuestMemory, Machine, Started};
 use crate::machine::RAM_BASE;
+use crate::target::LiveRam;
 use process::Child;
 use qmp::Qmp;
 
@@ -76,7 +77,7 @@ pub enum Error {
 struct Qemu {
     child: Child,
     qmp: Qmp,
-    memory: GuestMemory,
+    memory: Arc<GuestMemory>,
 }
 
 /// The command that [`start`] runs.
@@ -88,7 +89,7 @@ pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
 pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Error> {
     let program = find()?;
     let ram = memory_file("belljar-ram").map_err(Error::from)?;
-    let memory = map(&ram, config.memory)?;
+    let memory = Arc::new(map(&ram, config.memory)?);
     let (monitor, child_monitor) = UnixStream::pair().map_err(Error::from)?;
     let (console, child_console) = UnixStream::pair().map_err(Error::from)?;
 
@@ -136,8 +137,8 @@ impl Machine for Qemu {
         self.child.kill();
     }
 
-    fn memory(&self) -> &GuestMemory {
-        &self.memory
+    fn memory(&self) -> Arc<dyn LiveRam> {
+        self.memory.clone()
     }
 
     fn pid(&self) -> Option<u32> {
