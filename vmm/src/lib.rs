@@ -9,6 +9,7 @@
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
 //! - [`backend`]: what runs the guest's CPUs.
 //! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
+//! - [`snapshot`]: a whole VM as a folder: saved, opened, checked.
 //! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
 //! - [`runtime`]: a VM from start to end, and where other commands find it.
 //! - [`api`]: what a running VM serves, and its clients.
@@ -23,4 +24,5 @@ pub mod introspect;
 pub mod machine;
 pub mod render;
 pub mod runtime;
+pub mod snapshot;
 pub mod target;

@@ -6,6 +6,7 @@
 //! for a live machine, a snapshot and a core. The guest is hostile input throughout.
 
 mod error;
+mod freeframes;
 mod note;
 mod object;
 mod root;
@@ -18,6 +19,7 @@ mod tests;
 pub mod views;
 
 pub use error::{Error, Result, optional};
+pub use freeframes::FreeFrames;
 pub use note::{Field, Kind, Note, Type};
 pub use object::{List, Object, Value};
 pub use root::Root;

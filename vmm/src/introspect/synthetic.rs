@@ -65,6 +65,8 @@ enum Policy {
 #[allow(dead_code, reason = "only described")]
 enum PageKind {
     Reserved = 0,
+    Free = 1,
+    Hot = 2,
     Table = 6,
     Anon = 7,
     Cache = 8,
@@ -128,7 +130,7 @@ described! {
         pgoff: u64,
         #[described(as = "ptr MappedFile")] file: u64,
     }
-    Page { flags: u16, #[described(as = "enum PageKind")] kind: u8, refcount: u32, }
+    Page { flags: u16, #[described(as = "enum PageKind")] kind: u8, refcount: u32, order: u8, }
     PrioArray {
         nr_active: u32,
         #[described(as = "array list Entity::run_list")] queue: [Link; 140],
@@ -464,6 +466,12 @@ impl Guest {
         let record = self.frames + ((phys - BASE) >> 12) * Page::descriptor().size;
         self.set::<Page>(record, "refcount", refcount.into());
         self.set::<Page>(record, "kind", kind.into());
+    }
+
+    /// Sets the order in the record of the frame at a physical address.
+    pub fn frame_order(&mut self, phys: u64, order: u8) {
+        let record = self.frames + ((phys - BASE) >> 12) * Page::descriptor().size;
+        self.set::<Page>(record, "order", order.into());
     }
 
     /// The physical address of the program's last-level table.

@@ -1,14 +1,17 @@
 //! What the introspection engine reads: the physical memory of a guest, and addresses in it.
 //!
-//! [`Ram`] is the small trait that every source of memory implements: a live machine, a raw RAM file.
+//! [`Ram`] is the small trait that every source of memory implements: a live machine, the memory file
+//! of a snapshot.
 //! [`walk`] is the stage-1 translation done in software, and [`Space`] reads virtual memory through it.
 //! The guest is hostile input: a read outside RAM is an error, never a panic, and a walk has at most
 //! four steps whatever the tables say.
 
+mod holes;
 mod ram;
 mod space;
 pub mod walk;
 
+pub use holes::data_ranges;
 pub use ram::{RawRam, SliceRam};
 pub use space::Space;
 
@@ -51,6 +54,12 @@ pub trait Ram: Send + Sync {
 
     /// Fills `buf` from `phys` on, completely or not at all.
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error>;
+
+    /// The parts of RAM outside which every byte is 0, in ascending order: all of it unless the source
+    /// knows better. What copies RAM need not look anywhere else.
+    fn populated(&self) -> Vec<Range<u64>> {
+        self.ranges()
+    }
 }
 
 /// The physical memory of a machine that is there.
@@ -66,6 +75,10 @@ impl<R: Ram + ?Sized> Ram for &R {
 
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
         (**self).read(phys, buf)
+    }
+
+    fn populated(&self) -> Vec<Range<u64>> {
+        (**self).populated()
     }
 }
 

@@ -1,12 +1,15 @@
-//! Where physical memory comes from: a live machine's mapped RAM, a raw RAM file, bytes of a test.
+//! Where physical memory comes from: a live machine's mapped RAM, a file that holds RAM byte for byte
+//! (a snapshot's `memory.img`), bytes of a test.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
-use super::{Error, LiveRam, Ram};
+use super::{Error, LiveRam, Ram, data_ranges};
 
 /// A machine's RAM while the machine is there. The guest may write meanwhile unless it is paused:
 /// every access is volatile, and what it returns is a value, never a reference into the guest.
@@ -19,6 +22,25 @@ impl Ram for GuestMemoryMmap<()> {
         self.read_slice(buf, GuestAddress(phys))
             .map_err(|_| Error::OutsideRam { phys, len: buf.len() })
     }
+
+    fn populated(&self) -> Vec<Range<u64>> {
+        self.iter().flat_map(populated_region).collect()
+    }
+}
+
+/// Where a mapped region can hold anything but zeros. The file behind it tells, if what is written to
+/// the mapping goes to the file.
+fn populated_region(region: &GuestRegionMmap<()>) -> Vec<Range<u64>> {
+    let start = region.start_addr().0;
+    let all = start..start + region.len();
+    let Some(backing) = region.file_offset() else { return vec![all] };
+    if region.flags() & libc::MAP_SHARED == 0 {
+        return vec![all];
+    }
+    data_ranges(backing.file(), backing.start(), region.len())
+        .into_iter()
+        .map(|r| start + r.start..start + r.end)
+        .collect()
 }
 
 impl LiveRam for GuestMemoryMmap<()> {
@@ -52,6 +74,13 @@ impl Ram for RawRam {
     fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
         let offset = offset_in(self.base, self.len, phys, buf.len())?;
         self.file.read_exact_at(buf, offset).map_err(|e| Error::Io { phys, cause: e.to_string() })
+    }
+
+    fn populated(&self) -> Vec<Range<u64>> {
+        data_ranges(&self.file, 0, self.len)
+            .into_iter()
+            .map(|r| self.base + r.start..self.base + r.end)
+            .collect()
     }
 }
 
