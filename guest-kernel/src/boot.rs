@@ -9,6 +9,7 @@ use belljar_kernel::addr::PhysAddr;
 use belljar_kernel::arch::TIMER_IRQ;
 use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
+use belljar_kernel::sched::cpu;
 use belljar_kernel::{arch, fs, introspect, kinfo, mm, ns, panic, process, procfs, sched};
 
 #[global_allocator]
@@ -68,7 +69,7 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
 fn start_scheduling() -> ! {
     // This CPU schedules, with task 0 as its idle task.
     sched::init_cpu();
-    introspect::publish_run_queues(arch::cpu_count());
+    introspect::publish_run_queues(1);
     introspect::publish_tasks(process::init::init_task());
     arch::irq_enable();
     // Tasks 1 and 2: init, and the parent of kernel threads.
@@ -175,7 +176,7 @@ fn init_interrupts(machine: &Machine<'_>) {
             arch::irq::init_v2(PhysAddr(distributor.start), PhysAddr(cpu.start));
         }
     }
-    for ipi in [sched::cpu::IPI_RESCHEDULE, sched::cpu::IPI_TIMER] {
+    for ipi in [cpu::IPI_RESCHEDULE, cpu::IPI_TIMER, cpu::IPI_CALL] {
         irq::register(ipi, sched::handle_ipi);
     }
     irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));

@@ -81,6 +81,12 @@ fn the_shell_works_in_32_megabytes() {
     assert_eq!(done.code, 9, "{done:?}");
 }
 #[test]
+fn two_cpus_are_used_and_shown() {
+    let args = ["run", "--cpus", "2", "shell", "--", "nproc"];
+    assert_eq!(Guest::new().run(&args, "").stdout, "2\n");
+}
+
+#[test]
 fn a_timeout_ends_a_busy_guest() {
     let args = ["run", "--timeout", "5s", "shell", "--", "sh", "-c", "while :; do :; done"];
     assert_eq!(Guest::new().run(&args, "").code, 124);

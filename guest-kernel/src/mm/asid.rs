@@ -106,7 +106,7 @@ pub fn release(asid: &Asid) -> bool {
     !asids.active.iter().any(|active| active & MASK == value & MASK)
 }
 
-/// Leaves whatever address space is active on this CPU.
+/// Leaves whatever address space is active on this CPU, which keeps it until then.
 pub fn leave() {
     let mut asids = ASIDS.lock();
     arch::deactivate_user();

@@ -4,7 +4,6 @@
 //! lock. Only a page that must be read in is waited for, without that lock; then the entry is looked at
 //! again. Running out of frames ends the attempt, lets the OOM killer act and starts over.
 
-use super::asid;
 use super::backing::MappedFile;
 use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
 use super::mm::{Mm, RemoteBuf, Space};
@@ -462,9 +461,4 @@ fn remote_page(
             }
         }
     }
-}
-
-/// Leaves user space on this CPU, whichever address space is active: before the CPU is stopped.
-pub fn deactivate() {
-    asid::leave();
 }

@@ -40,6 +40,7 @@ pub mod vma;
 use alloc::boxed::Box;
 use core::alloc::Layout;
 
+pub use asid::leave as leave_user_space;
 pub use backing::{Backing, MappedFile};
 pub use fault::{Access, Fault};
 pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of, alloc_pages};

@@ -35,7 +35,7 @@ fn enter(mm: &Ref<Mm>) {
 
 fn leave() {
     CURRENT.set(None);
-    fault::deactivate();
+    asid::leave();
 }
 
 fn request(addr: u64, pages: u64, prot: u32, flags: u32) -> MmapRequest {

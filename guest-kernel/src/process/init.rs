@@ -92,6 +92,7 @@ extern "C" fn init_thread(_: usize) {
     if crate::drivers::cmdline::is_set("belljar.mounts") {
         crate::fs::mount_defaults();
     }
+    super::smp::start_all();
     super::kthread::start_system_threads();
     if let Err(e) = open_console() {
         kerr!("init: no console: {e}");

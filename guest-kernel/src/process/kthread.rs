@@ -16,9 +16,9 @@ use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use super::{exit, fork};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, cpu, softirq, workqueue};
+use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, softirq, workqueue};
 use crate::signal::{NSIG, SigAction};
-use crate::sync::{Mutex, Once, SpinLock};
+use crate::sync::{self, Mutex, Once, SpinLock};
 use crate::task::{self, Task};
 use crate::wait_event_interruptible;
 
@@ -30,6 +30,8 @@ pub struct Kthread {
     body: Mutex<Option<Body>>,
     started: AtomicBool,
     stop: AtomicBool,
+    park: AtomicBool,
+    parked: Completion,
     result: AtomicI32,
     exited: Completion,
 }
@@ -53,6 +55,42 @@ impl Kthread {
     /// sleeping, like any condition.
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// True once it is to [`park_here`](Self::park_here): checked like [`should_stop`](Self::should_stop).
+    pub fn should_park(&self) -> bool {
+        self.park.load(Ordering::Acquire)
+    }
+
+    /// Tells a thread that was woken once to park, and waits until it sleeps. Only for threads whose function
+    /// looks at [`should_park`](Self::should_park).
+    pub fn park(&self) {
+        self.park.store(true, Ordering::Release);
+        self.wake();
+        self.parked.wait();
+    }
+
+    /// Lets a parked thread go on.
+    pub fn unpark(&self) {
+        self.park.store(false, Ordering::Release);
+        sched::wake_up(&self.task().se, TaskState::PARKED);
+    }
+
+    /// The thread itself sleeps until [`unpark`](Self::unpark).
+    fn park_here(&self) {
+        let me = &task::current().se;
+        let mut told = false;
+        loop {
+            me.prepare_sleep(TaskState::PARKED);
+            if !self.should_park() {
+                break me.cancel_sleep();
+            }
+            if !told {
+                told = true;
+                self.parked.complete();
+            }
+            sched::schedule_in(crate::wait_channel!("kthread_parkme"));
+        }
     }
 
     /// Tells it to return, waits until it did, and returns its result; one that never ran is not
@@ -108,6 +146,8 @@ fn create(
         body: Mutex::new(Some(Box::new(body))),
         started: AtomicBool::new(false),
         stop: AtomicBool::new(false),
+        park: AtomicBool::new(false),
+        parked: Completion::new(),
         result: AtomicI32::new(NEVER_RAN),
         exited: Completion::new(),
     });
@@ -211,31 +251,70 @@ pub fn start_kthreadd() -> Result<()> {
     Ok(())
 }
 
-/// Starts the threads that every system has: `ksoftirqd/N` and the `kworker`s of each CPU that schedules.
+/// A thread of a CPU: runs `body`, which returns when its argument says so, again and again, and sleeps
+/// while its CPU is out.
+fn create_for_cpu(name: &str, cpu: usize, body: fn(&dyn Fn() -> bool)) -> Result<Arc<Kthread>> {
+    create(name, Some(cpu), move |me| {
+        while !me.should_stop() {
+            body(&|| me.should_stop() || me.should_park());
+            if me.should_park() {
+                me.park_here();
+            }
+        }
+        0
+    })
+}
+
+/// The threads of one CPU.
+pub struct CpuThreads {
+    /// Those that are parked while the CPU is out: `ksoftirqd/N` and `kworker/N:0`.
+    parking: [Arc<Kthread>; 2],
+}
+
+impl CpuThreads {
+    /// Makes the threads of a CPU that may not be online yet. `migration/N` runs at once, as its stop class;
+    /// the others once the CPU is there.
+    pub fn new(cpu: usize) -> Result<Self> {
+        let migration = create_for_cpu(&alloc::format!("migration/{cpu}"), cpu, |stop| {
+            sched::stop::stopper(stop);
+        })?;
+        let thread: &'static Task = {
+            // SAFETY: the reference that is given away here keeps the task for ever.
+            unsafe { &*Ref::into_raw(migration.task().to_ref()) }
+        };
+        thread.se.set_scheduler(sched::Policy::Fifo, 0, sched::policy::MAX_RT_PRIORITY)?;
+        sched::stop::set_stopper(cpu, &thread.se);
+        let softirq = create_for_cpu(&alloc::format!("ksoftirqd/{cpu}"), cpu, |stop| {
+            softirq::daemon(stop);
+        })?;
+        let worker = create_for_cpu(&alloc::format!("kworker/{cpu}:0"), cpu, |stop| {
+            workqueue::worker(workqueue::Pool::Cpu(sync::this_cpu()), stop);
+        })?;
+        migration.wake();
+        Ok(Self { parking: [softirq, worker] })
+    }
+
+    /// The CPU is online: its threads go on, or begin.
+    pub fn unpark(&self) {
+        for thread in &self.parking {
+            if thread.started.load(Ordering::Acquire) { thread.unpark() } else { thread.wake() }
+        }
+    }
+
+    /// The CPU is about to be taken out: returns once its threads sleep.
+    pub fn park(&self) {
+        self.parking.iter().for_each(|thread| thread.park());
+    }
+}
+
+/// Starts the threads that belong to no CPU.
 pub fn start_system_threads() {
     super::timers::init();
-    let start = |name: &str, cpu: Option<usize>, body: fn(&Kthread, usize)| {
-        let number = cpu.unwrap_or(0);
-        match create(name, cpu, move |me| {
-            body(me, number);
-            0
-        }) {
-            Ok(thread) => thread.wake(),
-            Err(e) => crate::kerr!("{name}: cannot be started: {e}"),
-        }
-    };
-    let mut cpus = cpu::online_mask();
-    while cpus != 0 {
-        let cpu = cpus.trailing_zeros() as usize;
-        cpus &= cpus - 1;
-        start(&alloc::format!("ksoftirqd/{cpu}"), Some(cpu), |me, _| {
-            softirq::daemon(|| me.should_stop());
-        });
-        start(&alloc::format!("kworker/{cpu}:0"), Some(cpu), |me, cpu| {
-            workqueue::worker(workqueue::Pool::Cpu(cpu), || me.should_stop());
-        });
-    }
-    start("kworker/u:0", None, |me, _| {
+    let thread = kthread_run("kworker/u:0", |me| {
         workqueue::worker(workqueue::Pool::Unbound, || me.should_stop());
+        0
     });
+    if let Err(e) = thread {
+        crate::kerr!("kworker/u:0: cannot be started: {e}");
+    }
 }

@@ -23,5 +23,6 @@ pub mod kthread;
 pub mod sigframe;
 pub mod signal;
 pub mod sigpage;
+pub mod smp;
 pub mod timers;
 pub mod wait;

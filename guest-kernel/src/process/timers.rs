@@ -63,6 +63,19 @@ fn ring(timer: &Timer) {
     softirq::raise(Softirq::Timer);
 }
 
+/// Takes over what rang on a CPU that is off now.
+pub fn adopt(cpu: usize) {
+    loop {
+        let theirs = EXPIRED.of(cpu).lock();
+        // SAFETY: the lock is held.
+        let Some(timer) = (unsafe { theirs.pop_front() }) else { break };
+        let ours = EXPIRED.this().lock();
+        // SAFETY: the lock is held, and the list's count keeps it in place.
+        unsafe { ours.push_back(timer) };
+    }
+    softirq::raise(Softirq::Timer);
+}
+
 /// The softirq.
 fn handle_expired() {
     loop {

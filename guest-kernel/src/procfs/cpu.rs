@@ -8,7 +8,7 @@ use crate::arch;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
 use crate::put;
-use crate::sched;
+use crate::sched::{self, cpu};
 use crate::task::list;
 
 /// Nanoseconds in a tick of `USER_HZ`, the unit of times in /proc.
@@ -28,7 +28,7 @@ pub fn cpuinfo(_: &SuperBlock, out: &mut Text) -> Result<()> {
     let hwcaps = arch::hwcaps().0;
     // Linux derives it from the timer: loops per jiffy are timer ticks.
     let mips = arch::counter_frequency() / 5000;
-    for cpu in 0..arch::cpu_count() {
+    for cpu in cpu::each(cpu::online_mask()) {
         put!(out, "processor\t: {cpu}\n")?;
         put!(out, "BogoMIPS\t: {}.{:02}\n", mips / 100, mips % 100)?;
         out.bytes(b"Features\t:")?;
@@ -46,18 +46,19 @@ pub fn cpuinfo(_: &SuperBlock, out: &mut Text) -> Result<()> {
 
 /// /proc/stat.
 pub fn stat(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    let cpus = arch::cpu_count();
+    let online = cpu::online_mask();
     let line = |out: &mut Text, times: sched::CpuTimes| {
         let (user, system, idle) = (times.user / TICK, times.system / TICK, times.idle / TICK);
         put!(out, " {user} 0 {system} {idle} 0 0 0 0 0 0\n")
     };
     let mut all = sched::CpuTimes::default();
-    for cpu in 0..cpus {
+    // What a CPU did that is out now still counts.
+    for cpu in 0..arch::cpu_count() {
         all += sched::cpu_times(cpu);
     }
     out.bytes(b"cpu ")?;
     line(out, all)?;
-    for cpu in 0..cpus {
+    for cpu in cpu::each(online) {
         put!(out, "cpu{cpu}")?;
         line(out, sched::cpu_times(cpu))?;
     }

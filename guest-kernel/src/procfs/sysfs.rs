@@ -10,7 +10,7 @@ use crate::fs::superblock::PlainSuper;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
 use crate::kref::Ref;
 use crate::put;
-use crate::sched::cpu::online_mask;
+use crate::sched::cpu::{online_mask, possible_mask};
 use crate::sync::MAX_CPUS;
 
 const SYSFS_MAGIC: u64 = 0x6265_6572;
@@ -47,7 +47,7 @@ static ENTRIES: &[Entry] = &[
                     &[
                         Entry { name: "cpu", kind: Kind::PerCpu(&[dir("topology", TOPOLOGY)]) },
                         text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
-                        text("offline", |_, out| out.bytes(b"\n")),
+                        text("offline", |_, out| ranges(out, possible_mask() & !online_mask())),
                         text("online", |_, out| ranges(out, online_mask())),
                         text("possible", present),
                         text("present", present),
@@ -71,16 +71,16 @@ static ENTRIES: &[Entry] = &[
 
 /// A CPU's place: each is a core of its own, all are in one package.
 static TOPOLOGY: &[Entry] = &[
-    cpu_text("cluster_cpus", |_, out| mask(out, all_cpus())),
-    cpu_text("cluster_cpus_list", |_, out| ranges(out, all_cpus())),
+    cpu_text("cluster_cpus", |_, out| mask(out, online_mask())),
+    cpu_text("cluster_cpus_list", |_, out| ranges(out, online_mask())),
     cpu_text("cluster_id", |_, out| out.bytes(b"0\n")),
     cpu_text("core_cpus", |cpu, out| mask(out, 1 << cpu)),
     cpu_text("core_cpus_list", |cpu, out| ranges(out, 1 << cpu)),
     cpu_text("core_id", |cpu, out| put!(out, "{cpu}\n")),
-    cpu_text("core_siblings", |_, out| mask(out, all_cpus())),
-    cpu_text("core_siblings_list", |_, out| ranges(out, all_cpus())),
-    cpu_text("package_cpus", |_, out| mask(out, all_cpus())),
-    cpu_text("package_cpus_list", |_, out| ranges(out, all_cpus())),
+    cpu_text("core_siblings", |_, out| mask(out, online_mask())),
+    cpu_text("core_siblings_list", |_, out| ranges(out, online_mask())),
+    cpu_text("package_cpus", |_, out| mask(out, online_mask())),
+    cpu_text("package_cpus_list", |_, out| ranges(out, online_mask())),
     cpu_text("physical_package_id", |_, out| out.bytes(b"0\n")),
     cpu_text("thread_siblings", |cpu, out| mask(out, 1 << cpu)),
     cpu_text("thread_siblings_list", |cpu, out| ranges(out, 1 << cpu)),
@@ -88,14 +88,6 @@ static TOPOLOGY: &[Entry] = &[
 
 const fn cpu_text(name: &'static str, show: fn(usize, &mut Text) -> Result<()>) -> Entry {
     Entry { name, kind: Kind::CpuText(show) }
-}
-
-/// The CPUs of the machine.
-fn all_cpus() -> u64 {
-    match arch::cpu_count() {
-        64.. => !0,
-        cpus => (1 << cpus) - 1,
-    }
 }
 
 /// A mask in hexadecimal with as many digits as the machine's CPUs need.
@@ -109,7 +101,7 @@ fn mask(out: &mut Text, mask: u64) -> Result<()> {
 }
 
 fn present(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    ranges(out, all_cpus())
+    ranges(out, possible_mask())
 }
 
 /// The bits of a mask as `0-3,5` and a line end.

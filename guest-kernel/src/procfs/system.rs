@@ -95,7 +95,7 @@ fn next_major(last: Option<u32>) -> Option<u32> {
 /// /proc/interrupts: the header, for programs that count CPUs by it.
 pub fn interrupts(_: &SuperBlock, out: &mut Text) -> Result<()> {
     out.bytes(b"           ")?;
-    for cpu in 0..crate::arch::cpu_count() {
+    for cpu in crate::sched::cpu::each(crate::sched::cpu::online_mask()) {
         put!(out, "CPU{cpu:<8}")?;
     }
     out.bytes(b"\n")

@@ -1,71 +1,135 @@
 //! Which CPU an entity runs on, when there are several.
 //!
-//! A sleeper is woken where it ran before unless another allowed CPU is idle and that one is not; a CPU
-//! that runs out of work, and every CPU now and then, pulls from the busiest. Another CPU's queue is
-//! only ever *tried*, never waited for, so two CPUs that pull from each other cannot deadlock.
+//! A sleeper is woken where it ran before unless another allowed CPU is idle and that one is not; a
+//! real-time one goes where it can run at once. A CPU that runs out of work, and every busy CPU now and
+//! then, pulls from the busiest; one that has more to do than it can and sees an idle CPU wakes that up to
+//! pull. Another CPU's queue is only ever *tried*, never waited for, so two CPUs that pull from each other
+//! cannot deadlock.
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::cpu;
 use super::entity::Entity;
+use super::prio;
 use super::runqueue::RunQueue;
-use super::schedule::{RUNQUEUES, RqGuard};
+use super::schedule::{RUNQUEUES, RqGuard, idle_of, lock_rq, resched_curr};
+use crate::arch::{self, ThreadFlags};
+
+/// The online CPUs that an entity may run on: all of them if those that it is bound to are taken out.
+fn allowed(entity: &Entity) -> u64 {
+    let online = cpu::online_mask();
+    match entity.cpus_allowed() & online {
+        0 => online,
+        allowed => allowed,
+    }
+}
+
+/// True if an entity that is on a CPU may go on there.
+#[inline]
+pub(super) fn may_stay(entity: &Entity, cpu: usize) -> bool {
+    entity.cpus_allowed() & (1 << cpu) != 0 || allowed(entity) & (1 << cpu) != 0
+}
+
+/// True if an entity may be queued there; the queue's lock is held.
+#[inline]
+pub(super) fn accepts(rq: &RunQueue, entity: &Entity) -> bool {
+    rq.is_online() && may_stay(entity, rq.cpu())
+}
+
+/// A look at another CPU's queue without its lock: how many are runnable, and the level that runs. An
+/// entity beside a real-time one counts as one more: that one gives nothing away.
+fn look(cpu: usize) -> (u32, i32) {
+    let rq = RUNQUEUES.of(cpu).data_ptr();
+    // SAFETY: two racy words; what is done with them is right whatever they say.
+    let (nr, level) = unsafe { ((*rq).nr_running(), (*rq).curr_prio()) };
+    (nr + u32::from(level < prio::MAX_RT_PRIO), level)
+}
 
 /// The CPU for an entity that becomes runnable and was on `last`.
 pub(super) fn select_cpu(entity: &Entity, last: usize) -> usize {
-    let allowed = entity.cpus_allowed() & cpu::online_mask();
-    if allowed == 0 {
-        return last;
-    }
-    let busy = |cpu: usize| {
-        // SAFETY: one racy word; whatever it says, the choice is allowed.
-        unsafe { (*RUNQUEUES.of(cpu).data_ptr()).nr_running() }
-    };
+    let allowed = allowed(entity);
     let last_allowed = allowed & (1 << last) != 0;
-    if last_allowed && busy(last) == 0 {
+    let (at_last, level_at_last) = look(last);
+    if last_allowed && at_last == 0 {
         return last;
     }
-    let mut best = if last_allowed { Some((busy(last), last)) } else { None };
-    let mut rest = allowed;
-    while rest != 0 {
-        let cpu = rest.trailing_zeros() as usize;
-        rest &= rest - 1;
-        let load = busy(cpu);
-        // Moving away from a warm cache pays only for an idle CPU.
-        let better = best.is_none_or(|(least, _)| load < least && (load == 0 || !last_allowed));
-        if better {
+    if entity.is_rt() {
+        // Where the least urgent runs, if that is less urgent.
+        let best = cpu::each(allowed).max_by_key(|&cpu| (look(cpu).1, cpu == last));
+        return match best {
+            _ if last_allowed && entity.prio() < level_at_last => last,
+            Some(cpu) if entity.prio() < look(cpu).1 || !last_allowed => cpu,
+            _ => last,
+        };
+    }
+    let mut best = if last_allowed { Some((at_last, last)) } else { None };
+    for cpu in cpu::each(allowed) {
+        let (load, _) = look(cpu);
+        // Moving away from a warm cache pays only for an idle CPU, or away from a real-time entity.
+        let pays = load == 0 || !last_allowed || level_at_last < prio::MAX_RT_PRIO;
+        if best.is_none_or(|(least, _)| load < least && pays) {
             best = Some((load, cpu));
         }
     }
     best.map_or(last, |(_, cpu)| cpu)
 }
 
-/// Pulls one entity to `rq` from the queue that has the most, if that has `margin` more than here.
-pub(super) fn pull(rq: &mut RunQueue, margin: u32) {
+/// Pulls one entity to `rq` from the queue that has the most, if that has `margin` more than here. True
+/// if the one that runs here should make room for it.
+pub(super) fn pull(rq: &mut RunQueue, margin: u32) -> bool {
+    let here = look(rq.cpu()).0;
     let mut busiest = None;
-    let mut rest = cpu::online_mask() & !(1 << rq.cpu());
-    while rest != 0 {
-        let cpu = rest.trailing_zeros() as usize;
-        rest &= rest - 1;
-        // SAFETY: one racy word; it is looked at again under the lock.
-        let load = unsafe { (*RUNQUEUES.of(cpu).data_ptr()).nr_running() };
-        if load > rq.nr_running() + margin && busiest.is_none_or(|(most, _)| load > most) {
+    for cpu in cpu::each(cpu::online_mask() & !(1 << rq.cpu())) {
+        let (load, _) = look(cpu);
+        if load > here + margin && busiest.is_none_or(|(most, _)| load > most) {
             busiest = Some((load, cpu));
         }
     }
-    let Some((_, cpu)) = busiest else { return };
-    let Some(from) = RUNQUEUES.of(cpu).try_lock() else { return };
+    let Some((_, cpu)) = busiest else { return false };
+    let Some(from) = RUNQUEUES.of(cpu).try_lock() else { return false };
     let mut from = RqGuard::new(from);
-    let Some(entity) = from.find_movable(rq.cpu()).map(core::ptr::from_ref) else { return };
+    let Some(entity) = from.find_movable(rq.cpu()).map(core::ptr::from_ref) else { return false };
     // SAFETY: it is queued there, and that queue is locked.
     let entity = unsafe { &*entity };
     from.dequeue_task(entity);
     entity.thread.info.set_cpu(rq.cpu());
     entity.timestamp.store(super::clock::monotonic_ns(), Relaxed);
     rq.enqueue_task(entity);
+    rq.preempts_curr(entity)
 }
 
 /// A busy CPU looks around at its tick.
 pub(super) fn tick(rq: &mut RunQueue) {
-    pull(rq, 1);
+    if pull(rq, 1) {
+        resched_curr(rq);
+    } else if rq.nr_running() > 1 {
+        // It may be that nobody pulled when that CPU became idle: this queue was locked, or what is here
+        // was not allowed there.
+        let idle = |cpu: &usize| look(*cpu).0 == 0 && rq.find_movable(*cpu).is_some();
+        let others = cpu::online_mask() & !(1 << rq.cpu());
+        if let Some(cpu) = cpu::each(others).find(idle)
+            && let Some(entity) = idle_of(cpu)
+        {
+            entity.thread.info.set(ThreadFlags::NEED_RESCHED);
+            arch::irq::send_ipi(cpu, cpu::IPI_RESCHEDULE);
+        }
+    }
+}
+
+/// Takes a CPU out: sends everything away that is queued there. Every other CPU stands still
+/// ([`super::stop::stop_machine`]), so no lock is waited for.
+pub(super) fn push_all(cpu: usize, now: u64) {
+    let mut rq = lock_rq(cpu);
+    rq.stop(now);
+    cpu::set_offline(cpu);
+    while let Some(entity) = rq.any_but_stop().map(core::ptr::from_ref) {
+        // SAFETY: it is queued, and the queue is locked.
+        let entity = unsafe { &*entity };
+        rq.dequeue_task(entity);
+        let target = select_cpu(entity, cpu);
+        let mut to = lock_rq(target);
+        entity.thread.info.set_cpu(target);
+        to.enqueue_task(entity);
+        super::schedule::arrived(&to, entity);
+    }
 }

@@ -66,11 +66,13 @@ static SHOWN: PerCpu<[AtomicU64; 2]> =
 /// What a CPU did since boot; all zero for one that is not up. Idle time is exact, the rest divided as
 /// the samples tell.
 pub fn cpu_times(cpu: usize) -> CpuTimes {
-    let idle = schedule::RUNQUEUES.of(cpu).lock().idle();
+    let rq = schedule::RUNQUEUES.of(cpu);
+    let idle = rq.lock().idle();
     let Some(idle) = idle.map(schedule::runtime_of) else { return CpuTimes::default() };
+    let total = rq.lock().online_ns(monotonic_ns());
     let [user, system] = SAMPLED.of(cpu).each_ref().map(|ns| ns.load(Relaxed));
     let [shown_user, shown_system] = SHOWN.of(cpu);
-    let busy = show(monotonic_ns().saturating_sub(idle), user, system, shown_user, shown_system);
+    let busy = show(total.saturating_sub(idle), user, system, shown_user, shown_system);
     CpuTimes { user: busy.user, system: busy.system, idle }
 }
 
@@ -108,8 +110,9 @@ fn show(
     let (user_before, system_before) = (shown_user.load(Relaxed), shown_system.load(Relaxed));
     let user = time.user.min(sum.saturating_sub(system_before)).max(user_before);
     let system = sum.saturating_sub(user).max(system_before);
-    shown_user.store(user, Relaxed);
-    shown_system.store(system, Relaxed);
+    // Two may look at once, and the one with the older sum come last.
+    let user = shown_user.fetch_max(user, Relaxed).max(user);
+    let system = shown_system.fetch_max(system, Relaxed).max(system);
     CpuTime { user, system }
 }
 

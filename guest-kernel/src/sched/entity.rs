@@ -435,6 +435,15 @@ impl Entity {
         old
     }
 
+    /// Takes what a kernel entity borrowed from whoever ran before it.
+    ///
+    /// # Safety
+    /// The entity runs nowhere, and its CPU uses no user tables.
+    pub(super) unsafe fn take_active_mm(&self) -> Option<Ref<Mm>> {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.active_mm.get()).take() }
+    }
+
     /// The address space that the tables in use belong to.
     ///
     /// # Safety

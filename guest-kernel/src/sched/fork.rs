@@ -13,7 +13,9 @@ use super::cpu;
 use super::entity::{Entity, current};
 use super::prio::{self, Policy};
 use super::runqueue::effective_prio;
-use super::schedule::{RUNQUEUES, RqGuard, arrived, is_online, lock_rq, lock_rq_of, resched_curr};
+use super::schedule::{
+    RUNQUEUES, RqGuard, arrived, is_scheduling, lock_rq, lock_rq_of, resched_curr,
+};
 use crate::kref::Ref;
 use crate::sync::{IrqGuard, this_cpu};
 
@@ -39,7 +41,7 @@ pub fn sched_fork(child: &Entity) {
 
 /// Charges the current entity up to now; its run queue, locked, if there is one yet. Interrupts are off.
 fn charge_current() -> Option<RqGuard> {
-    is_online().then(|| {
+    is_scheduling().then(|| {
         let mut rq = lock_rq(this_cpu());
         rq.update_curr(monotonic_ns());
         rq
@@ -84,7 +86,7 @@ pub fn sched_exit(parent: &Entity) {
     let child = current();
     let _irq = IrqGuard::new();
     drop(charge_current());
-    let _rq = is_online().then(|| lock_rq_of(parent));
+    let _rq = is_scheduling().then(|| lock_rq_of(parent));
     give_back(child, parent);
 }
 
@@ -126,13 +128,19 @@ pub fn wake_up_new(entity: &Entity) {
     entity.start();
     let now = monotonic_ns();
     entity.timestamp.store(now, Relaxed);
-    let cpu = if cpu::online_count() > 1 {
-        super::balance::select_cpu(entity, this_cpu())
-    } else {
-        this_cpu()
-    };
     super::loadavg::catch_up(now);
+    let _irq = IrqGuard::new();
+    let mut cpu = this_cpu();
+    if cpu::online_count() > 1 || !super::balance::may_stay(entity, cpu) {
+        cpu = super::balance::select_cpu(entity, cpu);
+    }
     let mut rq = lock_rq(cpu);
+    // The CPUs that it may run on may change until it is queued.
+    while !super::balance::accepts(&rq, entity) {
+        drop(rq);
+        cpu = super::balance::select_cpu(entity, cpu);
+        rq = lock_rq(cpu);
+    }
     entity.thread.info.set_cpu(cpu);
     // SAFETY: the entity was not started when its cells were set, and is only looked at.
     let (mm, _) = unsafe { entity.mm_cells() };

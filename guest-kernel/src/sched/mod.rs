@@ -25,7 +25,8 @@
 //! | [`prio`], [`prio_array`], [`runqueue`] | priorities and slices; 140 levels and a bitmap; one CPU's queue |
 //! | [`schedule`](mod@schedule) | schedule, the switch, waking, the tick |
 //! | [`fork`] | what a child starts with, and gives back |
-//! | [`balance`], [`cpu`] | several CPUs |
+//! | [`balance`], [`cpu`] | several CPUs: which, who runs where |
+//! | [`call`], [`stop`], [`hotplug`] | calling others, halting others, taking a CPU out and in |
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
@@ -34,6 +35,7 @@
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
+pub mod call;
 pub mod clock;
 pub mod completion;
 pub mod cpu;
@@ -43,6 +45,7 @@ pub mod entity;
 mod fairness;
 pub mod fork;
 pub mod heap;
+pub mod hotplug;
 pub mod loadavg;
 mod parking;
 pub mod policy;
@@ -53,6 +56,7 @@ pub mod runqueue;
 pub mod schedule;
 pub mod softirq;
 pub mod state;
+pub mod stop;
 pub mod timer;
 pub mod wait;
 pub mod workqueue;

@@ -51,20 +51,21 @@ impl Entity {
         self.reset_on_fork.store(reset, Relaxed);
     }
 
-    /// Sets the CPUs that it may run on; `EINVAL` if none of them is there.
+    /// Sets the CPUs that it may run on; `EINVAL` if the machine has none of them. When this returns it
+    /// runs on none of the others. May sleep.
     pub fn set_cpus_allowed(&self, mask: u64) -> Result<()> {
-        if mask & cpu::online_mask() == 0 && cpu::online_mask() != 0 {
+        if mask & cpu::possible_mask() == 0 {
             return Err(Errno::EINVAL);
         }
         change_params(self, || self.cpus_allowed.store(mask, Relaxed));
-        if self.is_current() && !self.runs_where_it_may() {
-            super::schedule::schedule();
+        loop {
+            let cpu = self.cpu();
+            if !self.is_on_cpu() || super::balance::may_stay(self, cpu) {
+                return Ok(());
+            }
+            // Once the stop thread of its CPU runs, it was switched away, and so sent elsewhere.
+            super::stop::stop_cpus(1 << cpu, |_| {});
         }
-        Ok(())
-    }
-
-    fn runs_where_it_may(&self) -> bool {
-        self.cpus_allowed() & (1 << self.cpu()) != 0
     }
 
     /// Lets it run at least at level `prio` while somebody important waits for it; `None` ends that.

@@ -42,6 +42,8 @@ const RT_RUNTIME: u64 = 950_000_000;
 #[derive(Described)]
 pub struct RunQueue {
     cpu: u32,
+    /// The CPU takes what becomes runnable; false before it started and once it is taken out.
+    online: bool,
     /// Odd while the queue changes.
     pub(super) seq: SeqCount,
     /// Runnable entities, the running one included, idle not.
@@ -52,6 +54,8 @@ pub struct RunQueue {
     nr_switches: u64,
     /// Runs now.
     curr: *const Entity,
+    /// The level of what runs; [`MAX_PRIO`] if idle. For a look from other CPUs.
+    curr_prio: i32,
     /// Runs when nothing else does; null until the CPU schedules.
     idle: *const Entity,
     /// Runs before all others (stop class), when it is runnable.
@@ -67,6 +71,10 @@ pub struct RunQueue {
     active_since: u64,
     /// The last accounting tick.
     last_tick: u64,
+    /// When the CPU came online last.
+    online_since: u64,
+    /// How long it was online before that.
+    online_before: u64,
     /// When the real-time period under way began.
     rt_period: u64,
     /// How long real-time entities ran in it.
@@ -94,11 +102,13 @@ impl RunQueue {
     pub const fn new() -> Self {
         Self {
             cpu: 0,
+            online: false,
             seq: SeqCount::new(),
             nr_running: 0,
             nr_uninterruptible: 0,
             nr_switches: 0,
             curr: ptr::null(),
+            curr_prio: MAX_PRIO as i32,
             idle: ptr::null(),
             stop: ptr::null(),
             active: ptr::null_mut(),
@@ -106,6 +116,8 @@ impl RunQueue {
             entry: ptr::null_mut(),
             active_since: NOBODY_WAITS,
             last_tick: 0,
+            online_since: 0,
+            online_before: 0,
             rt_period: 0,
             rt_time: 0,
             rt_throttled: false,
@@ -125,10 +137,30 @@ impl RunQueue {
             (self.active, self.expired) = (active, expired);
             self.open(NOBODY_WAITS);
         }
+        self.online = true;
+        self.online_since = now;
         self.idle = idle;
         self.curr = idle;
         self.last_tick = now;
         idle.exec_start.store(now, Relaxed);
+    }
+
+    /// The CPU is taken out: nothing is queued here any more.
+    pub fn stop(&mut self, now: u64) {
+        self.online = false;
+        self.online_before += now.saturating_sub(self.online_since);
+    }
+
+    /// How long the CPU was online in all.
+    pub fn online_ns(&self, now: u64) -> u64 {
+        let current = if self.online { now.saturating_sub(self.online_since) } else { 0 };
+        self.online_before + current
+    }
+
+    /// True while the CPU takes what becomes runnable.
+    #[inline]
+    pub fn is_online(&self) -> bool {
+        self.online
     }
 
     /// Names the entity of the stop class. It is scheduled like a FIFO one, but before all others.
@@ -163,6 +195,11 @@ impl RunQueue {
         unsafe { &*self.curr }
     }
 
+    /// The level of what runs.
+    pub fn curr_prio(&self) -> i32 {
+        self.curr_prio
+    }
+
     /// True while nothing but the idle entity runs.
     #[inline]
     pub fn is_idle(&self) -> bool {
@@ -183,6 +220,7 @@ impl RunQueue {
     /// What the CPU switches to; counts the switch.
     pub(super) fn set_curr(&mut self, next: &Entity, now: u64) {
         self.curr = next;
+        self.curr_prio = next.prio();
         self.nr_switches += 1;
         next.exec_start.store(now, Relaxed);
     }
@@ -440,6 +478,9 @@ impl RunQueue {
     /// Puts an entity on another level, queued or not.
     pub fn set_prio(&mut self, entity: &Entity, prio: i32) {
         debug_assert!((0..MAX_PRIO as i32).contains(&prio));
+        if ptr::eq(entity, self.curr) {
+            self.curr_prio = prio;
+        }
         if !entity.on_rq.load(Relaxed) {
             entity.prio.store(prio, Relaxed);
             return;
@@ -452,6 +493,11 @@ impl RunQueue {
         let array = if prio < prio::MAX_RT_PRIO { self.active } else { array };
         // sched(7): one that is raised goes behind its new equals, one that is lowered before them.
         self.insert(entity, array, !raised);
+    }
+
+    /// Something queued that is not of the stop class.
+    pub(super) fn any_but_stop(&self) -> Option<&Entity> {
+        self.iter().find(|e| !ptr::eq(*e, self.stop))
     }
 
     /// An entity that another CPU may take: not the running one, and allowed there.

@@ -4,10 +4,12 @@
 //! A run queue's lock is held from before the choice of the next entity until the switch is over: the
 //! entity switched *to* lets go of it (`finish_task_switch`). So whoever holds the lock of the queue
 //! of an entity's CPU and finds it not queued knows that it is off the CPU altogether, and may queue it
-//! anywhere. Lock order: wait queue, futex bucket → run queue → timer base.
+//! anywhere, unless [`Entity::migrate`] says that somebody is about to. Lock order: wait queue, futex
+//! bucket → run queue → timer base. Two run queues are locked in the order of their CPUs, or the second
+//! is only tried.
 
 use core::ptr;
-use core::sync::atomic::{Ordering, Ordering::Relaxed, fence};
+use core::sync::atomic::{AtomicU64, Ordering, Ordering::Relaxed, fence};
 
 use super::clock::{Deadline, monotonic_ns};
 use super::cpu;
@@ -95,23 +97,41 @@ fn become_idle(idle: &'static Entity) {
     unsafe { lock_rq(cpu).start(cpu, idle, monotonic_ns()) };
 }
 
+/// CPUs on which there is somebody to switch to: online ones, and those on their way out.
+static SCHEDULING: AtomicU64 = AtomicU64::new(0);
+
 /// This CPU starts to schedule; what runs now becomes its idle entity.
 pub fn init_cpu() {
     let _irq = IrqGuard::new();
     become_idle(current());
+    SCHEDULING.fetch_or(1 << this_cpu(), Ordering::AcqRel);
     cpu::set_online(this_cpu());
 }
 
 /// True once this CPU schedules.
 #[inline]
-pub(super) fn is_online() -> bool {
-    cpu::online_mask() & (1 << this_cpu()) != 0
+pub(super) fn is_scheduling() -> bool {
+    SCHEDULING.load(Relaxed) & (1 << this_cpu()) != 0
+}
+
+/// True once any CPU schedules.
+#[inline]
+fn has_begun() -> bool {
+    SCHEDULING.load(Relaxed) != 0
+}
+
+/// This CPU, which was taken out, schedules no more. Interrupts are off, and the idle entity runs.
+pub(super) fn cease() {
+    SCHEDULING.fetch_and(!(1 << this_cpu()), Ordering::AcqRel);
 }
 
 /// What a CPU does when nothing else is runnable.
 pub fn idle_loop() -> ! {
     loop {
         arch::irq_disable();
+        if !cpu::is_online(this_cpu()) {
+            super::hotplug::die();
+        }
         if !current().thread.info.need_resched() {
             // An interrupt ends the wait even while it is masked, so none can slip in between.
             arch::wait_for_interrupt();
@@ -121,6 +141,12 @@ pub fn idle_loop() -> ! {
             schedule();
         }
     }
+}
+
+/// The idle entity of a CPU; `None` if it never started.
+pub(super) fn idle_of(cpu: usize) -> Option<&'static Entity> {
+    // SAFETY: one word that is set once.
+    unsafe { (*RUNQUEUES.of(cpu).data_ptr()).idle() }
 }
 
 /// Locks the run queue of the CPU that an entity is on.
@@ -173,7 +199,7 @@ pub fn schedule_in(channel: &'static WaitChannel) {
 /// A preemption point was reached with a reschedule wanted (the last guard was dropped).
 #[unsafe(no_mangle)]
 fn preempt_schedule() {
-    if !is_online() {
+    if !is_scheduling() {
         return;
     }
     let info = &arch::current_thread().info;
@@ -190,19 +216,22 @@ fn preempt_schedule() {
 /// Interrupts are off, and off again on return.
 pub fn preempt_schedule_irq() {
     let info = &arch::current_thread().info;
-    if !is_online() || info.preempt_count() != 0 {
+    if !is_scheduling() || info.preempt_count() != 0 {
         return;
     }
     while info.need_resched() {
         info.preempt_disable();
+        // What a switch leaves to be freed is freed with interrupts on.
+        arch::irq_enable();
         schedule_once(true);
+        arch::irq_disable();
         info.preempt_enable();
     }
 }
 
 /// Lets the others run first.
 pub fn yield_now() {
-    if is_online() {
+    if is_scheduling() {
         {
             let _irq = IrqGuard::new();
             lock_rq(this_cpu()).yield_task();
@@ -237,7 +266,7 @@ pub fn wait_until(mut condition: impl FnMut() -> bool) {
 /// One choice and, if it falls on another entity, one switch. Preemption is off. A preempted entity stays
 /// queued whatever its state: it may be on its way to a sleep, condition not yet checked.
 fn schedule_once(preempted: bool) {
-    if !is_online() {
+    if !is_scheduling() {
         return wait_without_scheduler();
     }
     let irq = arch::irq_save();
@@ -256,12 +285,12 @@ fn schedule_once(preempted: bool) {
         }
     }
     prev.thread.info.clear(ThreadFlags::NEED_RESCHED);
-    if prev.is_queued() && prev.cpus_allowed() & (1 << rq.cpu()) == 0 {
-        // It may not run here any more; `finish_task_switch` sends it off.
+    if prev.is_queued() && !super::balance::may_stay(prev, rq.cpu()) {
+        // It may not run here any more; `Leftover::dispose` sends it off.
         rq.dequeue_task(prev);
         prev.migrate.store(true, Relaxed);
     }
-    if rq.nr_running() == 0 && cpu::online_count() > 1 {
+    if rq.nr_running() == 0 && cpu::online_count() > 1 && rq.is_online() {
         super::balance::pull(&mut rq, 1);
     }
     // SAFETY: what is queued, and the idle entity, live.
@@ -363,7 +392,6 @@ impl Leftover {
     fn dispose(self) {
         drop(self.mm);
         if let Some(entity) = self.homeless {
-            entity.migrate.store(false, Relaxed);
             place(entity);
         }
         if let Some(entity) = self.dead {
@@ -390,7 +418,12 @@ extern "C" fn schedule_tail(prev: &'static Thread) {
 pub fn exit_current() -> ! {
     let info = &arch::current_thread().info;
     info.preempt_disable();
-    current().die();
+    {
+        // A waker that saw an earlier sleep holds this lock until it has made it RUNNING.
+        let _irq = IrqGuard::new();
+        let _rq = lock_rq(this_cpu());
+        current().die();
+    }
     schedule_once(false);
     unreachable!("a dead entity was scheduled")
 }
@@ -404,7 +437,7 @@ pub fn wake_up(entity: &Entity, states: TaskState) -> bool {
     if !entity.state().intersects(states) {
         return false;
     }
-    if cpu::online_mask() & (1 << entity.cpu()) == 0 {
+    if !has_begun() {
         return entity.end_sleep_if(states);
     }
     let mut rq = lock_rq_of(entity);
@@ -412,20 +445,27 @@ pub fn wake_up(entity: &Entity, states: TaskState) -> bool {
     if !state.intersects(states) {
         return false;
     }
-    if entity.is_queued() {
+    if entity.is_queued() || entity.migrate.load(Relaxed) {
         // It has not got as far as `schedule`, or was preempted on its way there.
         entity.end_sleep();
         return true;
     }
-    if cpu::online_count() > 1 {
-        let target = super::balance::select_cpu(entity, rq.cpu());
+    if cpu::online_count() > 1 || !rq.is_online() {
+        let _irq = IrqGuard::new();
+        let mut target = super::balance::select_cpu(entity, rq.cpu());
         if target != rq.cpu() {
             rq.forget_sleeper(state);
-            // Nobody else wakes or locks it away while it is WAKING.
+            // Nobody else wakes it while it is WAKING; its parameters may change.
             entity.begin_waking();
-            entity.thread.info.set_cpu(target);
-            drop(rq);
-            rq = lock_rq(target);
+            loop {
+                entity.thread.info.set_cpu(target);
+                drop(rq);
+                rq = lock_rq(target);
+                if super::balance::accepts(&rq, entity) {
+                    break;
+                }
+                target = super::balance::select_cpu(entity, target);
+            }
         }
     }
     let now = monotonic_ns();
@@ -454,19 +494,35 @@ pub(super) fn arrived(rq: &RunQueue, entity: &Entity) {
     }
 }
 
-/// Makes an entity runnable that is on no CPU and in no queue.
+/// Queues an entity that [`Entity::migrate`] keeps out of every queue: it is off the CPU that it may not
+/// run on.
 fn place(entity: &Entity) {
-    let cpu = super::balance::select_cpu(entity, entity.cpu());
-    let mut rq = lock_rq(cpu);
-    entity.thread.info.set_cpu(cpu);
-    rq.enqueue_task(entity);
-    arrived(&rq, entity);
+    let _irq = IrqGuard::new();
+    let from = entity.cpu();
+    loop {
+        let cpu = super::balance::select_cpu(entity, from);
+        // Both, so that whoever holds the lock of the entity's CPU sees either all of it or nothing.
+        let first = lock_rq(cpu.min(from));
+        let second = (cpu != from).then(|| lock_rq(cpu.max(from)));
+        let (mut rq, _from) = match second {
+            Some(second) if cpu > from => (second, Some(first)),
+            second => (first, second),
+        };
+        if super::balance::accepts(&rq, entity) {
+            entity.thread.info.set_cpu(cpu);
+            entity.migrate.store(false, Relaxed);
+            rq.enqueue_task(entity);
+            return arrived(&rq, entity);
+        }
+    }
 }
 
 /// Makes a running entity enter the kernel soon, so that it sees its flags: what a signal does to a
 /// target that runs on another CPU.
 pub fn kick(entity: &Entity) {
     let _preempt = PreemptGuard::new();
+    // The flag before the look; a switch to the entity has a barrier between the two as well.
+    fence(Ordering::SeqCst);
     if entity.is_on_cpu() && entity.cpu() != this_cpu() {
         arch::irq::send_ipi(entity.cpu(), cpu::IPI_RESCHEDULE);
     }
@@ -477,7 +533,7 @@ pub fn kick(entity: &Entity) {
 /// The scheduler's event of this CPU came: account, look at the slice, ask for the next one. Interrupts
 /// are off.
 pub(super) fn scheduler_tick(user: bool) {
-    if !is_online() {
+    if !is_scheduling() {
         return;
     }
     let curr = current();
@@ -490,7 +546,7 @@ pub(super) fn scheduler_tick(user: bool) {
         if rq.task_tick(now) {
             resched_curr(&rq);
         }
-        if cpu::online_count() > 1 {
+        if cpu::online_count() > 1 && rq.is_online() {
             super::balance::tick(&mut rq);
         }
         if let Some(at) = rq.next_event(now) {
@@ -503,7 +559,7 @@ pub(super) fn scheduler_tick(user: bool) {
 /// Charges the current entity up to now and says how long it ran in all.
 pub(super) fn current_runtime() -> u64 {
     let me = current();
-    if is_online() {
+    if is_scheduling() {
         let _irq = IrqGuard::new();
         lock_rq(this_cpu()).update_curr(monotonic_ns());
     }
@@ -512,7 +568,7 @@ pub(super) fn current_runtime() -> u64 {
 
 /// How long an entity ran in all, up to now.
 pub(super) fn runtime_of(entity: &Entity) -> u64 {
-    if cpu::online_mask() != 0 {
+    if has_begun() {
         let mut rq = lock_rq_of(entity);
         if ptr::eq(rq.curr(), entity) {
             rq.update_curr(monotonic_ns());
@@ -523,11 +579,12 @@ pub(super) fn runtime_of(entity: &Entity) -> u64 {
 
 /// Changes scheduling parameters under the run queue's lock and puts the entity where it now belongs.
 pub(super) fn change_params(entity: &Entity, change: impl FnOnce()) {
-    if cpu::online_mask() == 0 {
+    if !has_begun() {
         change();
         entity.prio.store(effective_prio(entity), Relaxed);
         return;
     }
+    let _irq = IrqGuard::new();
     let mut rq = lock_rq_of(entity);
     let before = entity.prio();
     change();
@@ -537,12 +594,13 @@ pub(super) fn change_params(entity: &Entity, change: impl FnOnce()) {
     }
     if ptr::eq(rq.curr(), entity) {
         // Somebody better may wait by now, or the CPU is not allowed any more.
-        if after > before || entity.cpus_allowed() & (1 << rq.cpu()) == 0 {
+        if after > before || !super::balance::may_stay(entity, rq.cpu()) {
             resched_curr(&rq);
         }
     } else if entity.is_queued() {
-        if entity.cpus_allowed() & (1 << rq.cpu()) == 0 {
+        if !super::balance::may_stay(entity, rq.cpu()) {
             rq.dequeue_task(entity);
+            entity.migrate.store(true, Relaxed);
             drop(rq);
             return place(entity);
         }

@@ -70,6 +70,17 @@ fn wake_daemon(cpu: &Cpu) {
     }
 }
 
+/// Takes over what is pending on a CPU that is off. May not be called by an interrupt.
+pub(super) fn adopt(from: usize) {
+    let pending = CPUS.of(from).pending.swap(0, Relaxed);
+    if pending != 0 {
+        let _preempt = PreemptGuard::new();
+        let cpu = CPUS.this();
+        cpu.pending.fetch_or(pending, Relaxed);
+        wake_daemon(cpu);
+    }
+}
+
 /// The way out of every interrupt, interrupts off.
 #[inline]
 pub fn irq_exit() {

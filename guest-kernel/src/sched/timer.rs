@@ -268,6 +268,29 @@ pub fn timer_interrupt(user: bool) {
     }
 }
 
+/// Takes over the timers of a CPU that is off.
+pub(super) fn adopt(from: usize) {
+    let _irq = IrqGuard::new();
+    let (here, base) = (this_cpu(), BASES.this());
+    let theirs = BASES.of(from).heaps.lock();
+    // Only this function locks two bases, and only of CPUs that are off.
+    let ours = base.heaps.lock();
+    for (from, to) in theirs.by_clock.iter().zip(&ours.by_clock) {
+        while !from.first().is_null() {
+            // SAFETY: both bases are locked; a timer's node is its first field.
+            unsafe {
+                let node = &*from.first();
+                from.remove(node);
+                (*core::ptr::from_ref(node).cast::<Timer>()).cpu.store(here as u32, Relaxed);
+                to.insert(node, node.key());
+            }
+        }
+    }
+    BASES.of(from).sched_event.store(u64::MAX, Relaxed);
+    BASES.of(from).programmed.store(u64::MAX, Relaxed);
+    base.program(ours.next_event());
+}
+
 /// Rings what is due on this CPU without an interrupt: before interrupts work.
 pub(super) fn poll() {
     BASES.this().run();

@@ -224,6 +224,33 @@ pub fn worker(pool: Pool, stop: impl Fn() -> bool) {
     }
 }
 
+/// Gives the work of a CPU that was taken out to the threads that run anywhere. Its own sleep already.
+pub fn adopt(cpu: usize) {
+    let from = CPU_POOLS.of(cpu);
+    loop {
+        let moved = {
+            let theirs = from.queue.lock();
+            // Only this function locks two pools.
+            let ours = UNBOUND.queue.lock();
+            // SAFETY: both locks are held, and whoever queued the work keeps it in place.
+            unsafe {
+                match theirs.work.pop_front() {
+                    Some(work) => {
+                        work.pool.store(core::ptr::from_ref(&UNBOUND).cast_mut(), Relaxed);
+                        ours.work.push_back(work);
+                        true
+                    }
+                    None => false,
+                }
+            }
+        };
+        if !moved {
+            return;
+        }
+        UNBOUND.idle.wake_one();
+    }
+}
+
 fn run_one(shared: &Shared) -> bool {
     let work: *const Work = {
         let mut queue = shared.queue.lock();

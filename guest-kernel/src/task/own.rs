@@ -1,20 +1,21 @@
 //! [`OwnCell`]: a value that only its own task replaces.
 //!
 //! The task itself reads it without a lock or a count, which keeps every system call short. Anybody
-//! else looks at it, or takes a reference to it, under the cell's lock.
+//! else looks at it, or takes a reference to it, under the cell's lock. That is taken with the task list
+//! locked, which interrupts lock too, so it keeps them off.
 
 use core::cell::UnsafeCell;
 use core::ptr;
 
 use belljar_abi::layout::{DescribeField, Kind};
 
-use crate::sync::SpinLock;
+use crate::sync::IrqLock;
 
 /// A value that only its own task replaces.
 #[repr(C)]
 pub struct OwnCell<T> {
     value: UnsafeCell<T>,
-    lock: SpinLock<()>,
+    lock: IrqLock<()>,
 }
 
 // SAFETY: others read under the lock, and the owner replaces under the lock (module documentation).
@@ -25,7 +26,7 @@ unsafe impl<T: Send> Send for OwnCell<T> {}
 impl<T> OwnCell<T> {
     /// A cell.
     pub const fn new(value: T) -> Self {
-        Self { value: UnsafeCell::new(value), lock: SpinLock::new(()) }
+        Self { value: UnsafeCell::new(value), lock: IrqLock::new(()) }
     }
 
     /// The value, for the owning task itself. The borrow must end before the owner replaces it; what

@@ -119,3 +119,18 @@ pub fn cpu_on(
     let entry = mmu::virt_to_phys(secondary_entry as *const ());
     psci::cpu_on(cpu_id(cpu), entry, mmu::virt_to_phys(start))
 }
+
+/// Turns this CPU off: it goes on only by another [`cpu_on`]. The caller has left nothing on it.
+pub fn cpu_off() -> ! {
+    cpu::irq_disable();
+    super::time::stop_timer();
+    super::irq::leave_cpu();
+    psci::cpu_off();
+    // A machine that cannot turn CPUs off keeps it here, asleep.
+    psci::halt()
+}
+
+/// True if a CPU is off, so that [`cpu_on`] can start it.
+pub fn cpu_is_off(cpu: usize) -> bool {
+    psci::is_off(cpu_id(cpu))
+}

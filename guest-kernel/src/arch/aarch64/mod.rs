@@ -19,7 +19,7 @@ pub mod selftest;
 mod switch;
 mod time;
 
-pub use boot::{cpu_count, cpu_id, cpu_on, set_cpus};
+pub use boot::{cpu_count, cpu_id, cpu_is_off, cpu_off, cpu_on, set_cpus};
 pub use cache::{clear_page, copy_page, sync_icache};
 pub use cpu::{
     IrqState, backtrace, cpu_relax, current_thread, detect_features, early_put, fault_address,

@@ -23,6 +23,26 @@ pub(super) fn cpu_on(mpidr: u64, entry: PhysAddr, context: PhysAddr) -> Result<(
     result.map_err(|error| i64::from(error) as i32)
 }
 
+/// Turns this CPU off. It only returns if the machine has no such call.
+pub(super) fn cpu_off() {
+    let _ = if USE_SMC.load(Ordering::Relaxed) {
+        psci::cpu_off::<Smc>()
+    } else {
+        psci::cpu_off::<Hvc>()
+    };
+}
+
+/// True if a CPU is off and can be started.
+pub(super) fn is_off(mpidr: u64) -> bool {
+    let level = psci::LowestAffinityLevel::All;
+    let state = if USE_SMC.load(Ordering::Relaxed) {
+        psci::affinity_info::<Smc>(mpidr, level)
+    } else {
+        psci::affinity_info::<Hvc>(mpidr, level)
+    };
+    matches!(state, Ok(psci::AffinityState::Off))
+}
+
 /// Turns the machine off.
 pub fn power_off() -> ! {
     let _ = if USE_SMC.load(Ordering::Relaxed) {
@@ -44,7 +64,7 @@ pub fn reset() -> ! {
 }
 
 /// The machine has no such call: sleep for good.
-fn halt() -> ! {
+pub(super) fn halt() -> ! {
     super::irq_disable();
     loop {
         super::wait_for_interrupt();

@@ -6,6 +6,11 @@ pub fn enable(_irq: u32) {}
 /// Stops an interrupt.
 pub fn disable(_irq: u32) {}
 
+/// Sets up the interface of a secondary CPU.
+pub fn init_cpu() -> bool {
+    true
+}
+
 /// Takes the pending interrupt of the highest priority.
 pub fn acknowledge() -> Option<u32> {
     None

@@ -16,7 +16,7 @@ pub use mem::{
     RAM_BASE, RAM_SIZE, activate_user, active_user, clear_page, copy_page, deactivate_user,
     kernel_root, phys_to_virt, sync_icache, sync_tables, virt_to_phys,
 };
-pub use time::{counter, counter_frequency, set_timer, stop_timer};
+pub use time::{TIMER_IRQ, counter, counter_frequency, set_timer, stop_timer};
 
 /// Whether interrupts were on.
 pub type IrqState = bool;
@@ -158,6 +158,16 @@ pub fn cpu_on(
     _entry: extern "C" fn() -> !,
 ) -> Result<(), i32> {
     Err(-1)
+}
+
+/// Ends the process.
+pub fn cpu_off() -> ! {
+    std::process::exit(0)
+}
+
+/// There are no others.
+pub fn cpu_is_off(_cpu: usize) -> bool {
+    true
 }
 
 /// Ends the process.

@@ -8,6 +8,9 @@ thread_local! {
     static DEADLINE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// The timer's private interrupt.
+pub const TIMER_IRQ: u32 = 27;
+
 /// The counter: nanoseconds since the first call.
 pub fn counter() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();

@@ -12,6 +12,7 @@ use crate::ns::{Pid, PidNs, PidType};
 use crate::procfs::sysfs::range_list;
 use crate::procfs::text::Text;
 use crate::put;
+use crate::sched::cpu::possible_mask;
 use crate::task::rlimit::Resource;
 
 const fn state_name(letter: char) -> &'static str {
@@ -164,8 +165,7 @@ fn signals(subject: &Subject, out: &mut Text) -> Result<()> {
 
 fn cpus(subject: &Subject, out: &mut Text) -> Result<()> {
     let count = arch::cpu_count().min(64);
-    let possible = if count == 64 { !0 } else { (1 << count) - 1 };
-    let mask: u64 = subject.task.se.cpus_allowed() & possible;
+    let mask: u64 = subject.task.se.cpus_allowed() & possible_mask();
     let digits = count.div_ceil(4);
     if count > 32 {
         put!(out, "Cpus_allowed:\t{:0w$x},{:08x}\n", mask >> 32, mask as u32, w = digits - 8)?;

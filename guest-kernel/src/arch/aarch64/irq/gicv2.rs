@@ -41,7 +41,14 @@ pub(super) fn init(distributor: PhysAddr, cpu_interface: PhysAddr) {
     init_cpu();
 }
 
-pub(super) fn init_cpu() {
+/// This CPU takes no interrupts.
+pub(super) fn leave_cpu() {
+    write(interface(), GICC_CTLR, 0);
+    write(distributor(), GICD_ICENABLER, 0xffff_0000);
+}
+
+/// Sets up this CPU's interface, which every CPU of a GICv2 has.
+pub(super) fn init_cpu() -> bool {
     let gicd = distributor();
     // The private interrupts' target registers show the reader's own bit in every byte.
     let own = (0..8).map(|word| read(gicd, GICD_ITARGETSR + word * 4)).fold(0, |all, t| all | t);
@@ -54,6 +61,7 @@ pub(super) fn init_cpu() {
     }
     write(interface(), GICC_PMR, PRIORITY_MASK);
     write(interface(), GICC_CTLR, 1);
+    true
 }
 
 pub(super) fn enable(irq: u32) {

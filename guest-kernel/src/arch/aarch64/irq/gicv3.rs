@@ -40,12 +40,13 @@ pub(super) fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>)
         write(gicd, GICD_ICENABLER + irq / 8, !0);
         write(gicd, GICD_IGROUPR + irq / 8, !0);
     }
-    init_cpu();
+    let found = init_cpu();
+    assert!(found, "the first CPU has no GIC redistributor");
 }
 
-/// Sets up this CPU's redistributor and interface.
-pub(super) fn init_cpu() {
-    let gicr = redistributor();
+/// Sets up this CPU's redistributor and interface; false if there is no redistributor for it.
+pub(super) fn init_cpu() -> bool {
+    let Some(gicr) = find_redistributor() else { return false };
     write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) & !(1 << 1));
     while read(gicr, GICR_WAKER) & (1 << 2) != 0 {
         cpu_relax();
@@ -76,6 +77,19 @@ pub(super) fn init_cpu() {
             options(nostack)
         );
     }
+    true
+}
+
+/// This CPU takes no interrupts, and its redistributor expects none to be taken (IHI 0069, 11.1).
+pub(super) fn leave_cpu() {
+    // SAFETY: ICC_IGRPEN1_EL1.
+    unsafe { asm!("msr s3_0_c12_c12_7, xzr", "isb", options(nostack)) }
+    let Some(gicr) = find_redistributor() else { return };
+    write(gicr + GICR_SGI_FRAME, GICD_ICENABLER, 0xffff_0000);
+    write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) | 1 << 1);
+    while read(gicr, GICR_WAKER) & (1 << 2) == 0 {
+        cpu_relax();
+    }
 }
 
 fn wait_for_write(base: u64, offset: u64) {
@@ -85,16 +99,17 @@ fn wait_for_write(base: u64, offset: u64) {
 }
 
 /// This CPU's redistributor: the one whose TYPER names its affinity.
-fn redistributor() -> u64 {
+fn find_redistributor() -> Option<u64> {
     let mpidr = mpidr();
     let affinity = (mpidr & 0xff_ffff | mpidr >> 8 & 0xff00_0000) as u32;
+    let first = REDISTRIBUTORS.load(Ordering::Relaxed);
     let end = REDISTRIBUTORS_END.load(Ordering::Relaxed);
-    let mut gicr = REDISTRIBUTORS.load(Ordering::Relaxed);
-    while read(gicr, GICR_TYPER + 4) != affinity {
-        gicr += GICR_STRIDE;
-        assert!(gicr < end, "this CPU has no GIC redistributor");
-    }
-    gicr
+    (first..end).step_by(GICR_STRIDE as usize).find(|&gicr| read(gicr, GICR_TYPER + 4) == affinity)
+}
+
+/// The same, of a CPU whose interface was set up.
+fn redistributor() -> u64 {
+    find_redistributor().expect("init_cpu found it")
 }
 
 /// Lets an interrupt through: to this CPU if it is private, to CPU 0 otherwise.

@@ -61,9 +61,14 @@ pub fn init_v2(distributor: PhysAddr, cpu_interface: PhysAddr) {
     gicv2::init(distributor, cpu_interface);
 }
 
-/// Sets up the interface of a secondary CPU; it calls this itself.
-pub fn init_cpu() {
+/// Sets up the interface of a secondary CPU; it calls this itself. False if the GIC has none for it.
+pub fn init_cpu() -> bool {
     if is_v2() { gicv2::init_cpu() } else { gicv3::init_cpu() }
+}
+
+/// No interrupt reaches this CPU any more: it is about to be turned off.
+pub(super) fn leave_cpu() {
+    if is_v2() { gicv2::leave_cpu() } else { gicv3::leave_cpu() }
 }
 
 /// Lets an interrupt through: to this CPU if it is private, to CPU 0 otherwise.
