@@ -6,6 +6,7 @@
 //! panics, blocks or allocates by the guest's measure.
 
 mod bus;
+pub mod virtio;
 
 pub use bus::{Bus, Overlap};
 

@@ -1,0 +1,141 @@
+//! The network device, over a pair of sockets that keep packets apart as a tap does.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use virtio_bindings::virtio_mmio::*;
+
+use crate::devices::MmioDevice;
+use crate::devices::virtio::Net;
+use crate::devices::virtio::net::Error;
+use crate::devices::virtio::synthetic::{Buffer, DATA, Guest, Ring};
+
+const RX: usize = 0;
+const TX: usize = 1;
+const MAC: [u8; 6] = [2, 0x42, 0x4a, 1, 2, 3];
+
+fn network() -> (Guest, Vec<Ring>, OwnedFd) {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (tap, peer) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let mut guest = Guest::new(|report| Box::new(Net::with_packets(tap, "tap-test", MAC, report)));
+    let rings = guest.start(0, 16);
+    // The tap's own calls fail on a socket; that is told, and not what is tested.
+    guest.said();
+    (guest, rings, peer)
+}
+
+fn packet(peer: impl AsFd) -> Option<Vec<u8>> {
+    let mut packet = vec![0; 70_000];
+    let count = rustix::io::read(peer, &mut packet[..]).ok()?;
+    packet.truncate(count);
+    Some(packet)
+}
+
+#[test]
+fn configuration_says_address_and_link() {
+    let (mut guest, _, _peer) = network();
+    let mut config = [0; 8];
+    guest.mmio.read(VIRTIO_MMIO_CONFIG.into(), &mut config);
+    assert_eq!(config, [2, 0x42, 0x4a, 1, 2, 3, 1, 0]);
+}
+
+#[test]
+fn frames_leave_with_their_header() {
+    let (mut guest, mut rings, peer) = network();
+    guest.put(DATA, &[7; 12 + 60]);
+    rings[TX].add(&[Buffer::Read(DATA, 12), Buffer::Read(DATA + 12, 60)]);
+    guest.kick(&rings[TX]);
+    assert_eq!(packet(&peer), Some(vec![7; 72]));
+    assert_eq!(rings[TX].used(), Some((0, 0)));
+}
+
+#[test]
+fn frames_arrive_in_one_buffer_each() {
+    let (mut guest, mut rings, peer) = network();
+    rings[RX].add(&[Buffer::Write(DATA, 1526)]);
+    rings[RX].add(&[Buffer::Write(DATA + 0x1000, 1526)]);
+    guest.kick(&rings[RX]);
+    rustix::io::write(&peer, &[9; 72]).unwrap();
+    guest.turn();
+    assert_eq!(rings[RX].used(), Some((0, 72)));
+    let frame = guest.get(DATA, 72);
+    assert_eq!(frame[10..12], [1, 0], "one buffer");
+    assert_eq!(frame[12..], [9; 60]);
+    // Those that find no buffer wait.
+    for fill in [1, 2, 3] {
+        rustix::io::write(&peer, &[fill; 80]).unwrap();
+    }
+    guest.turn();
+    assert_eq!(rings[RX].used(), Some((1, 80)));
+    assert_eq!(guest.turn(), 0, "waiting costs nothing");
+    rings[RX].add(&[Buffer::Write(DATA, 1526)]);
+    guest.kick(&rings[RX]);
+    assert_eq!(rings[RX].used(), Some((2, 80)));
+    assert_eq!(guest.get(DATA + 12, 68), [2; 68]);
+}
+
+#[test]
+fn frame_larger_than_the_buffer_is_dropped_not_cut() {
+    let (mut guest, mut rings, peer) = network();
+    rings[RX].add(&[Buffer::Write(DATA, 100)]);
+    guest.kick(&rings[RX]);
+    rustix::io::write(&peer, &[1; 101]).unwrap();
+    rustix::io::write(&peer, &[2; 100]).unwrap();
+    guest.turn();
+    assert_eq!(rings[RX].used(), Some((0, 100)));
+    assert_eq!(guest.get(DATA + 12, 88), [2; 88]);
+}
+
+#[test]
+fn frames_too_short_or_too_long_are_dropped() {
+    let (mut guest, mut rings, peer) = network();
+    for length in [0, 11, 12 + 65_536 + 19] {
+        rings[TX].add(&[Buffer::Read(DATA, length)]);
+        guest.kick(&rings[TX]);
+        assert!(rings[TX].used().is_some());
+    }
+    assert_eq!(packet(&peer), None);
+    assert!(!guest.needs_reset());
+}
+
+#[test]
+fn receive_buffer_without_room_for_a_header_breaks_the_queue() {
+    let (mut guest, mut rings, peer) = network();
+    rings[RX].add(&[Buffer::Write(DATA, 11)]);
+    guest.kick(&rings[RX]);
+    rustix::io::write(&peer, &[1; 64]).unwrap();
+    guest.turn();
+    assert!(guest.needs_reset());
+}
+
+#[test]
+fn tap_that_goes_away_takes_the_link_down_in_one_line() {
+    let (mut guest, mut rings, peer) = network();
+    rings[RX].add(&[Buffer::Write(DATA, 1526)]);
+    guest.kick(&rings[RX]);
+    drop(peer);
+    guest.turn();
+    assert_eq!(guest.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_CONFIG);
+    assert_eq!(guest.read(VIRTIO_MMIO_CONFIG_GENERATION), 1);
+    let mut status = [1; 2];
+    guest.mmio.read(VIRTIO_MMIO_CONFIG as u64 + 6, &mut status);
+    assert_eq!(status, [0, 0]);
+    let said = guest.said();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("network tap-test: the tap is gone"), "{said:?}");
+    assert_eq!(guest.turn(), 0, "and it stays quiet");
+    for _ in 0..50 {
+        rings[TX].add(&[Buffer::Read(DATA, 72)]);
+        guest.kick(&rings[TX]);
+        assert!(rings[TX].used().is_some(), "the guest is not held up");
+    }
+    assert!(guest.said().is_empty());
+}
+
+#[test]
+fn bad_tap_names_are_refused() {
+    let quiet = || crate::devices::virtio::Report::new(|_: &str| {});
+    for name in ["", "sixteen-letters!", "a/b", "a b", "tap%d"] {
+        assert!(matches!(Net::open(name, MAC, quiet()), Err(Error::Name(_))), "{name:?}");
+    }
+}
