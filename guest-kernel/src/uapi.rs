@@ -4,6 +4,7 @@
 //! so that a host build (x86-64, say) of the kernel sees AArch64's values too.
 
 pub use linux_raw_sys::general::*;
+pub use linux_raw_sys::net;
 
 /// open(2) flags that differ between architectures: asm/fcntl.h of arm64.
 pub const O_DIRECTORY: u32 = 0o40000;

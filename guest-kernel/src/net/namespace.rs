@@ -6,6 +6,7 @@
 use belljar_abi::Described;
 
 use crate::errno::Result;
+use super::unix;
 use crate::kref::Ref;
 use crate::ns::{Cap, Cred, UserNs};
 
@@ -17,16 +18,29 @@ pub struct NetNs {
     pub inum: u32,
     /// The user namespace that owns it.
     pub user_ns: Ref<UserNs>,
+    /// Unix sockets and their abstract names.
+    #[described(skip)]
+    pub unix: unix::Names,
 }
 
 impl NetNs {
     /// A fresh namespace that `user_ns` owns.
     pub fn new(user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
-        Ref::try_new(Self { inum: crate::ns::new_inum(), user_ns })
+        Ref::try_new(Self { inum: crate::ns::new_inum(), user_ns, unix: unix::Names::new() })
     }
 
     /// True if `cred` has `cap` over this namespace.
     pub fn capable(&self, cred: &Cred, cap: Cap) -> bool {
         cred.capable(cap)
+    }
+
+    /// The index of an interface.
+    pub fn index_of(&self, _name: &[u8]) -> Option<u32> {
+        None
+    }
+
+    /// The name of an interface.
+    pub fn name_of(&self, _index: u32) -> Option<[u8; super::IFNAMSIZ]> {
+        None
     }
 }

@@ -57,6 +57,7 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
         keeps_set_id: || task::current().cred().capable(crate::ns::Cap::Fsetid),
     });
     crate::syscall::tty::install_hooks();
+    crate::syscall::net::install_hooks();
     crate::introspect::publish_tasks(task);
     crate::mm::oom::set_killer(oom_kill);
     Ok(())

@@ -41,7 +41,7 @@ pub static NET: &[Entry] = &[
     text("udp", |_, out| {
         inet_header(out, " rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops")
     }),
-    text("unix", |_, out| out.bytes(b"Num       RefCount Protocol Flags    Type St Inode Path\n")),
+    text("unix", |_, out| crate::net::unix::show::show(&*crate::net::hooks::net_ns()?, out)),
 ];
 
 fn inet_header(out: &mut Text, rest: &str) -> Result<()> {

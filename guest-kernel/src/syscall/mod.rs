@@ -8,6 +8,7 @@ pub mod cred;
 pub mod fs;
 pub mod futex;
 pub mod mm;
+pub mod net;
 pub mod pipe;
 pub mod poll;
 pub mod process;

@@ -67,7 +67,7 @@ pub fn sys_pwrite64(a: &mut Args) -> SysResult {
 }
 
 /// The pieces of a vectored call: few lie on the stack.
-struct Pieces {
+pub struct Pieces {
     few: [IoVec; Self::FEW],
     len: usize,
     many: Vec<IoVec>,
@@ -76,7 +76,8 @@ struct Pieces {
 impl Pieces {
     const FEW: usize = 8;
 
-    fn read(from: UserPtr<IoVec>, len: usize) -> Result<Self> {
+    /// Reads them from the program's memory.
+    pub fn read(from: UserPtr<IoVec>, len: usize) -> Result<Self> {
         if len > UIO_MAXIOV {
             return Err(Errno::EINVAL);
         }
@@ -91,7 +92,8 @@ impl Pieces {
         Ok(this)
     }
 
-    fn buffer(&self) -> Result<UserBuf<'_>> {
+    /// A cursor over what they name.
+    pub fn buffer(&self) -> Result<UserBuf<'_>> {
         UserBuf::vectored(if self.len > Self::FEW { &self.many } else { &self.few[..self.len] })
     }
 }

@@ -1,0 +1,146 @@
+//! Messages between Unix sockets: datagrams and sequenced packets. A message arrives whole or not at
+//! all; a receiver's queue holds few, and who sends to a full one waits.
+
+use core::sync::atomic::Ordering::{self, Relaxed};
+
+use super::name;
+use super::sock::{Skb, UnixSock};
+use super::stream::{extras_for, peek_files, take_files};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::net::MsgFlags;
+use crate::net::common::{SHUT_RECEIVE, SHUT_SEND, flag};
+use crate::net::message::{RecvMsg, SendMsg, take_bytes};
+use crate::wait_channel;
+
+impl UnixSock {
+    /// Sends one message.
+    pub fn send_message(&self, message: &mut SendMsg<'_, '_>) -> Result<usize> {
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if self.is_connected_kind() {
+            if !self.is_established() {
+                return Err(Errno::ENOTCONN);
+            }
+            message.name = None;
+        }
+        let len = message.data.remaining();
+        if len > (self.common.sndbuf.load(Relaxed) as usize).saturating_sub(32) {
+            return Err(Errno::EMSGSIZE);
+        }
+        if self.common.is_shut(SHUT_SEND) {
+            return Err(Errno::EPIPE);
+        }
+        if self.common.has(flag::PASSCRED) {
+            self.autobind()?;
+        }
+        let mut peer = match message.name {
+            Some(address) => {
+                name::find(&self.common.net, message.caller, address, self.common.kind)?
+            }
+            None => self.peer().ok_or(Errno::ENOTCONN)?,
+        };
+        let to_peer = message.name.is_none();
+        self.wait_send_room(message)?;
+        let extras = extras_for(message, self, &peer)?;
+        let mut skb = Skb::new(self, take_bytes(message.data, len)?, extras)?;
+        let wait = self.common.write_patience(message.nonblock, message.flags);
+        loop {
+            if peer.is_dead() {
+                if self.is_connected_kind() {
+                    return Err(Errno::EPIPE);
+                }
+                if to_peer {
+                    self.forget_peer(&peer);
+                }
+                return Err(Errno::ECONNREFUSED);
+            }
+            if !self.is_connected_kind() && !peer.may_receive_from(self) {
+                return Err(Errno::EPERM);
+            }
+            // Linux bounds the queue unless the two are each other's peers.
+            let mutual = to_peer && peer.peer().is_some_and(|its| core::ptr::eq(&*its, self));
+            match peer.enqueue(skb, !mutual || self.is_connected_kind()) {
+                Ok(()) => return Ok(len),
+                Err((Errno::EAGAIN, back)) => skb = back,
+                Err((Errno::EPIPE, _)) if peer.is_dead() && !self.is_connected_kind() => {
+                    return Err(Errno::ECONNREFUSED);
+                }
+                Err((error, _)) => return Err(error),
+            }
+            let room = || {
+                peer.wake_when_room(self);
+                !peer.is_full() || peer.is_dead() || peer.common.is_shut(SHUT_RECEIVE)
+            };
+            wait.wait(&self.common.tx_wait, wait_channel!("unix_wait_for_peer"), room)?;
+            if to_peer && !self.is_connected_kind() {
+                peer = self.peer().unwrap_or(peer);
+            }
+        }
+    }
+
+    /// The socket that it was connected to is gone.
+    fn forget_peer(&self, peer: &Ref<UnixSock>) {
+        let mut state = self.state.lock();
+        let old = state.peer.take_if(|there| Ref::ptr_eq(there, peer));
+        if old.is_some() {
+            self.common.set_state(crate::net::common::state::CLOSE);
+            self.common.set_peer_ino(0);
+        }
+        drop(state);
+        drop(old);
+    }
+
+    /// Receives one message.
+    pub fn receive_message(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if self.is_connected_kind() && !self.is_established() {
+            return Err(Errno::ENOTCONN);
+        }
+        let wait = self.common.read_patience(message.nonblock, message.flags);
+        let peeks = message.flags.contains(MsgFlags::PEEK);
+        let skb = loop {
+            let found = if peeks { self.peek(0) } else { self.dequeue() };
+            if let Some(skb) = found {
+                break skb;
+            }
+            self.common.check_error()?;
+            if self.common.is_shut(SHUT_RECEIVE) {
+                // End of file; of datagrams that will not come only for a socket that would not wait.
+                if !self.is_connected_kind() && message.nonblock && self.queued.load(Relaxed) > 0 {
+                    continue;
+                }
+                return Ok(0);
+            }
+            let come = || {
+                self.queued.load(Ordering::Acquire) > 0
+                    || self.common.has_error()
+                    || self.common.is_shut(SHUT_RECEIVE)
+            };
+            wait.wait(&self.common.rx_wait, wait_channel!("unix_dgram_read"), come)?;
+        };
+        let address = skb.sender.address();
+        if address.bytes().len() > 2 {
+            message.name = Some(address);
+        }
+        let len = skb.data.len();
+        let room = message.data.remaining();
+        if len > room {
+            message.out_flags |= MsgFlags::TRUNC;
+        }
+        let n = message.data.put(&skb.data[..len.min(room)])?;
+        if n < len.min(room) {
+            return Err(Errno::EFAULT);
+        }
+        message.identity = skb.identity();
+        message.pass_identity = self.common.has(flag::PASSCRED);
+        message.files = if peeks { peek_files(&skb)? } else { take_files(&skb) };
+        if self.is_connected_kind() {
+            message.out_flags |= MsgFlags::EOR;
+        }
+        Ok(if message.flags.contains(MsgFlags::TRUNC) { len } else { n })
+    }
+}

@@ -1,0 +1,29 @@
+//! getsockopt(2), setsockopt(2).
+
+use super::{Args, Open, SysResult};
+use crate::errno::Errno;
+use crate::mm::{UserPtr, copy_in, copy_out};
+use crate::net::options::{self, OPTION_MAX, OptionValue};
+
+/// setsockopt(2).
+pub fn sys_setsockopt(a: &mut Args) -> SysResult {
+    let open = Open::get(a.fd(0))?;
+    let len = usize::try_from(a.i32(4)).map_err(|_| Errno::EINVAL)?;
+    let mut value = [0; OPTION_MAX];
+    let value = &mut value[..len.min(OPTION_MAX)];
+    copy_in(a.u64(3), value)?;
+    options::set(open.socket()?, a.u32(1), a.u32(2), value)?;
+    Ok(0)
+}
+
+/// getsockopt(2).
+pub fn sys_getsockopt(a: &mut Args) -> SysResult {
+    let open = Open::get(a.fd(0))?;
+    let len = UserPtr::<i32>::new(a.u64(4));
+    let room = usize::try_from(len.read()?).map_err(|_| Errno::EINVAL)?;
+    let mut value = OptionValue::new(room);
+    options::get(open.socket()?, a.u32(1), a.u32(2), &mut value)?;
+    copy_out(a.u64(3), value.bytes())?;
+    len.write(value.bytes().len() as i32)?;
+    Ok(0)
+}
