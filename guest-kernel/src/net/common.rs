@@ -3,7 +3,9 @@
 //!
 //! It is described to readers outside the machine, who learn from it what `belljar fds` shows.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 
 use belljar_abi::Described;
 

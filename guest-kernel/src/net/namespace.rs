@@ -5,8 +5,8 @@
 
 use belljar_abi::Described;
 
-use crate::errno::Result;
 use super::unix;
+use crate::errno::Result;
 use crate::kref::Ref;
 use crate::ns::{Cap, Cred, UserNs};
 

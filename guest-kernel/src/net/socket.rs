@@ -10,9 +10,7 @@ use super::options::OptionValue;
 use super::{MsgFlags, ioctl};
 use crate::errno::{Errno, Result};
 use crate::fs::anon::{self, Pseudo};
-use crate::fs::{
-    Caller, FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable, UserBuf,
-};
+use crate::fs::{Caller, FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable, UserBuf};
 use crate::kref::Ref;
 use crate::mm::try_box;
 

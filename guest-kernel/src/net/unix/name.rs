@@ -12,9 +12,9 @@ use crate::fs::perm::{self, Access};
 use crate::fs::{Caller, Dev, Inode, verbs};
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::net::AF_UNIX;
 use crate::net::address::Address;
 use crate::net::message::try_vec;
-use crate::net::AF_UNIX;
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -108,10 +108,13 @@ fn entry_of(inode: &Inode) -> Option<&PathEntry> {
     inode.special.try_get()?.downcast_ref()
 }
 
+/// Kind of socket, and name without its NUL.
+type AbstractName = (u32, Vec<u8>);
+
 /// The Unix sockets of a network namespace, and their abstract names.
 pub struct Names {
-    by_name: SpinLock<BTreeMap<(u32, Vec<u8>), Ref<UnixSock>>>,
-    /// Every socket, by address, so that `/proc/net/unix` can show them. Not counted: a socket takes itself off.
+    by_name: SpinLock<BTreeMap<AbstractName, Ref<UnixSock>>>,
+    /// Every socket, by address, so that `/proc/net/unix` can show them. A socket takes itself off when it is released.
     all: SpinLock<BTreeMap<usize, Ref<UnixSock>>>,
     /// Where the search for an automatic name starts.
     next_auto: AtomicU32,
@@ -237,9 +240,8 @@ impl UnixSock {
     fn bind_path(&self, caller: Caller<'_>, path: &[u8]) -> Result<()> {
         const MODE: u32 = 0o777;
         let mode = uapi::S_IFSOCK | MODE;
-        let place = verbs::mknod(caller, None, path, mode, Dev::default()).map_err(|error| {
-            if error == Errno::EEXIST { Errno::EADDRINUSE } else { error }
-        })?;
+        let place = verbs::mknod(caller, None, path, mode, Dev::default())
+            .map_err(|error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error })?;
         let inode = place.inode()?.clone();
         inode.special.set(try_box(PathEntry(SpinLock::new(Some(self.to_ref()))))?);
         // The closing NUL is part of what getsockname(2) returns.

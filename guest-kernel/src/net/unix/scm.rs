@@ -199,7 +199,8 @@ pub fn collect() {
     {
         let flight = FLIGHT.lock();
         // The flight's own reference is not one of a program.
-        let suspects = flight.sockets.iter().filter(|(_, f)| Ref::ref_count(&f.file) == f.count + 1);
+        let suspects =
+            flight.sockets.iter().filter(|(_, f)| Ref::ref_count(&f.file) == f.count + 1);
         let mut candidates: Vec<Candidate> = suspects
             .map(|(&key, f)| Candidate {
                 key,

@@ -75,11 +75,7 @@ impl UnixSock {
         }
     }
 
-    fn send_piece(
-        &self,
-        peer: &Ref<UnixSock>,
-        message: &mut SendMsg<'_, '_>,
-    ) -> Result<usize> {
+    fn send_piece(&self, peer: &Ref<UnixSock>, message: &mut SendMsg<'_, '_>) -> Result<usize> {
         self.wait_send_room(message)?;
         if peer.is_dead() || peer.common.is_shut(SHUT_RECEIVE) {
             return Err(Errno::EPIPE);

@@ -85,10 +85,8 @@ fn credentials(data: &[u8]) -> Result<Identity> {
     let ns = task.active_pid_ns();
     let own = task.nr_of(crate::ns::PidType::Tgid, &ns);
     let may_pid = nr == own || cred.capable(Cap::SysAdmin);
-    let may_uid =
-        [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable(Cap::Setuid);
-    let may_gid =
-        [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable(Cap::Setgid);
+    let may_uid = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable(Cap::Setuid);
+    let may_gid = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable(Cap::Setgid);
     if !may_pid || !may_uid || !may_gid {
         return Err(Errno::EPERM);
     }

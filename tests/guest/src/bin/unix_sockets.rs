@@ -205,12 +205,20 @@ fn names() {
     check!(std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()));
     check_eq!(std::fs::File::open(path).unwrap_err().raw_os_error(), Some(libc::ENXIO));
     let mut client = UnixStream::connect(path).unwrap();
-    check!(client.peer_addr().unwrap().as_pathname().is_some_and(|there| there.to_str() == Some(path)));
+    check!(
+        client.peer_addr().unwrap().as_pathname().is_some_and(|there| there.to_str() == Some(path))
+    );
     check!(client.local_addr().unwrap().is_unnamed());
     client.write_all(b"early").unwrap();
     let (mut server, from) = listener.accept().unwrap();
     check!(from.is_unnamed());
-    check!(server.local_addr().unwrap().as_pathname().is_some_and(|there| there.to_str() == Some(path)));
+    check!(
+        server
+            .local_addr()
+            .unwrap()
+            .as_pathname()
+            .is_some_and(|there| there.to_str() == Some(path))
+    );
     let mut buf = [0; 5];
     server.read_exact(&mut buf).unwrap();
     check_eq!(&buf, b"early");
