@@ -7,7 +7,7 @@
 
 mod request;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,9 @@ const MAX_RANGES: u32 = 32;
 /// Why a file cannot be a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not there, not allowed.
-    #[error("cannot open the disk {}: {cause}", .path.display())]
-    Open {
+    /// The host does not say how large it is, or does not lock it.
+    #[error("the disk {} cannot be used: {cause}", .path.display())]
+    Host {
         /// The file.
         path: PathBuf,
         /// What the host said.
@@ -74,11 +74,15 @@ pub struct Block {
 }
 
 impl Block {
-    /// Opens the file at `path` and locks it against other users of the same kind.
-    pub fn open(path: &Path, read_only: bool, report: Report) -> Result<Self, Error> {
-        let failed = |cause| Error::Open { path: path.to_owned(), cause };
-        let mut file =
-            OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
+    /// A disk over `file`, open for reading and, unless `read_only`, for writing; `path` is what messages
+    /// call it. It is locked against other users that would collide with this one.
+    pub fn new(
+        mut file: File,
+        path: &Path,
+        read_only: bool,
+        report: Report,
+    ) -> Result<Self, Error> {
+        let failed = |cause| Error::Host { path: path.to_owned(), cause };
         let lock = match read_only {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,

@@ -15,6 +15,7 @@
 //! broken queue sets DEVICE_NEEDS_RESET: the device then does nothing until it is reset.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_config::{
@@ -68,7 +69,8 @@ pub fn transport(
     let driver = Driver { queues, memory, signal: signal.clone(), features: 0, again: false };
     let core = Core { device, driver, layouts, status: 0, report };
     let kick = EventFd::new(EFD_NONBLOCK)?;
-    let handle = Handle { shared: Arc::new(Shared { signal, kick, core: Mutex::new(core) }) };
+    let (core, ending) = (Mutex::new(core), AtomicBool::new(false));
+    let handle = Handle { shared: Arc::new(Shared { signal, kick, ending, core }) };
     Ok((MmioTransport { handle: handle.clone(), select: Select::default() }, handle))
 }
 
@@ -79,6 +81,8 @@ fn reset_layout(max: u16) -> Layout {
 struct Shared {
     signal: Arc<Signal>,
     kick: EventFd,
+    /// The machine has ended; the device has been told to look at its queues once more.
+    ending: AtomicBool,
     core: Mutex<Core>,
 }
 
@@ -98,6 +102,18 @@ impl Handle {
     /// The device's place in an event loop. One for each device.
     pub fn subscriber(&self) -> Subscriber {
         Subscriber::new(self.clone())
+    }
+
+    /// For a machine whose CPUs have stopped for good: whether all that the guest gave the device has
+    /// reached the host. The loop runs on until it has.
+    pub fn is_drained(&self) -> bool {
+        if !self.shared.ending.swap(true, Ordering::AcqRel) {
+            // What the guest made available last it may not have notified.
+            self.wake();
+            return false;
+        }
+        let core = self.lock();
+        !core.runs() || !core.device.has_output(&core.driver)
     }
 
     /// The driver may have made requests available.

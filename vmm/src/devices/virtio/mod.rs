@@ -115,6 +115,11 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
+    /// Whether output of the guest is still on its way: it must reach the host before the machine goes.
+    fn has_output(&self, _driver: &Driver) -> bool {
+        false
+    }
+
     /// The driver let go of the device: forget everything it said.
     fn reset(&mut self);
 }

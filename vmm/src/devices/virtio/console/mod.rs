@@ -81,7 +81,7 @@ impl Console {
             }
             PORT_OPEN => {
                 if let Some(port) = self.ports.get_mut(at) {
-                    port.guest_open = message.value == 1;
+                    port.open(message.value == 1);
                 }
             }
             _ => {}
@@ -164,7 +164,7 @@ impl VirtioDevice for Console {
     fn activate(&mut self, driver: &mut Driver) {
         self.multiport = driver.has(F_MULTIPORT);
         if !self.multiport {
-            self.ports.iter_mut().take(1).for_each(|port| port.guest_open = true);
+            self.ports.iter_mut().take(1).for_each(|port| port.open(true));
         }
     }
 
@@ -193,6 +193,11 @@ impl VirtioDevice for Console {
     fn host_ready(&mut self, source: usize, driver: &mut Driver) -> Result<(), Error> {
         self.port(source, driver, Port::receive)?;
         self.port(source, driver, Port::transmit)
+    }
+
+    fn has_output(&self, driver: &Driver) -> bool {
+        let mut shown = self.ports.iter().take(self.shown()).enumerate();
+        shown.any(|(at, port)| port.has_output(Self::queues_of(at), driver))
     }
 
     fn reset(&mut self) {

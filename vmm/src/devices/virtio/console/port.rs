@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -33,7 +35,9 @@ pub struct Port {
     /// A request waits until the peer takes more.
     blocked: bool,
     /// The guest has the port open. Without several ports there is no such thing: always.
-    pub(super) guest_open: bool,
+    guest_open: bool,
+    /// The guest had it open at some time.
+    ever_open: Arc<AtomicBool>,
 }
 
 impl Port {
@@ -51,7 +55,23 @@ impl Port {
         stream.set_nonblocking(true)?;
         let (input_ended, output_ended) = (false, false);
         let (sent, blocked, guest_open) = (0, false, false);
-        Ok(Self { name, stream, input_ended, output_ended, sent, blocked, guest_open })
+        let ever_open = Arc::default();
+        Ok(Self { name, stream, input_ended, output_ended, sent, blocked, guest_open, ever_open })
+    }
+
+    /// A flag that becomes true when the guest opens the port for the first time.
+    pub fn ever_open(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ever_open)
+    }
+
+    pub(super) fn open(&mut self, open: bool) {
+        self.guest_open = open;
+        self.ever_open.fetch_or(open, Ordering::AcqRel);
+    }
+
+    /// Whether something of the guest's waits for the peer.
+    pub(super) fn has_output(&self, queues: Queues, driver: &Driver) -> bool {
+        !self.output_ended && driver.waits(queues.transmit)
     }
 
     pub(super) fn fd(&self) -> RawFd {

@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -89,9 +88,11 @@ fn device(which: u8) -> (Guest, Host) {
             let flags = rustix::fs::MemfdFlags::CLOEXEC;
             let disk = File::from(rustix::fs::memfd_create("disk", flags).expect("a memory file"));
             disk.set_len(1 << 20).expect("its length");
-            let path = format!("/proc/self/fd/{}", disk.as_raw_fd());
-            let open = |report| Block::open(Path::new(&path), false, report).expect("the disk");
-            (Guest::new(|report| Box::new(open(report))), Host::File(disk))
+            let file = disk.try_clone().expect("a descriptor");
+            let guest = Guest::new(|report| {
+                Box::new(Block::new(file, Path::new("disk"), false, report).expect("a disk"))
+            });
+            (guest, Host::File(disk))
         }
         2 => {
             let pair = || UnixStream::pair().expect("a pair");

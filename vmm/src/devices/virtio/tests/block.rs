@@ -26,6 +26,10 @@ struct Disk {
     ring: Ring,
 }
 
+fn open(file: &NamedTempFile) -> File {
+    File::options().read(true).write(true).open(file.path()).unwrap()
+}
+
 impl Disk {
     /// A disk of 64 KiB, each sector filled with its number, and a few bytes more.
     fn new(read_only: bool) -> Self {
@@ -38,8 +42,8 @@ impl Disk {
     }
 
     fn over(file: NamedTempFile, read_only: bool) -> Self {
-        let open = |report| Block::open(file.path(), read_only, report).unwrap();
-        let mut guest = Guest::new(|report| Box::new(open(report)));
+        let disk = |report| Block::new(open(&file), file.path(), read_only, report).unwrap();
+        let mut guest = Guest::new(|report| Box::new(disk(report)));
         let ring = guest.start(0, 128).remove(0);
         Self { file, guest, ring }
     }
@@ -254,7 +258,7 @@ fn full_host_is_an_io_error_and_one_line() {
     file.as_file().set_len(1 << 20).unwrap();
     let full = File::options().read(true).write(true).open("/dev/full").unwrap();
     let mut guest = Guest::new(|_| {
-        let mut block = Block::open(file.path(), false, say).unwrap();
+        let mut block = Block::new(open(&file), file.path(), false, say).unwrap();
         block.replace_file(full);
         Box::new(block)
     });
@@ -272,15 +276,15 @@ fn full_host_is_an_io_error_and_one_line() {
 #[test]
 fn file_in_use_or_too_small_is_refused_by_name() {
     let file = NamedTempFile::new().unwrap();
-    let quiet = || Report::new(|_: &str| {});
-    assert!(matches!(Block::open(file.path(), true, quiet()), Err(Error::Small { size: 0, .. })));
+    let disk =
+        |read_only| Block::new(open(&file), file.path(), read_only, Report::new(|_: &str| {}));
+    assert!(matches!(disk(true), Err(Error::Small { size: 0, .. })));
     file.as_file().set_len(512).unwrap();
-    let writer = Block::open(file.path(), false, quiet()).unwrap();
-    assert!(matches!(Block::open(file.path(), true, quiet()), Err(Error::Busy(_))));
+    let writer = disk(false).unwrap();
+    assert!(matches!(disk(true), Err(Error::Busy(_))));
     drop(writer);
-    let _reader = Block::open(file.path(), true, quiet()).unwrap();
-    assert!(Block::open(file.path(), true, quiet()).is_ok());
-    assert!(matches!(Block::open(file.path(), false, quiet()), Err(Error::Busy(_))));
-    let missing = Block::open("/nonexistent/disk".as_ref(), true, quiet()).err().unwrap();
-    assert!(missing.to_string().contains("/nonexistent/disk"), "{missing}");
+    let _reader = disk(true).unwrap();
+    assert!(disk(true).is_ok());
+    let busy = disk(false).err().unwrap().to_string();
+    assert!(busy.contains(file.path().to_str().unwrap()), "{busy}");
 }

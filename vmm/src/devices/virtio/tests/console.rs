@@ -289,3 +289,38 @@ fn end_of_input_leaves_the_output_open() {
     assert_eq!(read(&mut fixture.terminal), b"answer");
     assert!(fixture.heard().is_empty());
 }
+
+#[test]
+fn machine_that_ends_has_its_output_delivered_first() {
+    let mut fixture = Fixture::open();
+    while {
+        fixture.print(TX0, &[b'a'; 60_000]);
+        fixture.rings[TX0].used().is_some()
+    } {}
+    // The last line, of which the guest had no time to notify.
+    fixture.guest.put(DATA + 0x2_0000, b"bye");
+    fixture.rings[TX0].add(&[Buffer::Read(DATA + 0x2_0000, 3)]);
+    let mut last = vec![];
+    while !fixture.guest.handle.is_drained() {
+        assert!(fixture.guest.turn() < 10, "it waits for its reader, and does not spin");
+        let more = read(&mut fixture.terminal);
+        last = if more.is_empty() { last } else { more };
+    }
+    let more = read(&mut fixture.terminal);
+    last.extend(more);
+    assert!(last.ends_with(b"bye"), "{last:?}");
+}
+
+#[test]
+fn end_does_not_wait_for_an_end_that_hung_up() {
+    let mut fixture = Fixture::open();
+    while {
+        fixture.print(TX0, &[b'a'; 60_000]);
+        fixture.rings[TX0].used().is_some()
+    } {}
+    fixture.terminal = UnixStream::pair().unwrap().0;
+    fixture.guest.turn();
+    assert!(!fixture.guest.handle.is_drained(), "one last look");
+    fixture.guest.turn();
+    assert!(fixture.guest.handle.is_drained());
+}
