@@ -7,10 +7,12 @@ use belljar_abi::payload::{self, Payload};
 use belljar_abi::symbols::Symbols;
 use belljar_kernel::addr::PhysAddr;
 use belljar_kernel::arch::TIMER_IRQ;
-use belljar_kernel::drivers::fdt::{self, Few, Gic, Machine, Span};
+use belljar_kernel::drivers::fdt::{self, Few, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
 use belljar_kernel::sched::cpu;
-use belljar_kernel::{arch, fs, introspect, kinfo, mm, ns, panic, process, procfs, sched};
+use belljar_kernel::{
+    arch, fs, introspect, kerr, kinfo, mm, ns, panic, process, procfs, sched, suspend,
+};
 
 #[global_allocator]
 static HEAP: mm::heap::Heap = mm::heap::Heap::new();
@@ -43,8 +45,9 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     #[cfg(feature = "selftest")]
     selftest();
     // The wall clock.
-    if let Some(rtc) = &machine.rtc {
-        sched::set_realtime(pl031::read_seconds(rtc) * sched::NSEC_PER_SEC);
+    pl031::init(machine.rtc.as_ref());
+    if let Some(seconds) = pl031::read_seconds() {
+        sched::set_realtime(seconds * sched::NSEC_PER_SEC);
     }
     drivers::cmdline::set(&command_line(&machine, payload.as_ref()));
     drivers::random::seed(machine.rng_seed);
@@ -73,8 +76,15 @@ fn start_scheduling() -> ! {
     introspect::publish_tasks(process::init::init_task());
     arch::irq_enable();
     // Tasks 1 and 2: init, and the parent of kernel threads.
-    boot_step("first tasks", process::init::start_first_tasks());
+    boot_step("first tasks", process::init::start_first_tasks(late_init));
     sched::idle_loop()
+}
+
+/// The part of the boot that may sleep: init does it before it runs a program.
+fn late_init() {
+    if let Err(e) = suspend::control::start() {
+        kerr!("suspend: cannot be started: {e}");
+    }
 }
 
 /// Without this step there is nothing to go on with.
@@ -140,6 +150,8 @@ fn find_payload() -> Option<Payload<'static>> {
 fn init_memory(machine: &Machine<'_>, tree: Range<PhysAddr>, payload: Option<&Payload<'_>>) {
     let image = arch::image_range();
     let mut reserved: Few<Span, 16> = Few::default();
+    let start = machine.memory.as_slice().iter().map(|span| span.start).min().unwrap_or(0);
+    reserved.push(Span { start, end: start + suspend::TREE_ROOM });
     let behind = payload.map_or(0, Payload::len) as u64;
     reserved.push(Span { start: image.start.0, end: image.end.0 + behind });
     reserved.push(Span { start: tree.start.0, end: tree.end.0 });
@@ -161,26 +173,17 @@ fn init_memory(machine: &Machine<'_>, tree: Range<PhysAddr>, payload: Option<&Pa
     introspect::publish_layout();
     introspect::publish_image(image, behind as usize, arch::kernel_root(), arch::build_id());
     introspect::publish_log(&klog::RING);
-    let start = ram.iter().map(|s| s.start).min().unwrap_or(0);
     let end = ram.iter().map(|s| s.end).max().unwrap_or(0);
     introspect::publish_frames(PhysAddr(start)..PhysAddr(end), mm::frame::record_table());
 }
 
 /// The interrupt controller, and the handlers of what is the scheduler's.
 fn init_interrupts(machine: &Machine<'_>) {
-    match machine.gic {
-        Gic::V3 { distributor, redistributors } => {
-            arch::irq::init_v3(PhysAddr(distributor.start), redistributors.range());
-        }
-        Gic::V2 { distributor, cpu } => {
-            arch::irq::init_v2(PhysAddr(distributor.start), PhysAddr(cpu.start));
-        }
-    }
+    irq::init(&machine.gic);
     for ipi in [cpu::IPI_RESCHEDULE, cpu::IPI_TIMER, cpu::IPI_CALL] {
         irq::register(ipi, sched::handle_ipi);
     }
     irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));
-    arch::irq::enable(TIMER_IRQ);
 }
 
 #[cfg(feature = "selftest")]

@@ -21,7 +21,7 @@
 //! | [`fs`], [`ipc`], [`net`], [`ns`], [`signal`] | the objects that tasks hold |
 //! | [`task`] | the noun: what ties one entity to its memory, files, signals and namespaces |
 //! | [`process`] | the verbs: fork, exec, exit, wait, signal delivery, kernel threads |
-//! | [`procfs`], [`introspect`], [`suspend`] | what shows, describes and freezes all of the above |
+//! | [`introspect`], [`suspend`], [`procfs`] | what describes, freezes and shows all of the above |
 //! | [`syscall`], [`trap`] | one table of system calls, and the way in from EL0 |
 #![cfg_attr(target_os = "none", no_std)]
 

@@ -42,6 +42,8 @@ pub enum ExitState {
     Exited = 1,
     /// It died; `panic_message` says of what.
     Panicked = 2,
+    /// Memory that was frozen in another machine could not go on in this one; `panic_message` says why.
+    NotResumed = 3,
 }
 
 impl ExitState {
@@ -51,6 +53,7 @@ impl ExitState {
             0 => Self::Running,
             1 => Self::Exited,
             2 => Self::Panicked,
+            3 => Self::NotResumed,
             _ => return None,
         })
     }
@@ -325,6 +328,11 @@ impl RootPage {
             self.set_panic_message(message);
         }
         self.exit_state.store(ExitState::Panicked as u32, Ordering::Release);
+    }
+
+    /// Records that this machine cannot go on with the memory; `set_panic_message` said why.
+    pub fn set_not_resumed(&self) {
+        self.exit_state.store(ExitState::NotResumed as u32, Ordering::Release);
     }
 
     /// Stores the build id, cut to the field.

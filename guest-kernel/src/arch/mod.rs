@@ -13,6 +13,7 @@
 //! | tables | [`paging`], [`phys_to_virt`], [`virt_to_phys`], [`kernel_root`], [`activate_user`], [`deactivate_user`], [`tlb`] |
 //! | user memory | [`uaccess`] |
 //! | pages | [`clear_page`], [`copy_page`], [`sync_icache`] |
+//! | freezing | [`suspend`], [`thaw_address`], [`map_devices`] |
 //! | time | [`counter`], [`counter_frequency`], [`set_timer`], [`stop_timer`] |
 //! | interrupts | [`irq`] |
 //! | exceptions | [`exception`], and the entry points that `trap` defines |

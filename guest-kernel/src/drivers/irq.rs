@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use super::fdt::Gic;
+use crate::addr::PhysAddr;
 use crate::arch;
 
 /// Handles an interrupt, given its number.
@@ -18,6 +20,20 @@ static HANDLERS: [AtomicUsize; COUNT] = [const { AtomicUsize::new(0) }; COUNT];
 /// Sets the handler of an interrupt; it still has to be let through (`arch::irq::enable`).
 pub fn register(irq: u32, handler: Handler) {
     HANDLERS[irq as usize].store(handler as usize, Ordering::Release);
+}
+
+/// Sets the interrupt controller up, this CPU's interface with it, and lets the timer's interrupt through.
+/// Everything else is off.
+pub fn init(gic: &Gic) {
+    match gic {
+        Gic::V3 { distributor, redistributors } => {
+            arch::irq::init_v3(PhysAddr(distributor.start), redistributors.range());
+        }
+        Gic::V2 { distributor, cpu } => {
+            arch::irq::init_v2(PhysAddr(distributor.start), PhysAddr(cpu.start));
+        }
+    }
+    arch::irq::enable(arch::TIMER_IRQ);
 }
 
 /// Handles all pending interrupts. Called by the interrupt entry.

@@ -9,7 +9,6 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use belljar_abi::root::LogRing;
 
-use crate::arch;
 use crate::sync::IrqLock;
 
 /// Bytes that the ring keeps.
@@ -59,7 +58,7 @@ impl Write for Line {
 /// Logs a record. Called by the macros.
 pub fn log(level: Level, message: fmt::Arguments<'_>) {
     let mut line = Line { text: [0; LINE], len: 0 };
-    let ns = uptime_ns();
+    let ns = crate::sched::monotonic_ns();
     let (secs, micros) = (ns / 1_000_000_000, ns / 1_000 % 1_000_000);
     let _ = write!(line, "<{}>[{secs:5}.{micros:06}] ", level as u8);
     let _ = line.write_fmt(message);
@@ -70,13 +69,6 @@ pub fn log(level: Level, message: fmt::Arguments<'_>) {
     if (level as u8) < CONSOLE_LEVEL.load(Ordering::Relaxed) || level == Level::Error {
         super::console::put(&text[3..]);
     }
-}
-
-/// Nanoseconds since the counter began.
-fn uptime_ns() -> u64 {
-    let nanos =
-        u128::from(arch::counter()) * 1_000_000_000 / u128::from(arch::counter_frequency().max(1));
-    nanos as u64
 }
 
 /// Takes the console's level from the command line: `loglevel=N`, `quiet`, `debug`.

@@ -97,6 +97,12 @@ pub fn set_panic_message(message: fmt::Arguments<'_>) {
     ROOT.set_panic_message(core::str::from_utf8(&text.bytes[..text.len]).unwrap_or_default());
 }
 
+/// Records that this machine cannot go on with memory that was frozen elsewhere, and why.
+pub fn set_not_resumed(why: fmt::Arguments<'_>) {
+    set_panic_message(why);
+    ROOT.set_not_resumed();
+}
+
 /// Text in a buffer of fixed size.
 struct Text {
     bytes: [u8; PANIC_MESSAGE_SIZE],

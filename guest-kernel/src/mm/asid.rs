@@ -106,6 +106,18 @@ pub fn release(asid: &Asid) -> bool {
     !asids.active.iter().any(|active| active & MASK == value & MASK)
 }
 
+/// Begins anew on a CPU whose TLB holds nothing of before, and whose identifiers may be fewer: thaw. No
+/// other CPU runs.
+pub fn restart() {
+    let mut asids = ASIDS.lock();
+    asids.generation += 1 << BITS;
+    asids.next = 1;
+    asids.active = [0; MAX_CPUS];
+    asids.kept = [0; MAX_CPUS];
+    arch::deactivate_user();
+    tlb::flush_all();
+}
+
 /// Leaves whatever address space is active on this CPU, which keeps it until then.
 pub fn leave() {
     let mut asids = ASIDS.lock();

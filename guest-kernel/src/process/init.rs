@@ -63,8 +63,13 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes tasks 1 and 2: init, and the parent of all kernel threads.
-pub fn start_first_tasks() -> Result<()> {
+/// What later floors do before the first program runs: in a task that may sleep.
+static LATE_INIT: Once<fn()> = Once::new();
+
+/// Makes tasks 1 and 2: init, and the parent of all kernel threads. Init calls `late_init` when kernel
+/// threads can be made.
+pub fn start_first_tasks(late_init: fn()) -> Result<()> {
+    LATE_INIT.set(late_init);
     let init = fork::kernel_thread(init_thread, 0, b"swapper/0", init_task())?;
     init_pid_ns().child_reaper.store(Ref::as_ptr(&init).cast_mut().cast(), Ordering::Release);
     {
@@ -95,6 +100,9 @@ extern "C" fn init_thread(_: usize) {
     }
     super::smp::start_all();
     super::kthread::start_system_threads();
+    if let Some(late_init) = LATE_INIT.try_get() {
+        late_init();
+    }
     if let Err(e) = open_console() {
         kerr!("init: no console: {e}");
     }

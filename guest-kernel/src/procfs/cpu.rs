@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use belljar_abi::hwcap;
+
 use super::root::namespace;
 use super::text::Text;
 use crate::arch;
@@ -14,14 +16,6 @@ use crate::task::list;
 /// Nanoseconds in a tick of `USER_HZ`, the unit of times in /proc.
 pub const TICK: u64 = 10_000_000;
 
-/// Names of the AT_HWCAP bits, in order (arm64's hwcap_str).
-const HWCAPS: [&str; 32] = [
-    "fp", "asimd", "evtstrm", "aes", "pmull", "sha1", "sha2", "crc32", "atomics", "fphp",
-    "asimdhp", "cpuid", "asimdrdm", "jscvt", "fcma", "lrcpc", "dcpop", "sha3", "sm3", "sm4",
-    "asimddp", "sha512", "sve", "asimdfhm", "dit", "uscat", "ilrcpc", "flagm", "ssbs", "sb",
-    "paca", "pacg",
-];
-
 /// /proc/cpuinfo.
 pub fn cpuinfo(_: &SuperBlock, out: &mut Text) -> Result<()> {
     let midr = arch::midr();
@@ -32,10 +26,8 @@ pub fn cpuinfo(_: &SuperBlock, out: &mut Text) -> Result<()> {
         put!(out, "processor\t: {cpu}\n")?;
         put!(out, "BogoMIPS\t: {}.{:02}\n", mips / 100, mips % 100)?;
         out.bytes(b"Features\t:")?;
-        for (bit, name) in HWCAPS.iter().enumerate() {
-            if hwcaps & 1 << bit != 0 {
-                put!(out, " {name}")?;
-            }
+        for name in hwcap::names(hwcaps) {
+            put!(out, " {name}")?;
         }
         put!(out, "\nCPU implementer\t: {:#04x}\n", midr >> 24 & 0xff)?;
         put!(out, "CPU architecture: 8\nCPU variant\t: {:#x}\n", midr >> 20 & 0xf)?;

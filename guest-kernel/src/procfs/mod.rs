@@ -6,6 +6,7 @@
 //! | [`tree`] | directories and files that are described by tables |
 //! | [`root`] | /proc itself: the tables' files and a directory for each process |
 //! | [`system`], [`memory`], [`cpu`], [`sysctl`] | what concerns the whole system, /proc/sys too |
+//! | [`belljar`] | /proc/belljar: snapshots, as programs see them |
 //! | [`pid`] | /proc/PID and /proc/PID/task/TID |
 //! | [`nsfs`] | namespaces as files: where /proc/PID/ns leads |
 //! | [`sysfs`] | the little of /sys that programs cannot do without |
@@ -13,6 +14,7 @@
 //! The content of a file is made when it is read from its start, and later parts of the same reading
 //! come from that. Formats are those of Linux 6.1, to the byte where programs parse them.
 
+pub mod belljar;
 pub mod cpu;
 pub mod memory;
 pub mod nsfs;

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, link, text};
-use super::{cpu, memory, pid, sysctl, system};
+use super::{belljar, cpu, memory, pid, sysctl, system};
 use crate::errno::{Errno, Result};
 use crate::fs::{
     Dentry, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest, NewNode,
@@ -21,6 +21,7 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// The files and directories besides the processes'.
 static ENTRIES: &[Entry] = &[
+    dir("belljar", belljar::ENTRIES),
     text("cmdline", system::command_line),
     text("cpuinfo", cpu::cpuinfo),
     text("devices", system::devices),

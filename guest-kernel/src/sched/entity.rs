@@ -435,6 +435,17 @@ impl Entity {
         old
     }
 
+    /// Makes the address space that the current entity is in, or borrowed, this CPU's again: after its
+    /// tables and identifiers were forgotten (thaw). Interrupts are off.
+    pub fn reactivate_mm(&self) {
+        debug_assert!(self.is_current());
+        // SAFETY: its own, and no switch looks at them meanwhile.
+        let (mm, active) = unsafe { (&*self.mm.get(), &*self.active_mm.get()) };
+        if let Some(mm) = mm.as_ref().or(active.as_ref()) {
+            mm.activate();
+        }
+    }
+
     /// Takes what a kernel entity borrowed from whoever ran before it.
     ///
     /// # Safety

@@ -17,19 +17,48 @@ use crate::target::LiveRam;
 /// The guest's RAM where this process has it mapped: guest physical ranges.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Everything a backend must know to build the board and to boot a kernel on it.
+/// Everything a backend must know to build the board and to start a kernel on it.
 #[derive(Debug)]
 pub struct Config {
     /// Number of CPUs.
     pub cpus: u32,
     /// RAM in bytes, a multiple of [`crate::machine::MEMORY_STEP`].
     pub memory: u64,
+    /// What the CPUs begin with.
+    pub start: Start,
+}
+
+/// What the CPUs begin with.
+#[derive(Debug)]
+pub enum Start {
+    /// A kernel boots.
+    Boot(Boot),
+    /// A kernel that was frozen goes on.
+    Thaw(Thaw),
+}
+
+/// A kernel to boot.
+#[derive(Debug)]
+pub struct Boot {
     /// The arm64 `Image`.
     pub kernel: PathBuf,
     /// The initial RAM disk, if the kernel does not carry one.
     pub initrd: Option<Initrd>,
     /// The kernel's command line.
     pub cmdline: String,
+}
+
+/// Memory of a frozen kernel. All RAM is a private mapping of a file, which is never written; the device
+/// tree lies at the start of RAM, where such a kernel keeps nothing; CPU 0 starts at `entry` with its
+/// MMU off and the tree's address or 0 in x0, and the other CPUs wait to be turned on.
+#[derive(Debug)]
+pub struct Thaw {
+    /// The RAM, byte for byte.
+    pub memory: File,
+    /// Guest physical address where CPU 0 starts.
+    pub entry: u64,
+    /// Bytes that this machine's memory has instead of the file's, from a guest physical address on.
+    pub note: (u64, Vec<u8>),
 }
 
 /// An initial RAM disk: a file on disk that is used as it is, or one made in memory.

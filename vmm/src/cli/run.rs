@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{Error, complain};
-use crate::backend::{self, Config, Initrd, Request};
+use crate::backend::{self, Config, Initrd, Request, Start};
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
 use crate::runtime::{self, Console, Outcome, Plan, terminal};
@@ -108,13 +108,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         true => Console::Detached,
         false => Console::of_stdio(),
     };
-    let config = Config {
-        cpus: args.cpus,
-        memory,
+    let start = Start::Boot(backend::Boot {
         kernel: boot.kernel,
         initrd: boot.initrd.map(Initrd::Memory),
         cmdline: cmdline(console, args.append.as_deref()),
-    };
+    });
+    let config = Config { cpus: args.cpus, memory, start };
     if args.print_command {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);

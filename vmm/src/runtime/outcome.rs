@@ -32,6 +32,11 @@ pub enum Outcome {
         /// What it said.
         message: String,
     },
+    /// The memory of a snapshot could not go on in the machine that it was restored on.
+    NotResumed {
+        /// What the kernel said.
+        message: String,
+    },
     /// The machine went away under the guest.
     Died {
         /// What is known about it.
@@ -66,11 +71,8 @@ impl Outcome {
         match root.exit_state() {
             ExitState::Running => Self::Exited { status: 0 },
             ExitState::Exited => Self::of_wait_status(root.exit_status()),
-            ExitState::Panicked => {
-                let message = root.panic_message();
-                let line = message.lines().next().unwrap_or("no message");
-                Self::Panicked { message: crate::render::escape(line) }
-            }
+            ExitState::Panicked => Self::Panicked { message: last_words(&root) },
+            ExitState::NotResumed => Self::NotResumed { message: last_words(&root) },
         }
     }
 
@@ -97,7 +99,10 @@ impl Outcome {
         match self {
             Self::Exited { status } => *status,
             Self::Signalled { signal } | Self::Interrupted { signal } => 128 + (signal & 0x7f),
-            Self::Panicked { .. } | Self::Died { .. } | Self::OutputFailed { .. } => FAILURE,
+            Self::Panicked { .. }
+            | Self::NotResumed { .. }
+            | Self::Died { .. }
+            | Self::OutputFailed { .. } => FAILURE,
             Self::TimedOut => TIMEOUT,
             Self::Killed => 128 + SIGKILL,
             Self::OutputClosed => 128 + SIGPIPE,
@@ -110,6 +115,9 @@ impl Outcome {
             Self::Panicked { message } => Some(format!(
                 "VM {vm}: the guest kernel panicked: {message} (its last words are in the output)"
             )),
+            Self::NotResumed { message } => Some(format!(
+                "VM {vm}: the snapshot cannot go on in this machine: {message}: restore it on a machine like the one it was taken on"
+            )),
             Self::Died { cause } => Some(format!("VM {vm} died: {cause}: start it again")),
             Self::OutputFailed { cause } => {
                 Some(format!("VM {vm}: cannot write the guest's output: {cause}"))
@@ -118,6 +126,12 @@ impl Outcome {
             _ => None,
         }
     }
+}
+
+/// The first line of what the kernel left to be told.
+fn last_words(root: &Root) -> String {
+    let message = root.panic_message();
+    crate::render::escape(message.lines().next().unwrap_or("no message"))
 }
 
 /// Whether another kernel than ours stands where kernels stand. Then there is no root page, and no

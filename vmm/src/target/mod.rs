@@ -7,11 +7,13 @@
 //! four steps whatever the tables say.
 
 mod holes;
+mod process;
 mod ram;
 mod space;
 pub mod walk;
 
 pub use holes::data_ranges;
+pub use process::ProcessRam;
 pub use ram::{RawRam, SliceRam};
 pub use space::Space;
 

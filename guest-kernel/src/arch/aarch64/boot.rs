@@ -59,21 +59,35 @@ global_asm!(
 
 /// What a CPU finds when it starts; its physical address is the context that PSCI hands over.
 #[repr(C, align(64))]
-struct SecondaryStart {
+pub(super) struct SecondaryStart {
     kernel_root: AtomicU64,
     thread: AtomicU64,
     stack_top: AtomicU64,
     entry: AtomicU64,
 }
 
-static SECONDARY_START: [SecondaryStart; MAX_CPUS] = [const {
-    SecondaryStart {
-        kernel_root: AtomicU64::new(0),
-        thread: AtomicU64::new(0),
-        stack_top: AtomicU64::new(0),
-        entry: AtomicU64::new(0),
+impl SecondaryStart {
+    pub(super) const fn new() -> Self {
+        Self {
+            kernel_root: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            stack_top: AtomicU64::new(0),
+            entry: AtomicU64::new(0),
+        }
     }
-}; MAX_CPUS];
+
+    /// The CPU is to go to `entry` on the stack below `stack_top` as `thread`.
+    pub(super) fn set(&self, thread: &'static Thread, stack_top: u64, entry: u64) {
+        self.kernel_root.store(mmu::kernel_root().0, Ordering::Relaxed);
+        self.thread.store(core::ptr::from_ref(thread) as u64, Ordering::Relaxed);
+        self.stack_top.store(stack_top, Ordering::Relaxed);
+        self.entry.store(entry, Ordering::Relaxed);
+        // It may read them with its caches off.
+        super::cache::clean_to_memory(core::ptr::from_ref(self).cast(), size_of::<Self>());
+    }
+}
+
+static SECONDARY_START: [SecondaryStart; MAX_CPUS] = [const { SecondaryStart::new() }; MAX_CPUS];
 
 static CPU_COUNT: AtomicU32 = AtomicU32::new(1);
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -110,12 +124,7 @@ pub fn cpu_on(
     entry: extern "C" fn() -> !,
 ) -> Result<(), i32> {
     let start = &SECONDARY_START[cpu];
-    start.kernel_root.store(mmu::kernel_root().0, Ordering::Relaxed);
-    start.thread.store(core::ptr::from_ref(thread) as u64, Ordering::Relaxed);
-    start.stack_top.store(stack_top, Ordering::Relaxed);
-    start.entry.store(entry as usize as u64, Ordering::Relaxed);
-    // It reads them with its caches off.
-    super::cache::clean_to_memory(core::ptr::from_ref(start).cast(), size_of::<SecondaryStart>());
+    start.set(thread, stack_top, entry as usize as u64);
     let entry = mmu::virt_to_phys(secondary_entry as *const ());
     psci::cpu_on(cpu_id(cpu), entry, mmu::virt_to_phys(start))
 }

@@ -133,11 +133,7 @@ pub fn init(ram: impl Iterator<Item = Range<u64>>, devices: impl Iterator<Item =
         map_linear(range.start..range.end.min(start), Prot::WRITE, MemoryType::Normal);
         map_linear(range.start.max(end)..range.end, Prot::WRITE, MemoryType::Normal);
     }
-    for range in devices {
-        let block = level_size(2);
-        let range = range.start & !(block - 1)..range.end.next_multiple_of(block);
-        map_linear(range, Prot::WRITE, MemoryType::Device);
-    }
+    map_devices(devices);
     // SAFETY: the new tables map what runs, at the same addresses.
     unsafe {
         asm!(
@@ -150,6 +146,16 @@ pub fn init(ram: impl Iterator<Item = Range<u64>>, devices: impl Iterator<Item =
     }
     deactivate_user();
     super::tlb::flush_all();
+}
+
+/// Maps what drivers will touch, as far as it is not mapped yet.
+pub fn map_devices(devices: impl Iterator<Item = Range<u64>>) {
+    for range in devices {
+        let block = level_size(2);
+        let range = range.start & !(block - 1)..range.end.next_multiple_of(block);
+        map_linear(range, Prot::WRITE, MemoryType::Device);
+    }
+    sync_tables();
 }
 
 /// Makes the tables under `root` those of user space on this CPU.

@@ -16,6 +16,7 @@ mod mmu;
 mod psci;
 #[cfg(feature = "selftest")]
 pub mod selftest;
+mod suspend;
 mod switch;
 mod time;
 
@@ -29,9 +30,10 @@ pub use cpu::{
 pub use features::{emulate_id_register, hwcaps, midr, random_u64};
 pub use mmu::{
     activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root,
-    phys_to_virt, sync_tables, virt_to_phys,
+    map_devices, phys_to_virt, sync_tables, virt_to_phys,
 };
 pub use psci::{power_off, reset, set_conduit};
+pub use suspend::{suspend, thaw_address};
 pub use switch::{
     fp_state, reset_user_state, save_user_state, set_fp_state, set_single_step,
     setup_kernel_thread, setup_user_thread, switch_to,

@@ -180,6 +180,32 @@ pub fn reset() -> ! {
     std::process::exit(0)
 }
 
+/// A host is not frozen: this machine goes on.
+///
+/// # Safety
+/// As on the bare machine.
+pub unsafe fn suspend(saved: extern "C" fn()) -> Option<crate::addr::PhysAddr> {
+    saved();
+    None
+}
+
+/// Nothing goes on with a host's memory.
+pub fn thaw_address() -> crate::addr::PhysAddr {
+    crate::addr::PhysAddr(0)
+}
+
+/// There is no PSCI.
+pub fn set_conduit(_smc: bool) {}
+
+/// There is one CPU.
+pub fn set_cpus(_ids: impl Iterator<Item = u64>) {}
+
+/// Nothing depends on the host's CPU.
+pub fn detect_features() {}
+
+/// There are no devices.
+pub fn map_devices(_devices: impl Iterator<Item = core::ops::Range<u64>>) {}
+
 /// Writes to the console before it has a driver.
 pub fn early_put(bytes: &[u8]) {
     eprint!("{}", String::from_utf8_lossy(bytes));

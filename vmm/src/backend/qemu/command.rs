@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use command_fds::FdMapping;
 
 use super::Error;
-use crate::backend::{Config, Initrd};
+use crate::backend::{Boot, Config, Initrd, Start, Thaw};
 
 /// Descriptor numbers in the child.
 const QMP_FD: i32 = 3;
 const CONSOLE_FD: i32 = 4;
 const RAM_FD: i32 = 5;
 const INITRD_FD: i32 = 6;
+const NOTE_FD: i32 = 9;
 
 /// The default CPU: everything QEMU can emulate, except that pointer authentication uses a cheap
 /// function of its own instead of QARMA, which is many times slower.
@@ -33,6 +34,7 @@ pub(super) struct Files {
     pub console: OwnedFd,
     pub ram: OwnedFd,
     pub initrd: Option<OwnedFd>,
+    pub note: Option<OwnedFd>,
 }
 
 impl Files {
@@ -41,6 +43,7 @@ impl Files {
         fixed
             .into_iter()
             .chain(self.initrd.map(|fd| (fd, INITRD_FD)))
+            .chain(self.note.map(|fd| (fd, NOTE_FD)))
             .map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd })
             .collect()
     }
@@ -68,6 +71,10 @@ impl Command {
     /// The command that builds `config`'s board.
     pub fn new(program: PathBuf, config: &Config) -> Self {
         let mib = config.memory >> 20;
+        let share = match config.start {
+            Start::Boot(_) => "on",
+            Start::Thaw(_) => "off",
+        };
         let mut args: Vec<OsString> = [
             "-nodefaults",
             "-no-user-config",
@@ -89,7 +96,7 @@ impl Command {
             &format!("{mib}M"),
             "-object",
             &format!(
-                "memory-backend-file,id=ram,size={mib}M,share=on,mem-path=/proc/self/fd/{RAM_FD}"
+                "memory-backend-file,id=ram,size={mib}M,share={share},mem-path=/proc/self/fd/{RAM_FD}"
             ),
             "-chardev",
             &format!("socket,id=qmp,fd={QMP_FD}"),
@@ -104,16 +111,9 @@ impl Command {
         ]
         .map(OsString::from)
         .into();
-        args.extend(["-kernel".into(), config.kernel.clone().into_os_string()]);
-        if !config.cmdline.is_empty() {
-            args.extend(["-append".into(), config.cmdline.clone().into()]);
-        }
-        match &config.initrd {
-            None => {}
-            Some(Initrd::Path(path)) => args.extend(["-initrd".into(), path.clone().into()]),
-            Some(Initrd::Memory(_)) => {
-                args.extend(["-initrd".into(), format!("/proc/self/fd/{INITRD_FD}").into()]);
-            }
+        match &config.start {
+            Start::Boot(boot) => args.extend(boot_args(boot)),
+            Start::Thaw(thaw) => args.extend(thaw_args(thaw)),
         }
         Self { program, args }
     }
@@ -123,6 +123,32 @@ impl Command {
         let output = std::process::Command::new(&self.program).arg("--version").output().ok()?;
         parse_version(&String::from_utf8_lossy(&output.stdout))
     }
+}
+
+fn boot_args(boot: &Boot) -> Vec<OsString> {
+    let mut args = vec!["-kernel".into(), boot.kernel.clone().into_os_string()];
+    if !boot.cmdline.is_empty() {
+        args.extend(["-append".into(), boot.cmdline.clone().into()]);
+    }
+    match &boot.initrd {
+        None => {}
+        Some(Initrd::Path(path)) => args.extend(["-initrd".into(), path.clone().into()]),
+        Some(Initrd::Memory(_)) => {
+            args.extend(["-initrd".into(), format!("/proc/self/fd/{INITRD_FD}").into()]);
+        }
+    }
+    args
+}
+
+/// Without a kernel QEMU puts its device tree at the start of RAM; its loader sets where CPU 0 starts, and
+/// writes the note into the private RAM.
+fn thaw_args(thaw: &Thaw) -> Vec<OsString> {
+    let mut args: Vec<OsString> =
+        vec!["-device".into(), format!("loader,addr={:#x},cpu-num=0", thaw.entry).into()];
+    let at = thaw.note.0;
+    args.push("-device".into());
+    args.push(format!("loader,file=/proc/self/fd/{NOTE_FD},addr={at:#x},force-raw=on").into());
+    args
 }
 
 /// One line that a shell reads back as the same words, and a comment that names the descriptors.
@@ -163,9 +189,11 @@ mod tests {
         Config {
             cpus: 2,
             memory: 64 << 20,
-            kernel: "/k/Image".into(),
-            initrd: Some(Initrd::Path("/k/it's.cpio".into())),
-            cmdline: "quiet a=b".to_owned(),
+            start: Start::Boot(Boot {
+                kernel: "/k/Image".into(),
+                initrd: Some(Initrd::Path("/k/it's.cpio".into())),
+                cmdline: "quiet a=b".to_owned(),
+            }),
         }
     }
 

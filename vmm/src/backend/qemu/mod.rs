@@ -11,6 +11,7 @@ mod process;
 mod qmp;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -19,9 +20,9 @@ use vm_memory::{FileOffset, GuestAddress};
 
 use command::{Command, find};
 
-use super::{Config, Event, Events, GuestMemory, Machine, Started};
+use super::{Config, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
 use crate::machine::RAM_BASE;
-use crate::target::LiveRam;
+use crate::target::{LiveRam, ProcessRam};
 use process::Child;
 use qmp::Qmp;
 
@@ -68,6 +69,11 @@ pub enum Error {
         /// What QEMU said.
         cause: String,
     },
+    /// The child's private RAM cannot be reached.
+    #[error(
+        "cannot look into the RAM of QEMU: {0}: belljar must be allowed to trace its own children"
+    )]
+    Ram(std::io::Error),
     /// A resource of the host that the child needs.
     #[error("cannot prepare QEMU: {0}")]
     Host(#[from] std::io::Error),
@@ -77,7 +83,38 @@ pub enum Error {
 struct Qemu {
     child: Child,
     qmp: Qmp,
-    memory: Arc<GuestMemory>,
+    memory: Arc<dyn LiveRam>,
+}
+
+/// The files behind the guest's memory.
+struct GuestFiles {
+    ram: File,
+    /// The RAM, if it is shared with the child.
+    mapped: Option<Arc<dyn LiveRam>>,
+    initrd: Option<File>,
+    note: Option<File>,
+}
+
+impl GuestFiles {
+    fn prepare(config: &Config) -> Result<Self, super::Error> {
+        match &config.start {
+            Start::Boot(boot) => {
+                let ram = memory_file("belljar-ram").map_err(Error::from)?;
+                let mapped: Arc<dyn LiveRam> = Arc::new(map(&ram, config.memory)?);
+                let initrd = match &boot.initrd {
+                    Some(Initrd::Memory(file)) => Some(file.try_clone().map_err(Error::from)?),
+                    Some(Initrd::Path(_)) | None => None,
+                };
+                Ok(Self { ram, mapped: Some(mapped), initrd, note: None })
+            }
+            Start::Thaw(thaw) => {
+                let note = memory_file("belljar-note").map_err(Error::from)?;
+                (&note).write_all(&thaw.note.1).map_err(Error::from)?;
+                let ram = thaw.memory.try_clone().map_err(Error::from)?;
+                Ok(Self { ram, mapped: None, initrd: None, note: Some(note) })
+            }
+        }
+    }
 }
 
 /// The command that [`start`] runs.
@@ -88,22 +125,19 @@ pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
 /// Starts QEMU with the guest's CPUs standing still.
 pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Error> {
     let program = find()?;
-    let ram = memory_file("belljar-ram").map_err(Error::from)?;
-    let memory = Arc::new(map(&ram, config.memory)?);
+    let files = GuestFiles::prepare(&config)?;
     let (monitor, child_monitor) = UnixStream::pair().map_err(Error::from)?;
     let (console, child_console) = UnixStream::pair().map_err(Error::from)?;
 
     let command = Command::new(program, &config);
-    let files = command::Files {
+    let inherited = command::Files {
         qmp: child_monitor.into(),
         console: child_console.into(),
-        ram: ram.into(),
-        initrd: config.initrd.and_then(|initrd| match initrd {
-            super::Initrd::Memory(file) => Some(file.into()),
-            super::Initrd::Path(_) => None,
-        }),
+        ram: files.ram.try_clone().map_err(Error::from)?.into(),
+        initrd: files.initrd.map(Into::into),
+        note: files.note.map(Into::into),
     };
-    let child = process::spawn(&command, files)?;
+    let child = process::spawn(&command, inherited)?;
 
     // The reader thread needs the machine to say how the child ended, and the machine needs the
     // connection that the reader serves: the machine comes last.
@@ -119,6 +153,14 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
     };
     check_version(&command, &qmp).inspect_err(|_| child.kill())?;
     let _ = handle.set(child.clone());
+    let memory: Arc<dyn LiveRam> = match files.mapped {
+        Some(memory) => memory,
+        None => Arc::new(
+            ProcessRam::open(child.pid(), files.ram, RAM_BASE)
+                .map_err(Error::Ram)
+                .inspect_err(|_| child.kill())?,
+        ),
+    };
     Ok(Started { machine: Box::new(Qemu { child, qmp, memory }), console })
 }
 

@@ -52,6 +52,7 @@ fn line_count(distributor: u64) -> u32 {
 
 /// Sets a GICv3 up, and this CPU's interface with it. All shared interrupts are off.
 pub fn init_v3(distributor: PhysAddr, redistributors: core::ops::Range<u64>) {
+    IS_V2.store(false, Ordering::Relaxed);
     gicv3::init(distributor, redistributors);
 }
 

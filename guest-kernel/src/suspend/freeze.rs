@@ -1,0 +1,77 @@
+//! The machine comes to rest.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use belljar_abi::root::RootPage;
+
+use super::thaw;
+use crate::arch;
+use crate::drivers::pl031;
+use crate::errno::Result;
+use crate::introspect::ROOT;
+use crate::process::smp;
+use crate::sched;
+use crate::sync::{IrqGuard, PreemptGuard};
+
+/// As what the machine goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The machine that was frozen.
+    Original,
+    /// Another machine with its memory; which one of several, as its VMM counts.
+    Copy(u64),
+}
+
+/// Freezes the machine; returns in every machine that goes on, or at once with why it cannot be.
+///
+/// Called by a kernel thread that is bound to CPU 0, which may sleep.
+pub fn freeze() -> Result<Role> {
+    let others = smp::stop_secondary_cpus()?;
+    let role = stop_cpu();
+    smp::start_cpus(match role {
+        Role::Original => others,
+        // Whatever this machine has.
+        Role::Copy(_) => (1 << arch::cpu_count()) - 2,
+    });
+    Ok(role)
+}
+
+/// The part that runs on CPU 0 alone, with interrupts masked.
+fn stop_cpu() -> Role {
+    let _preempt = PreemptGuard::new();
+    let _irq = IrqGuard::new();
+    arch::stop_timer();
+    let rtc = pl031::read_seconds();
+    note_state(&ROOT);
+    // SAFETY: a kernel thread on CPU 0, interrupts masked, the others off.
+    let tree = unsafe { arch::suspend(stand_still) };
+    let role = match tree {
+        None => Role::Original,
+        Some(tree) => thaw::rebuild(tree, rtc),
+    };
+    sched::timer::reprogram();
+    role
+}
+
+/// What whoever goes on has to know.
+fn note_state(root: &RootPage) {
+    root.thaw_entry.store(arch::thaw_address().0, Relaxed);
+    root.frozen_monotonic.store(sched::monotonic_ns(), Relaxed);
+    root.frozen_realtime.store(sched::realtime_ns(), Relaxed);
+    root.counter_frequency.store(arch::counter_frequency(), Relaxed);
+    // What was shown to any program since boot.
+    let (hwcap, hwcap2) = arch::hwcaps();
+    root.hwcap.fetch_or(hwcap, Relaxed);
+    root.hwcap2.fetch_or(hwcap2, Relaxed);
+    root.freezes.fetch_add(1, Relaxed);
+}
+
+/// The context is saved: memory is complete from here on, and does not change any more.
+extern "C" fn stand_still() {
+    ROOT.release.store(0, Relaxed);
+    ROOT.frozen.store(1, Release);
+    while ROOT.release.load(Acquire) == 0 {
+        arch::cpu_relax();
+    }
+    ROOT.frozen.store(0, Release);
+}
