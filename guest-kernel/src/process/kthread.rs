@@ -18,7 +18,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, softirq, workqueue};
 use crate::signal::{NSIG, SigAction};
-use crate::sync::{self, Mutex, Once, SpinLock};
+use crate::sync::{Mutex, Once, SpinLock};
 use crate::task::{self, Task};
 use crate::wait_event_interruptible;
 
@@ -253,10 +253,14 @@ pub fn start_kthreadd() -> Result<()> {
 
 /// A thread of a CPU: runs `body`, which returns when its argument says so, again and again, and sleeps
 /// while its CPU is out.
-fn create_for_cpu(name: &str, cpu: usize, body: fn(&dyn Fn() -> bool)) -> Result<Arc<Kthread>> {
+fn create_for_cpu(
+    name: &str,
+    cpu: usize,
+    body: fn(usize, &dyn Fn() -> bool),
+) -> Result<Arc<Kthread>> {
     create(name, Some(cpu), move |me| {
         while !me.should_stop() {
-            body(&|| me.should_stop() || me.should_park());
+            body(cpu, &|| me.should_stop() || me.should_park());
             if me.should_park() {
                 me.park_here();
             }
@@ -275,8 +279,8 @@ impl CpuThreads {
     /// Makes the threads of a CPU that may not be online yet. `migration/N` runs at once, as its stop class;
     /// the others once the CPU is there.
     pub fn new(cpu: usize) -> Result<Self> {
-        let migration = create_for_cpu(&alloc::format!("migration/{cpu}"), cpu, |stop| {
-            sched::stop::stopper(stop);
+        let migration = create_for_cpu(&alloc::format!("migration/{cpu}"), cpu, |cpu, stop| {
+            sched::stop::stopper(cpu, stop);
         })?;
         let thread: &'static Task = {
             // SAFETY: the reference that is given away here keeps the task for ever.
@@ -284,11 +288,11 @@ impl CpuThreads {
         };
         thread.se.set_scheduler(sched::Policy::Fifo, 0, sched::policy::MAX_RT_PRIORITY)?;
         sched::stop::set_stopper(cpu, &thread.se);
-        let softirq = create_for_cpu(&alloc::format!("ksoftirqd/{cpu}"), cpu, |stop| {
+        let softirq = create_for_cpu(&alloc::format!("ksoftirqd/{cpu}"), cpu, |_, stop| {
             softirq::daemon(stop);
         })?;
-        let worker = create_for_cpu(&alloc::format!("kworker/{cpu}:0"), cpu, |stop| {
-            workqueue::worker(workqueue::Pool::Cpu(sync::this_cpu()), stop);
+        let worker = create_for_cpu(&alloc::format!("kworker/{cpu}:0"), cpu, |cpu, stop| {
+            workqueue::worker(workqueue::Pool::Cpu(cpu), stop);
         })?;
         migration.wake();
         Ok(Self { parking: [softirq, worker] })

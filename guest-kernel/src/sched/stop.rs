@@ -13,7 +13,7 @@ use super::entity::{Entity, current};
 use super::schedule::{lock_rq, schedule_in, wake_up_process};
 use super::state::TaskState;
 use crate::arch;
-use crate::sync::{IrqGuard, MAX_CPUS, Mutex, PerCpu, PreemptGuard, this_cpu};
+use crate::sync::{IrqGuard, MAX_CPUS, Mutex, PerCpu, PreemptGuard};
 
 /// What the threads of some CPUs are to do.
 struct Request<'a> {
@@ -58,6 +58,8 @@ pub fn stop_cpus(mask: u64, function: impl Fn(usize) + Sync) {
     let left = AtomicU32::new(u64::count_ones(mask));
     let request = Request { function: &function, left, done: Completion::new() };
     let at = core::ptr::from_ref(&request).cast::<Request<'static>>().cast_mut();
+    // All are asked before the one of this CPU may run: it would wait for those that were not asked.
+    let preempt = PreemptGuard::new();
     for cpu in cpu::each(mask) {
         let stopper = STOPPERS.of(cpu);
         stopper.request.store(at, Ordering::Release);
@@ -66,6 +68,7 @@ pub fn stop_cpus(mask: u64, function: impl Fn(usize) + Sync) {
             wake_up_process(thread);
         }
     }
+    drop(preempt);
     request.done.wait();
 }
 
@@ -97,10 +100,10 @@ pub fn stop_machine(cpu: usize, function: impl Fn() + Sync) {
     });
 }
 
-/// The body of `migration/N`, bound to its CPU, until `stop` says so.
-pub fn stopper(stop: impl Fn() -> bool) {
+/// The body of the thread that is, or will be, the stop class of `cpu`, until `stop` says so. It may begin
+/// elsewhere, before its CPU is there.
+pub fn stopper(cpu: usize, stop: impl Fn() -> bool) {
     let me = current();
-    let cpu = this_cpu();
     let stopper = STOPPERS.of(cpu);
     while !stop() {
         me.prepare_sleep(TaskState::INTERRUPTIBLE);

@@ -15,6 +15,7 @@ use crate::wait_channel;
 /// A program waits until a snapshot was taken.
 struct Request {
     done: Completion,
+    refused: SpinLock<Option<Errno>>,
 }
 
 static REQUESTS: SpinLock<VecDeque<Arc<Request>>> = SpinLock::new(VecDeque::new());
@@ -43,16 +44,24 @@ pub fn request_snapshot() -> Result<()> {
     if !cmdline::is_set("belljar.unattended") {
         return Err(Errno::EOPNOTSUPP);
     }
-    let request = Arc::new(Request { done: Completion::new() });
+    let request = Arc::new(Request { done: Completion::new(), refused: SpinLock::new(None) });
     REQUESTS.lock().push_back(request.clone());
     QUEUE.wake_one();
-    request.done.wait_killable(wait_channel!("snapshot"))
+    request.done.wait_killable(wait_channel!("snapshot"))?;
+    request.refused.lock().map_or(Ok(()), Err)
 }
 
 fn serve(me: &Kthread) -> i32 {
     while !me.wait_for(&QUEUE, || !REQUESTS.lock().is_empty()) {
         let Some(request) = REQUESTS.lock().pop_front() else { continue };
-        let Ok(role) = freeze() else { continue };
+        let role = match freeze() {
+            Ok(role) => role,
+            Err(error) => {
+                *request.refused.lock() = Some(error);
+                request.done.complete_all();
+                continue;
+            }
+        };
         ROLE.store(
             match role {
                 Role::Original => 0,
