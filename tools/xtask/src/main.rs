@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod build;
 mod exec;
+mod fuzz;
 mod guest_run;
 mod kernel_image;
 mod paths;
@@ -45,6 +46,8 @@ enum Command {
     Reference(reference::Args),
     /// Measure Debian's kernel and ours with the same program
     Bench(bench::Args),
+    /// Run the fuzz targets under libFuzzer
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(args),
         Command::Reference(args) => reference::main(args),
         Command::Bench(args) => bench::main(args),
+        Command::Fuzz(args) => fuzz::main(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

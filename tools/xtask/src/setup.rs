@@ -31,10 +31,13 @@ pub enum Need {
     Lints,
     /// Programs that the end-to-end tests start.
     EndToEnd,
+    /// A C++ compiler, for libFuzzer.
+    Fuzz,
 }
 
 /// Everything, for `setup` and `test`.
-pub const ALL: &[Need] = &[Need::Cross, Need::Qemu, Need::Packages, Need::Lints, Need::EndToEnd];
+pub const ALL: &[Need] =
+    &[Need::Cross, Need::Qemu, Need::Packages, Need::Lints, Need::EndToEnd, Need::Fuzz];
 
 /// Runs `cargo xtask setup`.
 pub fn main(args: Args) -> Result<ExitCode> {
@@ -156,6 +159,7 @@ fn missing_packages(needs: &[Need], source: Source) -> Vec<Package> {
             Need::EndToEnd => {
                 packages.extend([program("cpio", "cpio"), program("procps", "kill")]);
             }
+            Need::Fuzz => packages.push(program("g++", "c++")),
         }
     }
     packages.retain(|package| !package.is_there());
@@ -177,13 +181,23 @@ fn install(missing: &[Package]) -> Result<()> {
         exec::run(as_root("dpkg").args(["--add-architecture", "arm64"]))?;
     }
     exec::run(as_root("apt-get").args(["-q", "update"]))?;
-    let mut command = as_root("apt-get");
-    command.args(["-q", "-y", "--no-install-recommends", "install"]).args(&names);
-    exec::run(&mut command)?;
+    let install = ["-q", "-y", "--no-install-recommends", "install"];
+    let plan = exec::output(as_root("apt-get").arg("--simulate").args(install).args(&names))?;
+    let removed = removals(&plan);
+    if !removed.is_empty() {
+        println!("This removes packages that do not go with them: {}", removed.join(" "));
+    }
+    exec::run(as_root("apt-get").args(install).args(&names))?;
     match missing.iter().find(|package| !package.is_there()) {
         Some(package) => bail!("{} is installed but what it should bring is absent", package.name),
         None => Ok(()),
     }
+}
+
+/// The packages that a simulated installation would take away, from its lines `Remv NAME [VERSION]`.
+fn removals(plan: &str) -> Vec<&str> {
+    let lines = plan.lines().filter_map(|line| line.strip_prefix("Remv "));
+    lines.filter_map(|line| line.split_whitespace().next()).collect()
 }
 
 fn as_root(program: &str) -> Command {
@@ -244,4 +258,16 @@ fn rustup_add(kind: &str, names: &[&str]) -> bool {
     let mut command = Command::new("rustup");
     command.args([kind, "add", "--toolchain", &toolchain]).args(names);
     exec::run(&mut command).inspect_err(|error| eprintln!("{error:#}")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_are_the_names_that_apt_would_take_away() {
+        let plan = "Reading package lists...\nRemv qemu-utils [1:10.0.2]\n\
+                    Inst ipxe-qemu (1.0.0 Debian:12.1/oldstable [all])\nRemv a [1] []\n";
+        assert_eq!(removals(plan), ["qemu-utils", "a"]);
+    }
 }

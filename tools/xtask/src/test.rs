@@ -4,6 +4,7 @@
 //! layer and says at the end what it left out.
 
 use crate::build::{self, Part};
+use crate::fuzz::{self, Budget};
 use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
@@ -32,6 +33,8 @@ pub enum Layer {
     Lints,
     /// Tests that run on the host alone
     Host,
+    /// The fuzz targets, a fixed number of inputs each
+    Fuzz,
     /// The kernel's check of its own assembly
     Selftest,
     /// Guest programs on Debian's kernel
@@ -42,8 +45,19 @@ pub enum Layer {
     E2e,
 }
 
-const LAYERS: &[Layer] =
-    &[Layer::Lints, Layer::Host, Layer::Selftest, Layer::Reference, Layer::Guest, Layer::E2e];
+const LAYERS: &[Layer] = &[
+    Layer::Lints,
+    Layer::Host,
+    Layer::Fuzz,
+    Layer::Selftest,
+    Layer::Reference,
+    Layer::Guest,
+    Layer::E2e,
+];
+
+/// Inputs for each fuzz target: enough to find what a change broke on the beaten track. Looking for
+/// more is `cargo xtask fuzz`.
+const FUZZ_RUNS: u32 = 20_000;
 
 /// What happened so far.
 #[derive(Default)]
@@ -75,6 +89,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let result = build_for(*layer, &toolchain).and_then(|()| match layer {
             Layer::Lints => lints(&toolchain, &mut counts),
             Layer::Host => cargo_tests(host("test").args(["--no-fail-fast"]), "host", &mut counts),
+            Layer::Fuzz => fuzz_targets(&mut counts),
             Layer::Selftest => self_tests(&toolchain, &mut counts),
             Layer::Reference => reference_tests(args.filter.as_deref(), &mut counts),
             Layer::Guest => guest_tests(args.filter.as_deref(), &mut counts),
@@ -105,6 +120,7 @@ fn title(layer: Layer) -> &'static str {
     match layer {
         Layer::Lints => "rustfmt and clippy",
         Layer::Host => "host tests",
+        Layer::Fuzz => "fuzz targets",
         Layer::Selftest => "the kernel's self-test",
         Layer::Reference => "guest programs on Debian's kernel",
         Layer::Guest => "guest programs on our kernel",
@@ -115,7 +131,7 @@ fn title(layer: Layer) -> &'static str {
 /// Builds what `layer` tests; what a layer before it built takes no time.
 fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
     let parts: &[Part] = match layer {
-        Layer::Lints | Layer::Host | Layer::Selftest => return Ok(()),
+        Layer::Lints | Layer::Host | Layer::Fuzz | Layer::Selftest => return Ok(()),
         Layer::Reference => &[Part::Images, Part::GuestTests],
         Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
     };
@@ -179,6 +195,15 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     // A binary that does not compile or dies in the middle gives no result.
     if !child.wait()?.success() && failed == 0 {
         counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
+    }
+    Ok(())
+}
+
+fn fuzz_targets(counts: &mut Counts) -> Result<()> {
+    for target in fuzz::build(&[])? {
+        let passed = target.run(Budget::Runs(FUZZ_RUNS))?;
+        println!("test fuzz/{} ... {}", target.name, if passed { "ok" } else { "FAILED" });
+        counts.add(&format!("fuzz/{}", target.name), passed);
     }
     Ok(())
 }
