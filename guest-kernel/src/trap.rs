@@ -165,6 +165,7 @@ fn resolve(task: &Task, address: VirtAddr, access: Access) -> Result<(), Fault> 
 /// An interrupt that arrived in EL0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_el0_irq(_regs: &mut PtRegs) {
+    arch::note_thread_pointer();
     drivers::irq::handle_pending();
     sched::irq_exit();
 }

@@ -1,8 +1,8 @@
 //! The real kernel and images, as `cargo xtask build` leaves them, and a runtime folder of its own.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -87,5 +87,45 @@ impl Guest {
         eventually("the runtime folder is empty", || {
             std::fs::read_dir(&run).unwrap().next().is_none()
         });
+    }
+}
+
+/// A guest that has printed something and now waits.
+pub struct Waiting {
+    /// Where it runs.
+    pub guest: Guest,
+    child: Child,
+    /// What it printed.
+    pub printed: Vec<String>,
+}
+
+impl Waiting {
+    /// Runs `script` in the shell image as VM `t` and reads what it prints, up to the line `END`.
+    ///
+    /// # Panics
+    /// If the guest does not start.
+    pub fn start(script: &str) -> Self {
+        let guest = Guest::new();
+        let mut child = guest
+            .command(&["run", "--name", "t", "shell", "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let printed = lines.take_while(|line| line != "END").collect();
+        Self { guest, child, printed }
+    }
+
+    /// The rows of a view of one process.
+    pub fn rows(&self, view: &str, pid: u64) -> Vec<Value> {
+        self.guest.rows(&[view, "t", &pid.to_string()])
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.guest.run(&["kill", "t"], "");
+        let _ = self.child.wait();
     }
 }

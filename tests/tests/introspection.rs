@@ -1,45 +1,8 @@
 //! What `belljar` reads from outside is what the guest says of itself in /proc.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-
-use belljar_tests::guest::Guest;
+use belljar_tests::guest::Waiting;
 use belljar_tests::sandbox::eventually;
 use serde_json::{Value, json};
-
-/// A guest that has printed something and now waits.
-struct Waiting {
-    guest: Guest,
-    child: Child,
-    printed: Vec<String>,
-}
-
-impl Waiting {
-    /// Runs `script` in the shell image as VM `t` and reads what it prints, up to the line `END`.
-    fn start(script: &str) -> Self {
-        let guest = Guest::new();
-        let mut child = guest
-            .command(&["run", "--name", "t", "shell", "--", "sh", "-c", script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let printed = lines.take_while(|line| line != "END").collect();
-        Self { guest, child, printed }
-    }
-
-    fn rows(&self, view: &str, pid: u64) -> Vec<Value> {
-        self.guest.rows(&[view, "t", &pid.to_string()])
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.guest.run(&["kill", "t"], "");
-        let _ = self.child.wait();
-    }
-}
 
 fn row(rows: &[Value], key: &str, value: Value) -> Value {
     let found = rows.iter().find(|row| row[key] == value);

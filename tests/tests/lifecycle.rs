@@ -45,6 +45,20 @@ fn a_kernel_panic_is_reported_in_one_line() {
 }
 
 #[test]
+fn a_kernel_panic_leaves_a_core_if_asked_to() {
+    let sandbox = Sandbox::new();
+    let core = sandbox.path("core");
+    let done = sandbox.run_with_input(&["run", "--dump-on-panic", "core", "small"], "p");
+    assert_eq!((done.code, &*done.stdout), (125, "stub\n"));
+    assert!(done.stderr.contains(&format!("its core is {}", core.display())), "{done:?}");
+    // The CPU stands where the stub powered off; its memory says why.
+    let bytes = std::fs::read(&core).unwrap();
+    assert_eq!(&bytes[..4], b"\x7fELF");
+    assert!(bytes.windows(14).any(|text| text == b"stub fell over"));
+    sandbox.assert_clean();
+}
+
+#[test]
 fn a_reset_ends_the_vm() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.run_with_input(&["run", "small"], "r").code, 0);

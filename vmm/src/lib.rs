@@ -4,12 +4,16 @@
 //! The floors, from below: each module uses only those listed before it.
 //!
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
+//! - [`file`]: files that appear whole or not at all.
+//! - [`elfcore`]: ELF core files, of a machine or of a process.
 //! - [`machine`]: the board that every backend builds.
 //! - [`devices`]: the device models and the bus for a machine that this process builds itself.
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
 //! - [`backend`]: what runs the guest's CPUs.
 //! - [`introspect`]: what the guest's kernel looks like, read from its memory alone.
 //! - [`snapshot`]: a whole VM as a folder: saved, opened, checked.
+//! - [`dump`]: a machine in any state as an ELF core.
+//! - [`checkpoint`]: processes as ELF cores.
 //! - [`image`]: from the IMAGE argument to a kernel, an initrd and a first program.
 //! - [`runtime`]: a VM from start to end, and where other commands find it.
 //! - [`api`]: what a running VM serves, and its clients.
@@ -17,8 +21,12 @@
 
 pub mod api;
 pub mod backend;
+pub mod checkpoint;
 pub mod cli;
 pub mod devices;
+pub mod dump;
+pub mod elfcore;
+pub mod file;
 pub mod image;
 pub mod introspect;
 pub mod machine;

@@ -141,9 +141,10 @@ pub struct CpuContext {
 
 /// FP/SIMD registers of a program.
 #[repr(C, align(16))]
-#[derive(Clone, Copy, Default)]
+#[derive(Described, Clone, Copy, Default)]
 pub struct FpState {
     /// V0 to V31.
+    #[described(as = "opaque")]
     pub v: [u128; 32],
     /// FPSR.
     pub fpsr: u32,
@@ -207,7 +208,8 @@ pub struct Thread {
     pub context: UnsafeCell<CpuContext>,
     /// The kernel stack (all zero for a CPU's boot thread until it is known).
     pub stack: UnsafeCell<KernelStackRange>,
-    /// TPIDR_EL0: the program's thread pointer, saved by `switch_to`.
+    /// TPIDR_EL0: the program's thread pointer, saved by `switch_to` and, for who looks from outside,
+    /// at every interrupt of the program.
     #[described(as = "hex")]
     pub tpidr_el0: UnsafeCell<u64>,
     /// FAR_EL1 of the last fault, for siginfo.
@@ -216,7 +218,6 @@ pub struct Thread {
     /// True if the thread runs a program, so its FP/SIMD state and TPIDR_EL0 are to be switched.
     pub is_user: UnsafeCell<bool>,
     /// FP/SIMD state, saved by `switch_to`.
-    #[described(skip)]
     pub fp: UnsafeCell<FpState>,
 }
 

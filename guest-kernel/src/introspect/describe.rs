@@ -8,6 +8,7 @@ use crate::array::Array;
 use crate::kref::Ref;
 use crate::list::{Link, Linked, List};
 use crate::ns::CapSet;
+use crate::signal::SigSet;
 use crate::sync::{IrqLock, Mutex, RwLock, SeqCount, SpinLock};
 
 impl<T: Described> DescribeField for Ref<T> {
@@ -42,6 +43,10 @@ impl DescribeField for VirtAddr {
 }
 
 impl DescribeField for CapSet {
+    const KIND: Kind = Kind::plain(Tag::Hex, 8);
+}
+
+impl DescribeField for SigSet {
     const KIND: Kind = Kind::plain(Tag::Hex, 8);
 }
 

@@ -219,7 +219,6 @@ pub struct Mm {
     /// What runs here.
     exe: SpinLock<Option<Ref<MappedFile>>>,
     /// The auxiliary vector, for /proc/PID/auxv.
-    #[described(skip)]
     auxv: SpinLock<Array<u64>>,
     /// Index of the range found last; only a hint.
     #[described(skip)]

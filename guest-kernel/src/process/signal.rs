@@ -509,7 +509,7 @@ fn dequeue(task: &Task) -> Option<SigInfo> {
 pub fn signal_delivered(task: &Task, delivery: &Delivery) {
     let mut mask = {
         let mut signals = task.sig.lock();
-        signals.saved_mask = None;
+        signals.saved_mask.take();
         signals.blocked.or(delivery.action.mask)
     };
     if delivery.action.flags & SA_NODEFER == 0 {
@@ -522,7 +522,7 @@ pub fn signal_delivered(task: &Task, delivery: &Delivery) {
 /// current one (`sigmask_to_save`).
 pub fn mask_to_save(task: &Task) -> SigSet {
     let signals = task.sig.lock();
-    signals.saved_mask.unwrap_or(signals.blocked)
+    signals.saved_mask.get().unwrap_or(signals.blocked)
 }
 
 /// No handler ran: the mask that a call had replaced comes back (`restore_saved_sigmask`).
@@ -539,7 +539,7 @@ pub fn set_mask_for_call(task: &Task, mask: SigSet) {
     {
         let mut signals = task.sig.lock();
         let blocked = signals.blocked;
-        signals.saved_mask.get_or_insert(blocked);
+        signals.saved_mask.set_once(blocked);
     }
     set_blocked(task, mask);
 }

@@ -9,9 +9,10 @@ use crate::sync::IrqLock;
 
 /// `struct sigaction` of the kernel's interface on AArch64.
 #[repr(C)]
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, belljar_abi::Described)]
 pub struct SigAction {
     /// `SIG_DFL` (0), `SIG_IGN` (1) or an address.
+    #[described(as = "hex")]
     pub handler: u64,
     /// `SA_*`.
     pub flags: u64,

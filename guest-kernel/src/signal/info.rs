@@ -13,7 +13,7 @@ pub const SI_TKILL: i32 = -6;
 
 /// The first 48 bytes of `siginfo_t`; the rest is zero for every kind of signal.
 #[repr(C)]
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, belljar_abi::Described)]
 pub struct SigInfo {
     /// Signal number.
     pub signo: i32,

@@ -1,23 +1,25 @@
 //! Signals sent and not yet delivered: one such set per thread and one per thread group.
 
-use alloc::vec::Vec;
+use belljar_abi::Described;
 
 use super::{SIGRTMIN, SigInfo, SigSet};
+use crate::array::Array;
 
 /// A set of pending signals with what is known about each.
 ///
 /// A standard signal is pending at most once; real-time signals queue, in order. When there is no
 /// memory for the information the signal still is pending, without it (as sigqueue(3) allows).
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
 pub struct Pending {
     set: SigSet,
-    queue: Vec<SigInfo>,
+    queue: Array<SigInfo>,
 }
 
 impl Pending {
     /// Nothing pending.
     pub const fn new() -> Self {
-        Self { set: SigSet::EMPTY, queue: Vec::new() }
+        Self { set: SigSet::EMPTY, queue: Array::new() }
     }
 
     /// The signals that are pending.
@@ -41,9 +43,8 @@ impl Pending {
             return;
         }
         self.set.add(info.signo);
-        if self.queue.try_reserve(1).is_ok() {
-            self.queue.push(info);
-        }
+        // See above: without memory it is pending all the same.
+        let _ = self.queue.try_push(info);
     }
 
     /// Lets the waiting signal of a timer, if there is one, stand for `1 + missed` expirations more;
@@ -74,7 +75,15 @@ impl Pending {
     /// Forgets the signals of `set`.
     pub fn flush(&mut self, set: SigSet) {
         if !self.set.and(set).is_empty() {
-            self.queue.retain(|i| !set.has(i.signo));
+            let mut at = 0;
+            while at < self.queue.len() {
+                match set.has(self.queue[at].signo) {
+                    true => {
+                        self.queue.remove(at);
+                    }
+                    false => at += 1,
+                }
+            }
             self.set = self.set.without(set);
         }
     }

@@ -76,22 +76,56 @@ pub const EXIT_DEAD: u32 = 16;
 pub const EXIT_ZOMBIE: u32 = 32;
 
 /// Signals of one thread; the group's are in [`SignalStruct`].
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
 pub struct ThreadSignals {
     /// Sent to this thread and not delivered yet.
     pub pending: Pending,
     /// Held back.
     pub blocked: SigSet,
     /// The mask to restore once a signal was delivered or the call returns (`sigsuspend`, `ppoll`).
-    pub saved_mask: Option<SigSet>,
+    pub saved_mask: SavedMask,
     /// The signals that `rt_sigtimedwait` waits for, though blocked.
     pub waiting_for: SigSet,
 }
 
+/// A mask that is kept for later, or none.
+#[repr(C)]
+#[derive(Default, Described)]
+pub struct SavedMask {
+    /// There is one.
+    is_set: bool,
+    /// Which.
+    mask: SigSet,
+}
+
+impl SavedMask {
+    /// The mask, if there is one.
+    pub fn get(&self) -> Option<SigSet> {
+        self.is_set.then_some(self.mask)
+    }
+
+    /// Keeps `mask` unless one is kept already.
+    pub fn set_once(&mut self, mask: SigSet) {
+        if !self.is_set {
+            *self = Self { is_set: true, mask };
+        }
+    }
+
+    /// The mask, if there is one; then there is none any more.
+    pub fn take(&mut self) -> Option<SigSet> {
+        let mask = self.get();
+        self.is_set = false;
+        mask
+    }
+}
+
 /// The alternate signal stack (sigaltstack(2)).
-#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, Described)]
 pub struct AltStack {
     /// Lowest address.
+    #[described(as = "hex")]
     pub sp: u64,
     /// Bytes; 0 if there is none.
     pub size: u64,
@@ -167,10 +201,8 @@ pub struct Task {
     /// Signal dispositions.
     pub sighand: OwnCell<Ref<Sighand>>,
     /// This thread's signals.
-    #[described(skip)]
     pub sig: IrqLock<ThreadSignals>,
     /// Alternate signal stack; the task's own.
-    #[described(skip)]
     pub altstack: UnsafeCell<AltStack>,
     /// How an interrupted call goes on; the task's own.
     #[described(skip)]

@@ -61,6 +61,7 @@ pub struct Rlimit {
 
 /// The limits of a thread group. Read without a lock on every check.
 #[repr(C)]
+#[derive(belljar_abi::Described)]
 pub struct Rlimits {
     soft: [AtomicU64; RLIM_NLIMITS],
     hard: [AtomicU64; RLIM_NLIMITS],

@@ -36,8 +36,11 @@ bitflags! {
     }
 }
 
+belljar_abi::describe_flags!(GroupFlags);
+
 /// The part of a group's state that signals change.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
 pub struct SharedSignals {
     /// Sent to the process and not delivered yet.
     pub pending: Pending,
@@ -94,7 +97,6 @@ pub struct SignalStruct {
     #[described(skip)]
     pub group_exec_task: AtomicPtr<Task>,
     /// Pending signals and group state.
-    #[described(skip)]
     pub shared: IrqLock<SharedSignals>,
     /// Bits of `shared.pending`, for a look without the lock.
     pub shared_pending: AtomicU64,
@@ -108,7 +110,6 @@ pub struct SignalStruct {
     #[described(skip)]
     pub tty: SpinLock<Option<Arc<Tty>>>,
     /// Resource limits.
-    #[described(skip)]
     pub rlimits: Rlimits,
     /// Timers.
     #[described(skip)]

@@ -158,6 +158,8 @@ fn missing_packages(needs: &[Need], source: Source) -> Vec<Package> {
             Need::Lints => {}
             Need::EndToEnd => {
                 packages.extend([program("cpio", "cpio"), program("procps", "kill")]);
+                packages.push(program("gdb-multiarch", "gdb-multiarch"));
+                packages.push(program("binutils", "readelf"));
             }
             Need::Fuzz => packages.push(program("g++", "c++")),
         }

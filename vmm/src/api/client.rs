@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use super::{Failure, Status};
+use super::{DumpTo, Failure, GcoreTo, Status};
 use crate::introspect;
 use crate::render::Envelope;
 use crate::runtime::{self, Info, Outcome, folder};
@@ -63,7 +64,7 @@ impl Client {
 
     /// What the VM is and how it does, if it says so soon.
     pub fn status(&self) -> Result<Status, Error> {
-        self.parse(&self.request("GET", "/v1/vm", Some(STATUS_PATIENCE))?)
+        self.parse(&self.request("GET", "/v1/vm", b"", Some(STATUS_PATIENCE))?)
     }
 
     /// What the VM has written down of itself; to be had even if it does not answer.
@@ -73,18 +74,18 @@ impl Client {
 
     /// Stops its CPUs.
     pub fn pause(&self) -> Result<(), Error> {
-        self.request("POST", "/v1/pause", Some(PATIENCE)).map(drop)
+        self.request("POST", "/v1/pause", b"", Some(PATIENCE)).map(drop)
     }
 
     /// Lets its CPUs run on.
     pub fn unpause(&self) -> Result<(), Error> {
-        self.request("POST", "/v1/unpause", Some(PATIENCE)).map(drop)
+        self.request("POST", "/v1/unpause", b"", Some(PATIENCE)).map(drop)
     }
 
     /// Ends it, and waits until nothing of it is left. One that does not answer (it may be stopped) is
     /// killed without asking.
     pub fn kill(&self) -> Result<(), Error> {
-        if let Err(error) = self.request("POST", "/v1/kill", Some(KILL_PATIENCE)) {
+        if let Err(error) = self.request("POST", "/v1/kill", b"", Some(KILL_PATIENCE)) {
             let pid = self.info().and_then(|info| Pid::from_raw(i32::try_from(info.pid).ok()?));
             let pid = pid.ok_or(error)?;
             // An error means that it has ended meanwhile.
@@ -95,14 +96,29 @@ impl Client {
 
     /// Waits until it ends, and says how it did.
     pub fn wait(&self) -> Result<Outcome, Error> {
-        let outcome = self.parse(&self.request("GET", "/v1/exit", None)?)?;
+        let outcome = self.parse(&self.request("GET", "/v1/exit", b"", None)?)?;
         self.wait_gone()?;
         Ok(outcome)
     }
 
+    /// Writes its memory and registers as an ELF core; its process does, so the path counts from our
+    /// current folder here only. That takes as long as it takes.
+    pub fn dump(&self, to: &Path) -> Result<(), Error> {
+        let path = std::path::absolute(to).map_err(|e| self.no_answer(&e))?;
+        let body = serde_json::to_vec(&DumpTo { path }).map_err(|e| self.no_answer(&e))?;
+        self.request("POST", "/v1/dump", &body, None).map(drop)
+    }
+
+    /// Writes one of its processes as an ELF core; as [`Client::dump`].
+    pub fn gcore(&self, pid: u32, to: &Path) -> Result<(), Error> {
+        let path = std::path::absolute(to).map_err(|e| self.no_answer(&e))?;
+        let body = serde_json::to_vec(&GcoreTo { pid, path }).map_err(|e| self.no_answer(&e))?;
+        self.request("POST", "/v1/gcore", &body, None).map(drop)
+    }
+
     /// The last of what the guest printed.
     pub fn console(&self) -> Result<Vec<u8>, Error> {
-        self.request("GET", "/v1/console", Some(PATIENCE))
+        self.request("GET", "/v1/console", b"", Some(PATIENCE))
     }
 
     /// Looks at the guest.
@@ -116,7 +132,7 @@ impl Client {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.parse(&self.request("GET", path, Some(PATIENCE))?)
+        self.parse(&self.request("GET", path, b"", Some(PATIENCE))?)
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Error> {
@@ -128,9 +144,10 @@ impl Client {
         &self,
         method: &str,
         path: &str,
+        body: &[u8],
         patience: Option<Duration>,
     ) -> Result<Vec<u8>, Error> {
-        let answer = self.exchange(method, path, patience).map_err(|e| match e.kind() {
+        let answer = self.exchange(method, path, body, patience).map_err(|e| match e.kind() {
             ErrorKind::WouldBlock => self.no_answer(&"it is stopped or too busy"),
             _ => self.no_answer(&e),
         })?;
@@ -158,11 +175,17 @@ impl Client {
         &self,
         method: &str,
         path: &str,
+        body: &[u8],
         patience: Option<Duration>,
     ) -> std::io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(patience)?;
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        )?;
+        stream.write_all(body)?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
         Ok(answer)

@@ -6,6 +6,8 @@
 pub mod client;
 pub mod server;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::{Info, State};
@@ -18,6 +20,22 @@ pub struct Status {
     pub info: Info,
     /// How it does.
     pub state: State,
+}
+
+/// The body of `POST /v1/dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpTo {
+    /// The file to write, an absolute path.
+    pub path: PathBuf,
+}
+
+/// The body of `POST /v1/gcore`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcoreTo {
+    /// The process.
+    pub pid: u32,
+    /// The file to write, an absolute path.
+    pub path: PathBuf,
 }
 
 /// The answer to anything that failed.

@@ -2,16 +2,17 @@
 //!
 //! The socket lies in a folder that only its owner can enter, so whoever connects is the owner.
 
-use std::io::{self, Cursor};
+use std::io::{self, Cursor, Read};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::{Failure, Status};
+use super::{DumpTo, Failure, GcoreTo, Status};
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
@@ -21,11 +22,11 @@ use crate::runtime::{Vm, VmError};
 pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
     let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
     thread::Builder::new().name("api".into()).spawn(move || {
-        for request in server.incoming_requests() {
+        for mut request in server.incoming_requests() {
             let vm = Arc::clone(&vm);
             let answer = move || {
                 let _caller = vm.caller();
-                let response = answer(&vm, &request);
+                let response = answer(&vm, &mut request);
                 // A client that went away does not want its answer.
                 let _ = request.respond(response);
             };
@@ -38,10 +39,11 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
 
 type Body = Response<Cursor<Vec<u8>>>;
 
-fn answer(vm: &Vm, request: &Request) -> Body {
-    let url = request.url();
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let result = match (request.method(), path) {
+fn answer(vm: &Vm, request: &mut Request) -> Body {
+    let url = request.url().to_owned();
+    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    let method = request.method().clone();
+    let result = match (&method, path) {
         (Method::Get, "/v1/vm") => {
             Ok(json(200, &Status { info: vm.info().clone(), state: vm.state() }))
         }
@@ -51,6 +53,10 @@ fn answer(vm: &Vm, request: &Request) -> Body {
             vm.kill();
             Ok(empty())
         }
+        (Method::Post, "/v1/dump") => post::<DumpTo>(request)
+            .and_then(|to| vm.dump(&to.path).map(|()| empty()).map_err(vm_error)),
+        (Method::Post, "/v1/gcore") => post::<GcoreTo>(request)
+            .and_then(|to| vm.gcore(to.pid, &to.path).map(|()| empty()).map_err(vm_error)),
         (Method::Get, "/v1/exit") => vm
             .wait(None)
             .map(|outcome| json(200, &outcome))
@@ -64,6 +70,14 @@ fn answer(vm: &Vm, request: &Request) -> Body {
         (method, path) => Err((404, format!("no such request: {method} {path}"))),
     };
     result.unwrap_or_else(|(code, error)| json(code, &Failure { error }))
+}
+
+/// The body of a request.
+fn post<T: DeserializeOwned>(request: &mut Request) -> Result<T, (u16, String)> {
+    /// Larger requests are nobody's.
+    const MAX_BODY: u64 = 1 << 20;
+    let body = request.as_reader().take(MAX_BODY);
+    serde_json::from_reader(body).map_err(|e| (400, format!("the request makes no sense: {e}")))
 }
 
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
@@ -109,7 +123,8 @@ fn parse_view(name: &str, query: &str) -> Result<introspect::Request, String> {
 fn vm_error(error: VmError) -> (u16, String) {
     let code = match error {
         VmError::Ended(_) => 410,
-        VmError::Backend(_) => 500,
+        VmError::Checkpoint(_) => 422,
+        VmError::Backend(_) | VmError::Dump(_) => 500,
     };
     (code, error.to_string())
 }

@@ -12,6 +12,7 @@ use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf, s
 pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
+use crate::elfcore::regs;
 use crate::target::LiveRam;
 
 /// The guest's RAM where this process has it mapped: guest physical ranges.
@@ -70,6 +71,17 @@ pub enum Initrd {
     Memory(File),
 }
 
+/// The registers of one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuRegisters {
+    /// The general ones, of the exception level that it is at.
+    pub general: regs::General,
+    /// FP/SIMD.
+    pub fp: regs::FpSimd,
+    /// TPIDR_EL0, if the backend can tell.
+    pub tpidr_el0: Option<u64>,
+}
+
 /// What happened to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -96,6 +108,11 @@ pub trait Machine: Send + Sync {
     fn quit(&self);
     /// The guest's RAM. Whether it can still be read when the machine is gone is the backend's affair.
     fn memory(&self) -> Arc<dyn LiveRam>;
+    /// The registers of every CPU while they stand still, in the order of the CPUs; empty if this
+    /// backend cannot tell.
+    fn registers(&self) -> Result<Vec<CpuRegisters>, Error> {
+        Ok(vec![])
+    }
     /// The process that the host accounts the guest's CPU time to, if it is not this one.
     fn pid(&self) -> Option<u32>;
 }

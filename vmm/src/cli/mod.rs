@@ -5,10 +5,13 @@
 
 mod build;
 mod console;
+mod dump;
+mod gcore;
 mod kill;
 mod ls;
 mod pause;
 mod run;
+mod target;
 mod view;
 mod wait;
 
@@ -49,6 +52,8 @@ enum Command {
     Unpause(pause::UnpauseArgs),
     Kill(kill::Args),
     Wait(wait::Args),
+    Dump(dump::Args),
+    Gcore(gcore::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -93,6 +98,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unpause(args) => pause::unpause(&args).map(|()| ExitCode::SUCCESS),
         Command::Kill(args) => kill::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Wait(args) => wait::run(&args),
+        Command::Gcore(args) => gcore::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         if !is_broken_pipe(&error) {

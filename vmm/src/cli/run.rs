@@ -55,6 +55,9 @@ pub(super) struct Args {
     /// Add words to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     append: Option<String>,
+    /// If the guest's kernel panics, write the machine as an ELF core (see `belljar dump`)
+    #[arg(long, value_name = "FILE")]
+    dump_on_panic: Option<PathBuf>,
     /// Print the command that the backend would run, and do nothing
     #[arg(long)]
     print_command: bool,
@@ -118,8 +121,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let plan =
-        Plan { name: args.name, image: name, choice, config, timeout: args.timeout, console };
+    // A detached VM lives in another folder.
+    let dump_on_panic = args.dump_on_panic.map(std::path::absolute).transpose()?;
+    let plan = Plan {
+        name: args.name,
+        image: name,
+        choice,
+        config,
+        timeout: args.timeout,
+        console,
+        dump_on_panic,
+    };
     match args.detach {
         true => detached(plan),
         false => finish(runtime::run(plan, api::server::serve, |_| ())?),

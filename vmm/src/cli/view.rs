@@ -1,11 +1,11 @@
-//! The views of a running VM: `belljar ps`, `pstree`, `task`, `maps`, `vtop`, `runq`, `bt`, `log`.
+//! The views of a VM, running or stored: `belljar ps`, `pstree`, `task`, `maps`, `vtop`, `runq`, `bt`, `log`.
 
 use std::io::{self, Write};
 
 use clap::Subcommand;
 
 use super::Error;
-use crate::api::client::Client;
+use super::target::{self, Stored};
 use crate::introspect::Request;
 use crate::render::{self, Format};
 
@@ -21,13 +21,7 @@ pub(super) enum Views {
     /// Show the memory mappings of one process
     Maps(VmPid),
     /// Translate a virtual address, table by table
-    Vtop {
-        #[command(flatten)]
-        of: VmPid,
-        /// The virtual address, such as 0xffff0000
-        #[arg(value_parser = parse_address)]
-        addr: u64,
-    },
+    Vtop(VmPidAddr),
     /// Show what each CPU runs and what waits for it
     Runq(Vm),
     /// Show the kernel stack of one task
@@ -39,29 +33,70 @@ pub(super) enum Views {
 #[derive(Debug, clap::Args)]
 pub(super) struct Vm {
     /// Name of the VM
-    vm: String,
+    #[arg(required_unless_present_any = ["snapshot", "core"])]
+    vm: Option<String>,
+    #[command(flatten)]
+    stored: Stored,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VmPid {
-    /// Name of the VM
-    vm: String,
-    /// The process or thread
-    pid: u32,
+    /// Name of the VM, unless something stored is looked at, and the process or thread
+    #[arg(required = true, num_args = 1..=2, value_names = ["VM", "PID"])]
+    words: Vec<String>,
+    #[command(flatten)]
+    stored: Stored,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VmPidAddr {
+    /// Name of the VM, unless something stored is looked at, the process or thread, and the virtual
+    /// address, such as 0xffff0000
+    #[arg(required = true, num_args = 2..=3, value_names = ["VM", "PID", "ADDR"])]
+    words: Vec<String>,
+    #[command(flatten)]
+    stored: Stored,
+}
+
+/// The words of a command line that begin with a VM's name, unless something stored takes its place.
+pub(super) fn split<'a, const N: usize>(
+    words: &'a [String],
+    stored: &Stored,
+    names: &str,
+) -> Result<(Option<&'a str>, [&'a str; N]), Error> {
+    let (vm, rest) = match stored.is_given() {
+        true => (None, words),
+        false => (words.first().map(String::as_str), words.get(1..).unwrap_or_default()),
+    };
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    match rest.try_into() {
+        Ok(rest) => Ok((vm, rest)),
+        Err(_) if vm.is_some() => Err(format!("give VM {names}, or --snapshot DIR {names}").into()),
+        Err(_) => Err(format!("give {names} alone beside --snapshot or --core: no VM").into()),
+    }
 }
 
 pub(super) fn run(view: &Views, format: Format) -> Result<(), Error> {
-    let (vm, request) = match view {
-        Views::Ps(of) => (&of.vm, Request::Ps),
-        Views::Pstree(of) => (&of.vm, Request::Pstree),
-        Views::Task(of) => (&of.vm, Request::Task { pid: of.pid }),
-        Views::Maps(of) => (&of.vm, Request::Maps { pid: of.pid }),
-        Views::Vtop { of, addr } => (&of.vm, Request::Vtop { pid: of.pid, addr: *addr }),
-        Views::Runq(of) => (&of.vm, Request::Runq),
-        Views::Bt(of) => (&of.vm, Request::Bt { pid: of.pid }),
-        Views::Log(of) => (&of.vm, Request::Log),
+    let of_vm = |of: &Vm, request| (of.vm.clone(), request);
+    let of_pid = |of: &VmPid, request: fn(u32) -> Request| -> Result<_, Error> {
+        let (vm, [pid]) = split(&of.words, &of.stored, "PID")?;
+        Ok((vm.map(str::to_owned), request(parse_pid(pid)?)))
     };
-    let envelope = Client::open(vm)?.view(&request)?;
+    let (stored, (vm, request)) = match view {
+        Views::Ps(of) => (&of.stored, of_vm(of, Request::Ps)),
+        Views::Pstree(of) => (&of.stored, of_vm(of, Request::Pstree)),
+        Views::Task(of) => (&of.stored, of_pid(of, |pid| Request::Task { pid })?),
+        Views::Maps(of) => (&of.stored, of_pid(of, |pid| Request::Maps { pid })?),
+        Views::Vtop(of) => {
+            let (vm, [pid, addr]) = split(&of.words, &of.stored, "PID ADDR")?;
+            let request = Request::Vtop { pid: parse_pid(pid)?, addr: parse_address(addr)? };
+            (&of.stored, (vm.map(str::to_owned), request))
+        }
+        Views::Runq(of) => (&of.stored, of_vm(of, Request::Runq)),
+        Views::Bt(of) => (&of.stored, of_pid(of, |pid| Request::Bt { pid })?),
+        Views::Log(of) => (&of.stored, of_vm(of, Request::Log)),
+    };
+    let envelope = target::view(vm.as_deref(), stored, &request)?;
     if matches!((&request, format), (Request::Log, Format::Table)) {
         // A log is text, not a table.
         let mut out = io::BufWriter::new(io::stdout().lock());
@@ -74,10 +109,14 @@ pub(super) fn run(view: &Views, format: Format) -> Result<(), Error> {
     super::print(request.schema(), &envelope, format)
 }
 
+pub(super) fn parse_pid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("{text:?} is not the number of a process"))
+}
+
 fn parse_address(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    number.map_err(|_| "not an address: write 0xffff0000".to_owned())
+    number.map_err(|_| format!("{text:?} is not an address: write 0xffff0000"))
 }

@@ -24,7 +24,7 @@ pub use note::{Field, Kind, Note, Type};
 pub use object::{List, Object, Value};
 pub use root::Root;
 pub use symbols::{Location, SourceFrame, SourceMap, Symbols};
-pub use views::{Answer, Request, log_text, schemas, view};
+pub use views::{Answer, Frames, Process, Request, log_text, schemas, view};
 
 use std::cell::{Cell, OnceCell};
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -55,6 +56,8 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// What the guest's console is.
     pub console: Console,
+    /// Where the machine goes as a core if its kernel panics.
+    pub dump_on_panic: Option<PathBuf>,
 }
 
 /// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
@@ -127,6 +130,7 @@ fn run_guarded(
         deadline: plan.timeout.map(|timeout| Instant::now() + timeout),
         raw,
         output_done: false,
+        dump_on_panic: plan.dump_on_panic,
     };
     let outcome = match resumed {
         Ok(()) => {
@@ -211,6 +215,8 @@ struct Life<'a> {
     /// While the terminal is raw.
     raw: Option<RawMode>,
     output_done: bool,
+    /// See [`Plan`].
+    dump_on_panic: Option<PathBuf>,
 }
 
 impl Life<'_> {
@@ -220,7 +226,17 @@ impl Life<'_> {
             match self.next(self.deadline) {
                 None => return Outcome::TimedOut,
                 Some(Message::Machine(Event::Shutdown { .. })) => {
-                    return Outcome::of_guest(&*self.vm.machine().memory());
+                    let outcome = Outcome::of_guest(&*self.vm.machine().memory());
+                    return match (&self.dump_on_panic, outcome) {
+                        (Some(path), Outcome::Panicked { message }) => {
+                            let note = match self.vm.dump_ended(path) {
+                                Ok(()) => format!("its core is {}", path.display()),
+                                Err(e) => format!("no core was written: {e}"),
+                            };
+                            Outcome::Panicked { message: format!("{message} ({note})") }
+                        }
+                        (_, outcome) => outcome,
+                    };
                 }
                 Some(Message::Machine(Event::Died(cause))) => return Outcome::Died { cause },
                 Some(Message::Kill) => return Outcome::Killed,

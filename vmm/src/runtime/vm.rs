@@ -3,6 +3,7 @@
 //! One lock orders everything that stops or starts the CPUs, so a view that pauses the guest to read
 //! it never lets a guest run that the user has paused.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,7 +15,10 @@ use super::console::Tail;
 use super::outcome::Outcome;
 use super::supervise::Message;
 use crate::backend::{self, Machine};
+use crate::introspect::Kernel;
+use crate::render::Consistency;
 use crate::target::{LiveRam, Ram};
+use crate::{checkpoint, dump};
 
 /// What a VM is; fixed from its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,12 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// No core could be written.
+    #[error(transparent)]
+    Dump(#[from] dump::Error),
+    /// No core of a process could be made.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
 }
 
 /// A VM, shared by the supervisor and the API.
@@ -164,6 +174,15 @@ impl Vm {
     /// not (it met a change half done) and the VM was running, the guest runs on for a moment and
     /// `look` tries again, a few times.
     pub fn look<T>(&self, mut look: impl FnMut(&dyn Ram) -> (T, bool)) -> Result<T, Error> {
+        let memory = self.machine.memory();
+        self.look_at_machine(|_| look(&*memory))
+    }
+
+    /// The same, for who looks at more than memory.
+    pub fn look_at_machine<T>(
+        &self,
+        mut look: impl FnMut(&dyn Machine) -> (T, bool),
+    ) -> Result<T, Error> {
         const TRIES: u32 = 20;
         /// Long enough to finish a change, short enough not to be noticed.
         const MOMENT: Duration = Duration::from_millis(1);
@@ -173,13 +192,12 @@ impl Vm {
             State::Running => true,
             State::Paused => false,
         };
-        let memory = self.machine.memory();
         let mut tries = TRIES;
         loop {
             if running {
                 self.machine.pause()?;
             }
-            let (seen, in_order) = look(&*memory);
+            let (seen, in_order) = look(&*self.machine);
             if running {
                 self.machine.resume()?;
             }
@@ -189,6 +207,33 @@ impl Vm {
             }
             std::thread::sleep(MOMENT);
         }
+    }
+
+    /// Writes memory and registers as an ELF core to `path`. The CPUs stand still meanwhile.
+    pub fn dump(&self, path: &Path) -> Result<(), Error> {
+        self.look_at_machine(|machine| (write_dump(machine, path), true))?
+    }
+
+    /// The same for a machine that has switched itself off: there is nothing to stop, and nothing goes on.
+    pub(super) fn dump_ended(&self, path: &Path) -> Result<(), Error> {
+        write_dump(&*self.machine, path)
+    }
+
+    /// Writes the process `pid` as an ELF core to `path`. The CPUs stand still meanwhile.
+    pub fn gcore(&self, pid: u32, path: &Path) -> Result<(), Error> {
+        self.look_at_machine(|machine| {
+            let memory = machine.memory();
+            let done = Kernel::open(&*memory, true)
+                .map_err(checkpoint::Error::from)
+                .map_err(Error::from)
+                .and_then(|kernel| {
+                    let cpus = machine.registers()?;
+                    checkpoint::gcore(&kernel, &cpus, pid, path)?;
+                    Ok(kernel.consistency() == Consistency::Quiesced)
+                });
+            let in_order = done.as_ref().is_ok_and(|quiesced| *quiesced);
+            (done.map(drop), in_order)
+        })?
     }
 
     /// Waits for the end, at most `patience`.
@@ -238,4 +283,9 @@ impl Vm {
     fn has_ended(&self) -> Error {
         Error::Ended(self.info.name.clone())
     }
+}
+
+fn write_dump(machine: &dyn Machine, path: &Path) -> Result<(), Error> {
+    let registers = machine.registers()?;
+    Ok(dump::dump(&*machine.memory(), &registers, path)?)
 }

@@ -1,17 +1,19 @@
 //! What the introspection engine reads: the physical memory of a guest, and addresses in it.
 //!
 //! [`Ram`] is the small trait that every source of memory implements: a live machine, the memory file
-//! of a snapshot.
+//! of a snapshot, a core.
 //! [`walk`] is the stage-1 translation done in software, and [`Space`] reads virtual memory through it.
 //! The guest is hostile input: a read outside RAM is an error, never a panic, and a walk has at most
 //! four steps whatever the tables say.
 
+mod core;
 mod holes;
 mod process;
 mod ram;
 mod space;
 pub mod walk;
 
+pub use core::{CoreError, VmCore};
 pub use holes::data_ranges;
 pub use process::ProcessRam;
 pub use ram::{RawRam, SliceRam};

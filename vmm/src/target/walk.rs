@@ -3,6 +3,8 @@
 //! The walk is one function over plain descriptors, used to read virtual memory, to show a walk entry
 //! by entry (`vtop`) and, level by level, to count what a VMA has resident (`maps`).
 
+use std::ops::Range;
+
 use super::{Error, PAGE_SIZE, Ram, read_u64};
 
 /// Levels of a walk: 0 to 3.
@@ -159,6 +161,105 @@ pub fn walk(ram: &dyn Ram, pgd: u64, virt: u64) -> Result<Walk, Error> {
     Ok(walk)
 }
 
+/// A run of addresses that one set of tables maps to consecutive memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Its first virtual address.
+    pub virt: u64,
+    /// Its first physical address.
+    pub phys: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Whether its leaves allow a write.
+    pub writable: bool,
+}
+
+/// Everything that the tables at `pgd` map, in ascending order; `half` are the upper bits of its
+/// addresses. Tables that lead in circles or out of RAM end it early, and so do `most` runs.
+pub fn mapped_ranges(ram: &dyn Ram, pgd: u64, half: u64, most: usize) -> Vec<Mapped> {
+    let mut visit = Visit::new(ram, 0..u64::MAX, half, most);
+    visit.table(pgd & OUTPUT_MASK, 0, 0);
+    visit.found
+}
+
+/// The same for the addresses in `range` of the lower half, pages without access included.
+pub fn mapped_ranges_in(ram: &dyn Ram, pgd: u64, range: Range<u64>, most: usize) -> Vec<Mapped> {
+    let mut visit = Visit::new(ram, range, 0, most);
+    visit.table(pgd & OUTPUT_MASK, 0, 0);
+    visit.found
+}
+
+/// A walk over everything that some tables map.
+struct Visit<'r> {
+    ram: &'r dyn Ram,
+    range: Range<u64>,
+    half: u64,
+    found: Vec<Mapped>,
+    most: usize,
+    tables_left: u32,
+}
+
+impl<'r> Visit<'r> {
+    fn new(ram: &'r dyn Ram, range: Range<u64>, half: u64, most: usize) -> Self {
+        /// Tables that are visited: far more than one address space of a real guest has.
+        const MAX_TABLES: u32 = 1 << 18;
+        Self { ram, range, half, found: vec![], most, tables_left: MAX_TABLES }
+    }
+
+    /// One table, whose first entry maps `base` of its half.
+    fn table(&mut self, table: u64, level: usize, base: u64) {
+        let mut entries = [0; PAGE_SIZE as usize];
+        if self.tables_left == 0 || self.ram.read(table, &mut entries).is_err() {
+            return;
+        }
+        self.tables_left -= 1;
+        let span = span(level);
+        let first = self.range.start.saturating_sub(base) / span;
+        let last = self.range.end.saturating_sub(base).div_ceil(span).min(ENTRIES);
+        for index in first..last {
+            if self.found.len() >= self.most {
+                return;
+            }
+            let at = index as usize * 8;
+            let raw = u64::from_le_bytes(entries[at..at + 8].try_into().expect("eight bytes"));
+            let descriptor = Descriptor { raw, level };
+            let here = base + index * span;
+            match descriptor.meaning() {
+                Meaning::Invalid => {
+                    if let Some(phys) = descriptor.forbidden_page() {
+                        self.leaf(here, phys, span, false);
+                    }
+                }
+                Meaning::Table(next) => self.table(next, level + 1, here),
+                Meaning::Leaf(phys) => {
+                    self.leaf(here, phys, span, !descriptor.leaf_read_only());
+                }
+            }
+        }
+    }
+
+    fn leaf(&mut self, base: u64, phys: u64, span: u64, writable: bool) {
+        let start = base.max(self.range.start);
+        let end = (base + span).min(self.range.end);
+        let leaf = Mapped {
+            virt: self.half | start,
+            phys: phys + (start - base),
+            len: end.saturating_sub(start),
+            writable,
+        };
+        match self.found.last_mut() {
+            Some(last)
+                if last.virt.wrapping_add(last.len) == leaf.virt
+                    && last.phys + last.len == leaf.phys
+                    && last.writable == leaf.writable =>
+            {
+                last.len += leaf.len;
+            }
+            _ => self.found.push(leaf),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +300,24 @@ mod tests {
         let ram = SliceRam { base: BASE, bytes: &bytes };
         let walk = walk(&ram, BASE, VIRT + span(1)).unwrap();
         assert_eq!((walk.steps.len(), walk.phys, walk.writable), (2, None, false));
+    }
+
+    #[test]
+    fn mapped_ranges_joins_what_is_consecutive() {
+        let mut bytes = tables();
+        let second = 3 * 4096 + 16;
+        bytes[second..second + 8].copy_from_slice(&((BASE + 0x5000) | 3).to_le_bytes());
+        let ram = SliceRam { base: BASE, bytes: &bytes };
+        let half = 0xffff << 48;
+        let wanted = Mapped {
+            virt: half | (VIRT - 0x123),
+            phys: BASE + 0x4000,
+            len: 0x2000,
+            writable: true,
+        };
+        assert_eq!(mapped_ranges(&ram, BASE, half, 10), [wanted]);
+        assert_eq!(mapped_ranges(&ram, BASE, half, 0), []);
+        assert_eq!(mapped_ranges(&ram, 0, half, 10), []);
     }
 
     #[test]

@@ -120,6 +120,9 @@ pub unsafe fn setup_user_thread(
 /// There are no registers to save.
 pub fn save_user_state(_thread: &Thread) {}
 
+/// Programs do not run here.
+pub fn note_thread_pointer() {}
+
 /// Marks the running thread as one of a program.
 pub fn reset_user_state() {
     // SAFETY: the running thread's own cells.

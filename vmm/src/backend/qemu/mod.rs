@@ -9,6 +9,7 @@
 mod command;
 mod process;
 mod qmp;
+mod registers;
 
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +21,7 @@ use vm_memory::{FileOffset, GuestAddress};
 
 use command::{Command, find};
 
-use super::{Config, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
+use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
 use crate::machine::RAM_BASE;
 use crate::target::{LiveRam, ProcessRam};
 use process::Child;
@@ -181,6 +182,10 @@ impl Machine for Qemu {
 
     fn memory(&self) -> Arc<dyn LiveRam> {
         self.memory.clone()
+    }
+
+    fn registers(&self) -> Result<Vec<CpuRegisters>, super::Error> {
+        Ok(registers::read(&self.qmp)?)
     }
 
     fn pid(&self) -> Option<u32> {

@@ -3,7 +3,8 @@
 //! The messages' types come from QEMU's own schema (crate `qapi`); this file only joins the two
 //! directions. QMP answers in order, so one command is under way at a time.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +12,7 @@ use std::thread;
 
 use qapi::qmp::{Event as QapiEvent, QapiCapabilities, QmpMessageAny, ShutdownCause};
 use qapi::{Any, Command, Execute};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::de::DeserializeOwned;
 
 use super::Error;
@@ -62,16 +64,43 @@ impl Qmp {
     where
         C::Ok: DeserializeOwned,
     {
+        self.execute_with(command, None)
+    }
+
+    /// The same, with a descriptor for QEMU (`getfd`) beside the command.
+    pub(super) fn execute_with<C: Command>(
+        &self,
+        command: C,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<C::Ok, Error>
+    where
+        C::Ok: DeserializeOwned,
+    {
         let refused = |cause: String| Error::Refused { command: C::NAME, cause };
         let mut line = self.line.lock().unwrap();
         let mut text =
             serde_json::to_vec(&Execute::<C>::from(command)).map_err(|e| refused(e.to_string()))?;
         text.push(b'\n');
-        line.stream.write_all(&text).map_err(|e| refused(e.to_string()))?;
+        let sent = match fd {
+            // The descriptor travels with the first byte (unix(7), SCM_RIGHTS).
+            Some(fd) => send_fd(&line.stream, text[0], fd),
+            None => line.stream.write_all(&text[..1]),
+        };
+        sent.and_then(|()| line.stream.write_all(&text[1..]))
+            .map_err(|e| refused(e.to_string()))?;
         let answer = line.answers.recv().map_err(|_| refused("it is gone".to_owned()))?;
         let value = answer.map_err(|e| refused(e.desc))?;
         serde_json::from_value(value).map_err(|e| refused(e.to_string()))
     }
+}
+
+fn send_fd(stream: &UnixStream, byte: u8, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(stream, &[IoSlice::new(&[byte])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// The reader thread: until QEMU closes the connection.

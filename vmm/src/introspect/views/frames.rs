@@ -3,7 +3,7 @@
 use super::super::{Kernel, Result};
 
 /// The records of all frames, with the offsets of the fields that views need looked up once.
-pub(super) struct Frames<'k> {
+pub struct Frames<'k> {
     kernel: &'k Kernel<'k>,
     table: u64,
     count: u64,
@@ -14,7 +14,7 @@ pub(super) struct Frames<'k> {
 }
 
 /// What the record of a frame says.
-pub(super) struct Frame {
+pub struct Frame {
     /// How many hold it.
     pub refcount: u32,
     /// The name of its use, if the kernel tells.
@@ -22,7 +22,8 @@ pub(super) struct Frame {
 }
 
 impl<'k> Frames<'k> {
-    pub(super) fn new(kernel: &'k Kernel<'k>) -> Result<Self> {
+    /// The table of that kernel.
+    pub fn new(kernel: &'k Kernel<'k>) -> Result<Self> {
         let root = kernel.root();
         let page = kernel.note().get("Page")?;
         let offset = |name: &str| page.field(name).map(|f| f.offset);
@@ -41,7 +42,7 @@ impl<'k> Frames<'k> {
     }
 
     /// The record of the frame at a physical address; `None` for what has no record.
-    pub(super) fn get(&self, phys: u64) -> Option<Frame> {
+    pub fn get(&self, phys: u64) -> Option<Frame> {
         let index = (phys >> 12).checked_sub(self.base).filter(|i| *i < self.count)?;
         let record = self.table.wrapping_add(index.wrapping_mul(self.size));
         let mut refcount = [0; 4];

@@ -15,7 +15,9 @@ mod stack;
 mod task;
 mod vtop;
 
+pub use frames::{Frame, Frames};
 pub use log::text as log_text;
+pub use process::Process;
 
 use serde::{Deserialize, Serialize};
 

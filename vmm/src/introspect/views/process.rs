@@ -11,18 +11,19 @@ const EXIT_ZOMBIE: u64 = 32;
 const EXIT_DEAD: u64 = 16;
 
 /// A task.
-pub(super) struct Process<'k> {
+pub struct Process<'k> {
     kernel: &'k Kernel<'k>,
     task: Object<'k>,
 }
 
 impl<'k> Process<'k> {
-    pub(super) fn new(task: Object<'k>) -> Self {
+    /// The task that an object is.
+    pub fn new(task: Object<'k>) -> Self {
         Self { kernel: task.kernel(), task }
     }
 
     /// The task with that number in the initial namespace, leader or other thread.
-    pub(super) fn find(kernel: &'k Kernel<'_>, pid: u32) -> Result<Self> {
+    pub fn find(kernel: &'k Kernel<'_>, pid: u32) -> Result<Self> {
         for leader in kernel.processes()? {
             let leader = Self::new(leader);
             if leader.pid()? == u64::from(pid) {
@@ -38,22 +39,22 @@ impl<'k> Process<'k> {
     }
 
     /// The structure.
-    pub(super) fn task(&self) -> &Object<'k> {
+    pub fn task(&self) -> &Object<'k> {
         &self.task
     }
 
     /// Number in the initial namespace.
-    pub(super) fn pid(&self) -> Result<u64> {
+    pub fn pid(&self) -> Result<u64> {
         self.task.uint("pid")
     }
 
     /// Number of its parent's process; `None` if it has no parent.
-    pub(super) fn ppid(&self) -> Result<Option<u64>> {
+    pub fn ppid(&self) -> Result<Option<u64>> {
         self.task.ptr("real_parent")?.map(|p| p.uint("tgid")).transpose()
     }
 
     /// Process group and session, as the initial namespace numbers them; 0 for none.
-    pub(super) fn pgid_sid(&self) -> Result<(u64, u64)> {
+    pub fn pgid_sid(&self) -> Result<(u64, u64)> {
         let Some(signal) = self.task.ptr("signal")? else { return Ok((0, 0)) };
         let number = |kind| -> Result<u64> {
             let Some(pid) = signal.element("pids", kind)? else { return Ok(0) };
@@ -66,7 +67,7 @@ impl<'k> Process<'k> {
     }
 
     /// The threads of its process, itself included.
-    pub(super) fn threads(&self) -> Result<Vec<Process<'k>>> {
+    pub fn threads(&self) -> Result<Vec<Process<'k>>> {
         match self.task.ptr("signal")? {
             Some(signal) => {
                 let threads: Result<Vec<_>> = signal.list("threads")?.collect();
@@ -77,7 +78,7 @@ impl<'k> Process<'k> {
     }
 
     /// The letter of ps(1).
-    pub(super) fn state(&self) -> Result<char> {
+    pub fn state(&self) -> Result<char> {
         match self.task.uint("exit_state")? {
             0 => {}
             state if state & EXIT_ZOMBIE != 0 => return Ok('Z'),
@@ -101,7 +102,7 @@ impl<'k> Process<'k> {
     }
 
     /// The class as ps(1) abbreviates it.
-    pub(super) fn policy(&self) -> Result<String> {
+    pub fn policy(&self) -> Result<String> {
         let name = self.task.enum_name("se.policy")?;
         Ok(match name.as_str() {
             "Normal" => "TS".into(),
@@ -115,17 +116,17 @@ impl<'k> Process<'k> {
     }
 
     /// Priority as proc_pid_stat(5) counts it: 20 for nice 0, negative for real time.
-    pub(super) fn prio(&self) -> Result<i64> {
+    pub fn prio(&self) -> Result<i64> {
         Ok(self.task.int("se.prio")? - 100)
     }
 
     /// Nice value.
-    pub(super) fn nice(&self) -> Result<i64> {
+    pub fn nice(&self) -> Result<i64> {
         Ok(self.task.int("se.static_prio")? - 120)
     }
 
     /// Where it sleeps; `None` while it does not.
-    pub(super) fn wchan(&self) -> Result<Option<String>> {
+    pub fn wchan(&self) -> Result<Option<String>> {
         if matches!(self.state()?, 'R' | 'Z' | 'X') {
             return Ok(None);
         }
@@ -145,12 +146,12 @@ impl<'k> Process<'k> {
     }
 
     /// Nanoseconds that this thread has run.
-    pub(super) fn runtime(&self) -> Result<u64> {
+    pub fn runtime(&self) -> Result<u64> {
         self.task.uint("se.sum_exec_runtime")
     }
 
     /// Nanoseconds that the process has run, threads that ended included.
-    pub(super) fn process_runtime(&self) -> Result<u64> {
+    pub fn process_runtime(&self) -> Result<u64> {
         let mut total = 0u64;
         for thread in self.threads()? {
             total = total.saturating_add(thread.runtime()?);
@@ -164,24 +165,24 @@ impl<'k> Process<'k> {
     }
 
     /// The name; in brackets for a kernel thread, as ps(1) shows what has no command line.
-    pub(super) fn comm(&self) -> Result<String> {
+    pub fn comm(&self) -> Result<String> {
         let name = self.task.text("comm")?;
         let kthread = self.task.flags("flags")?.iter().any(|f| f == "KTHREAD");
         Ok(if kthread { format!("[{name}]") } else { name })
     }
 
     /// Whether it is on a CPU now, so that its registers are not in memory.
-    pub(super) fn on_cpu(&self) -> Result<bool> {
+    pub fn on_cpu(&self) -> Result<bool> {
         self.task.bool("se.on_cpu")
     }
 
     /// The CPU that it runs or last ran on.
-    pub(super) fn cpu(&self) -> Result<u64> {
+    pub fn cpu(&self) -> Result<u64> {
         self.task.uint("se.thread.info.cpu")
     }
 
     /// Its address space; `None` for kernel threads and zombies.
-    pub(super) fn mm(&self) -> Result<Option<Object<'k>>> {
+    pub fn mm(&self) -> Result<Option<Object<'k>>> {
         self.task.ptr("se.mm")
     }
 }

@@ -1,0 +1,62 @@
+//! Processes as ELF cores: taken out of a machine, running or stored, without its help.
+//!
+//! A core holds what every debugger knows (registers of each thread, memory, mapped files, the auxiliary
+//! vector) and, in notes of our own, what resuming needs besides. Everything is read
+//! from guest memory by name; registers of a thread that is on a CPU at that moment come from the
+//! CPU.
+//!
+//! - `registers`: where the registers of a thread are.
+//! - `memory`: which pages of a process are there, as segments.
+//! - `notes`: Linux's notes.
+//! - `write`: the file.
+
+mod memory;
+mod notes;
+mod registers;
+mod write;
+
+pub use write::{Image, gcore, image};
+
+use crate::introspect;
+use crate::target;
+
+/// Why a process cannot become a core.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The guest cannot be read so.
+    #[error(transparent)]
+    Guest(#[from] introspect::Error),
+    /// Guest memory cannot be read.
+    #[error(transparent)]
+    Memory(#[from] target::Error),
+    /// A thread whose registers are nowhere in memory.
+    #[error(
+        "thread {tid} runs on CPU {cpu}, whose registers are not to be had here: take a snapshot, or try again"
+    )]
+    OnCpu {
+        /// The thread.
+        tid: u64,
+        /// Where.
+        cpu: u64,
+    },
+    /// More memory than any guest has.
+    #[error("process {pid} maps more than can be: its tables are damaged")]
+    TooLarge {
+        /// The process.
+        pid: u32,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {cause} (nothing of it was kept)", .path.display())]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the host said.
+        cause: std::io::Error,
+    },
+    /// The host failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The result of making a core.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,87 @@
+//! Puts a process together as a core and writes it.
+
+use std::fs::File;
+
+use super::memory::{self, Piece};
+use super::{Error, Result, notes, registers};
+use crate::backend::CpuRegisters;
+use crate::elfcore::{Core, fill_sparse};
+use crate::introspect::{Error as GuestError, Kernel, Process};
+use crate::target::Ram;
+
+/// How much memory is copied at a time.
+const PIECE: u64 = 1 << 20;
+
+/// A process as a core that is not written yet: headers, notes, and where in guest memory its segments'
+/// bytes are. Valid while the guest stands still.
+pub struct Image<'r> {
+    ram: &'r dyn Ram,
+    core: Core,
+    pieces: Vec<Piece>,
+    size: u64,
+}
+
+/// Describes the process `pid` (or the one that the thread `pid` belongs to). `cpus` are the registers of the CPUs, for threads
+/// that are on one.
+pub fn image<'r>(kernel: &Kernel<'r>, cpus: &[CpuRegisters], pid: u32) -> Result<Image<'r>> {
+    let found = Process::find(kernel, pid)?;
+    let process = match found.task().ptr("group_leader")? {
+        Some(leader) => Process::new(leader),
+        None => found,
+    };
+    // A leader that has ended while its threads go on has no memory of its own any more.
+    let threads: Vec<Process<'_>> = process.threads()?;
+    let alive: Vec<&Process<'_>> =
+        threads.iter().filter(|thread| matches!(thread.task().uint("exit_state"), Ok(0))).collect();
+    let mm = alive.iter().find_map(|thread| thread.mm().transpose());
+    let mm = mm.ok_or(GuestError::NoMm { pid })??;
+    kernel.check_seq_of(&mm, "seq")?;
+    let vmas = memory::vmas(&process, &mm)?;
+    let (segments, pieces, size) = memory::segments(pid, &vmas)?;
+    let mut core = Core { notes: vec![], segments };
+    for (i, thread) in alive.iter().enumerate() {
+        let registers = registers::of(thread, cpus)?;
+        let status = notes::status(&process, thread)?;
+        core.notes.extend(notes::thread(&status, &registers));
+        if i == 0 {
+            // Where Linux has them: behind the first thread's registers.
+            core.notes.push(notes::prpsinfo(&process, &mm, &vmas)?);
+            core.notes.push(notes::siginfo());
+            core.notes.extend(notes::auxv(&mm)?);
+            core.notes.extend(notes::files(&vmas));
+        }
+    }
+    Ok(Image { ram: kernel.space().ram(), core, pieces, size })
+}
+
+impl Image<'_> {
+    /// Writes it into a new file.
+    pub fn write(&self, file: &File) -> Result<()> {
+        let start = self.core.data_start();
+        file.set_len(start + self.size)?;
+        fill_sparse(file, 0, &self.core.head())?;
+        let mut buffer = vec![0; PIECE as usize];
+        for piece in &self.pieces {
+            let mut done = 0;
+            while done < piece.len {
+                let bytes = &mut buffer[..(piece.len - done).min(PIECE) as usize];
+                self.ram.read(piece.phys + done, bytes)?;
+                fill_sparse(file, start + piece.offset + done, bytes)?;
+                done += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the process `pid` as a core to `path`, which appears whole or not at all.
+pub fn gcore(
+    kernel: &Kernel<'_>,
+    cpus: &[CpuRegisters],
+    pid: u32,
+    path: &std::path::Path,
+) -> Result<()> {
+    let image = image(kernel, cpus, pid)?;
+    crate::file::write_beside(path, |file| image.write(file).map_err(std::io::Error::other))
+        .map_err(|cause| Error::Write { path: path.to_owned(), cause })
+}
