@@ -183,6 +183,7 @@ fn init_interrupts(machine: &Machine<'_>) {
     for ipi in [cpu::IPI_RESCHEDULE, cpu::IPI_TIMER, cpu::IPI_CALL] {
         irq::register(ipi, sched::handle_ipi);
     }
+    irq::register(cpu::IPI_STOP, panic::stop_this_cpu);
     irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));
 }
 

@@ -12,7 +12,8 @@ use belljar_abi::symbols::Symbols;
 use crate::arch::{self, PtRegs};
 use crate::drivers::{console, klog};
 use crate::introspect::ROOT;
-use crate::sync::Once;
+use crate::sched::{self, cpu};
+use crate::sync::{IrqGuard, Once};
 
 /// Symbols of the kernel: where the image is linked, and the table.
 static SYMBOLS: Once<(u64, Symbols<'static>)> = Once::new();
@@ -92,6 +93,31 @@ impl fmt::Display for Symbol {
     }
 }
 
+/// This CPU stops for good: the machine ends on another one.
+pub fn stop_this_cpu(_ipi: u32) {
+    arch::irq_disable();
+    STOPPED.fetch_add(1, Ordering::AcqRel);
+    loop {
+        arch::wait_for_interrupt();
+    }
+}
+
+/// CPUs that stopped for [`stop_others`].
+static STOPPED: AtomicU32 = AtomicU32::new(0);
+
+/// Stops all other CPUs, as far as they listen: one that has interrupts off, as a dying one may have for
+/// ever, is not waited for long.
+pub fn stop_others() {
+    const PATIENCE_NS: u64 = 100_000_000;
+    let _irq = IrqGuard::new();
+    let others = cpu::online_count().saturating_sub(1);
+    cpu::send_to_others(cpu::IPI_STOP);
+    let end = sched::monotonic_ns() + PATIENCE_NS;
+    while STOPPED.load(Ordering::Acquire) < others && sched::monotonic_ns() < end {
+        arch::cpu_relax();
+    }
+}
+
 /// Ends the machine for an exception that the kernel took itself.
 pub fn die(what: &dyn fmt::Debug, far: u64, regs: &PtRegs) -> ! {
     end(&format_args!("kernel exception: {what:?}"), Some((far, regs)), arch::frame_pointer())
@@ -116,6 +142,7 @@ fn end(what: &dyn fmt::Display, exception: Option<(u64, &PtRegs)>, fp: u64) -> !
             arch::wait_for_interrupt();
         },
     }
+    stop_others();
     ROOT.set_panicked(Message::of(what).as_str());
     let mut report = Report;
     let _ = writeln!(report, "Kernel panic: {what}");

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::fdt::Device;
 use crate::addr::PhysAddr;
 use crate::arch::{self, phys_to_virt};
-use crate::sync::{IrqGuard, Once};
+use crate::sync::{IrqLock, Once};
 
 const DR: u64 = 0x00;
 const FR: u64 = 0x18;
@@ -103,17 +103,13 @@ pub fn put(bytes: &[u8]) {
 /// Sets who takes input, and lets it interrupt. What came before waits in the FIFO.
 pub fn set_rx_hook(hook: RxHook) {
     RX_HOOK.set(hook);
-    let _irqs_off = IrqGuard::new();
     drain_rx();
 }
 
 /// The terminal has room again.
 pub fn resume_rx() {
-    if RX_HELD.load(Ordering::Acquire) {
-        let _irqs_off = IrqGuard::new();
-        if RX_HELD.swap(false, Ordering::AcqRel) {
-            drain_rx();
-        }
+    if RX_HELD.load(Ordering::Acquire) && RX_HELD.swap(false, Ordering::AcqRel) {
+        drain_rx();
     }
 }
 
@@ -121,10 +117,14 @@ fn rx_interrupt(_irq: u32) {
     drain_rx();
 }
 
+/// Keeps the interrupt's CPU and one that resumes apart.
+static RX: IrqLock<()> = IrqLock::new(());
+
 /// Hands the FIFO's content over. With no room left, receive interrupts stay masked and unacknowledged
 /// until [`resume_rx`].
 fn drain_rx() {
     let Some(hook) = RX_HOOK.try_get() else { return };
+    let _rx = RX.lock();
     let mut bytes = [0; 64];
     loop {
         let room = (hook.room)().min(bytes.len());

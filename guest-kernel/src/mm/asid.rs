@@ -2,8 +2,9 @@
 //!
 //! There are fewer than address spaces may come and go, so they are handed out in generations. When a
 //! generation is used up, the TLB is emptied once and every address space takes a new identifier when it
-//! is activated next; those active at that moment keep theirs. Identifier 0 belongs to the empty
-//! TTBR0 and to address spaces that never ran.
+//! is activated next; those active at that moment keep theirs, for as long as a CPU has them under
+//! its feet, however many generations pass: a CPU that goes back to the address space that it still has does
+//! not ask again. Identifier 0 belongs to the empty TTBR0 and to address spaces that never ran.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,7 +23,7 @@ struct Asids {
     next: u64,
     /// What each CPU's tables carry: generation and identifier, 0 for none.
     active: [u64; MAX_CPUS],
-    /// Identifiers carried over from the last generation.
+    /// Identifiers carried over from the last generation, as they were given then.
     kept: [u64; MAX_CPUS],
 }
 
@@ -51,22 +52,26 @@ impl Asids {
 
     #[cold]
     fn assign(&mut self, old: u64) -> u64 {
-        if old != 0
-            && self.kept.contains(&(old & MASK))
-            && old >> BITS == (self.generation >> BITS) - 1
-        {
-            return self.generation | old & MASK;
+        if old != 0 && self.kept.contains(&old) {
+            let new = self.generation | old & MASK;
+            // Where it is active it is known by its new name too, to be kept again.
+            for value in self.kept.iter_mut().chain(&mut self.active) {
+                if *value == old {
+                    *value = new;
+                }
+            }
+            return new;
         }
         loop {
             if self.next >> tlb::asid_bits().min(BITS) != 0 {
                 self.generation += 1 << BITS;
                 self.next = 1;
-                self.kept = self.active.map(|asid| asid & MASK);
+                self.kept = self.active;
                 tlb::flush_all();
             }
             let asid = self.next;
             self.next += 1;
-            if !self.kept.contains(&asid) {
+            if !self.kept.iter().any(|kept| kept & MASK == asid) {
                 return self.generation | asid;
             }
         }
@@ -83,6 +88,9 @@ pub unsafe fn activate(root: PhysAddr, asid: &Asid) {
     if value >> BITS != asids.generation >> BITS {
         value = asids.assign(value);
         asid.0.store(value, Ordering::Relaxed);
+        // Before the tables are walked: who changes them now either sees the identifier, or the walks see
+        // the change (`arch::tlb`).
+        arch::sync_tables();
     }
     let cpu = arch::current_thread().info.cpu();
     asids.active[cpu % MAX_CPUS] = value;
@@ -118,6 +126,14 @@ pub fn restart() {
     tlb::flush_all();
 }
 
+/// The CPUs on which an address space is active, one bit each.
+pub fn active_cpus(asid: &Asid) -> u64 {
+    let asids = ASIDS.lock();
+    let value = asid.0.load(Ordering::Relaxed) & MASK;
+    let active = asids.active.iter().enumerate();
+    active.filter(|(_, a)| value != 0 && *a & MASK == value).fold(0, |m, (cpu, _)| m | 1 << cpu)
+}
+
 /// Leaves whatever address space is active on this CPU, which keeps it until then.
 pub fn leave() {
     let mut asids = ASIDS.lock();
@@ -143,6 +159,17 @@ mod tests {
         assert_eq!(kept >> BITS, last >> BITS);
         assert_ne!(last & MASK, first & MASK, "an active identifier is not given to another");
         let mut seen = std::collections::HashSet::from([kept, last]);
+        // Two generations later, and it never asked meanwhile.
+        asids.active[0] = kept;
+        let end = (asids.generation >> BITS) + 2;
+        while asids.generation >> BITS < end {
+            let other = asids.assign(0);
+            assert_ne!(other & MASK, kept & MASK);
+        }
+        let again = asids.assign(kept);
+        assert_eq!((again & MASK, again >> BITS), (kept & MASK, end));
+        assert_eq!(asids.active[0], again);
+        seen.clear();
         for _ in 0..1000 {
             assert!(seen.insert(asids.assign(0)));
         }

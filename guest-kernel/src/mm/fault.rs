@@ -4,6 +4,7 @@
 //! lock. Only a page that must be read in is waited for, without that lock; then the entry is looked at
 //! again. Running out of frames ends the attempt, lets the OOM killer act and starts over.
 
+use super::asid::Asid;
 use super::backing::MappedFile;
 use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
 use super::mm::{Mm, RemoteBuf, Space};
@@ -188,7 +189,7 @@ impl Mm {
         if !pte.is_empty() {
             if !write || (pte.is_valid() && pte.is_writable()) {
                 // Somebody else was faster, or the TLB still knew lesser rights.
-                tlb::flush_page(asid, va);
+                tlb::flush_page(|| asid.get(), va);
                 return Ok(());
             }
             return Self::break_cow(asid, vma, &mut leaf, va);
@@ -214,7 +215,7 @@ impl Mm {
     }
 
     /// A store to a page that is present and read-only.
-    fn break_cow(asid: u16, vma: &Vma, leaf: &mut Leaf, va: VirtAddr) -> Result<(), Stop> {
+    fn break_cow(asid: &Asid, vma: &Vma, leaf: &mut Leaf, va: VirtAddr) -> Result<(), Stop> {
         let pte = leaf.load();
         if !vma.is_private() {
             leaf.update(page_entry(vma, pte.phys(), true).with_dirty(true));
@@ -242,7 +243,7 @@ impl Mm {
             leaf.replace(asid, page_entry(vma, copy.into_phys(), true).with_dirty(true));
             return Ok(());
         }
-        tlb::flush_page(asid, va);
+        tlb::flush_page(|| asid.get(), va);
         Ok(())
     }
 

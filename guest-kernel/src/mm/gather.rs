@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::asid::Asid;
 use super::frame::FreeBatch;
 use super::table::{put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -15,29 +16,30 @@ enum Garbage {
     Table(PhysAddr, usize),
 }
 
+/// What is collected before it is freed.
+const ROOM: usize = 64;
+
 /// Collects what was unmapped and frees it after the invalidation.
-pub(super) struct Gather {
-    asid: u16,
+pub(super) struct Gather<'a> {
+    asid: &'a Asid,
     /// What must be invalidated: the span of all that was unmapped.
     low: u64,
     high: u64,
     len: usize,
     /// The first `len` are there.
-    items: [MaybeUninit<Garbage>; Self::ROOM],
+    items: [MaybeUninit<Garbage>; ROOM],
 }
 
-impl Gather {
-    const ROOM: usize = 64;
-
+impl<'a> Gather<'a> {
     #[inline]
-    pub fn new(asid: u16) -> Self {
-        let items = [const { MaybeUninit::uninit() }; Self::ROOM];
+    pub fn new(asid: &'a Asid) -> Self {
+        let items = [const { MaybeUninit::uninit() }; ROOM];
         Self { asid, low: u64::MAX, high: 0, len: 0, items }
     }
 
     #[inline]
     fn push(&mut self, at: u64, len: u64, item: Garbage) {
-        if self.len == Self::ROOM {
+        if self.len == ROOM {
             self.flush();
         }
         (self.low, self.high) = (self.low.min(at), self.high.max(at + len));
@@ -65,7 +67,7 @@ impl Gather {
         if self.len == 0 {
             return;
         }
-        tlb::flush_range(self.asid, VirtAddr(self.low), VirtAddr(self.high));
+        tlb::flush_range(|| self.asid.get(), VirtAddr(self.low), VirtAddr(self.high));
         let mut batch = FreeBatch::new();
         for item in &self.items[..self.len] {
             // SAFETY: the first `len` were written by `push`.
@@ -78,7 +80,7 @@ impl Gather {
     }
 }
 
-impl Drop for Gather {
+impl Drop for Gather<'_> {
     #[inline]
     fn drop(&mut self) {
         self.flush();

@@ -218,6 +218,9 @@ pub struct Mm {
     pub layout: MmLayout,
     /// What runs here.
     exe: SpinLock<Option<Ref<MappedFile>>>,
+    /// What its program registered with membarrier(2).
+    #[described(as = "hex")]
+    pub membarrier: AtomicU32,
     /// The auxiliary vector, for /proc/PID/auxv.
     auxv: SpinLock<Array<u64>>,
     /// Index of the range found last; only a hint.
@@ -246,6 +249,7 @@ impl Mm {
             tables: SpinLock::new(tables),
             layout: MmLayout::default(),
             exe: SpinLock::new(None),
+            membarrier: AtomicU32::new(0),
             auxv: SpinLock::new(Array::new()),
             last_vma: AtomicU32::new(0),
             mms: Link::new(),
@@ -267,7 +271,7 @@ impl Mm {
         }
         let tables = self.seq.write(|| {
             let forked = self.tables.lock().fork();
-            tlb::flush_asid(self.asid.get());
+            tlb::flush_asid(|| self.asid.get());
             forked
         })?;
         let mm = Self::publish(child, tables)?;
@@ -275,6 +279,7 @@ impl Mm {
         for (to, from) in mm.layout.all().into_iter().zip(self.layout.all()) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        mm.membarrier.store(self.membarrier.load(Ordering::Relaxed), Ordering::Relaxed);
         let exe = self.exe.lock().clone();
         *mm.exe.lock() = exe;
         let auxv = self.auxv.lock().try_clone()?;
@@ -349,7 +354,7 @@ impl Mm {
             if !asid::release(&self.asid) {
                 // A kernel thread on another CPU has these tables under its feet.
                 self.tables.lock().invalidate_all();
-                tlb::flush_asid(self.asid.get());
+                tlb::flush_asid(|| self.asid.get());
             }
             // SAFETY: there are no users left, so nobody else looks at the tables; the lock is not
             // held because this may take long.
@@ -374,9 +379,14 @@ impl Mm {
         unsafe { asid::activate((*self.tables.data_ptr()).root, &self.asid) };
     }
 
+    /// The CPUs whose user space this is now, kernel threads that borrow it included.
+    pub fn active_cpus(&self) -> u64 {
+        asid::active_cpus(&self.asid)
+    }
+
     #[inline]
-    pub(super) fn asid(&self) -> u16 {
-        self.asid.get()
+    pub(super) fn asid(&self) -> &Asid {
+        &self.asid
     }
 
     /// Sets the resource limits that apply from now on.

@@ -1,5 +1,6 @@
 //! mremap(2): moving and resizing a mapping together with its pages.
 
+use super::asid::Asid;
 use super::fault::MMAP_MIN_ADDR;
 use super::mm::{Mm, Space};
 use super::tables::Tables;
@@ -140,7 +141,7 @@ impl Mm {
                 back += PAGE_SIZE as u64;
             }
         }
-        tlb::flush_asid(self.asid());
+        tlb::flush_asid(|| self.asid().get());
         drop(tables);
         result?;
         space.add(moved)
@@ -148,7 +149,7 @@ impl Mm {
 }
 
 /// Moves one entry. The caller invalidates.
-fn move_page(tables: &mut Tables, asid: u16, from: u64, to: u64) -> Result<()> {
+fn move_page(tables: &mut Tables, asid: &Asid, from: u64, to: u64) -> Result<()> {
     // Both tables first: taking the entry is what must not fail half-way.
     tables.leaf(asid, VirtAddr(to))?;
     let pte = tables.leaf(asid, VirtAddr(from))?.take();

@@ -37,6 +37,7 @@
 
 use core::ops::Range;
 
+use super::asid::Asid;
 use super::frame::{FreeBatch, PageKind, page_of};
 use super::gather::Gather;
 use super::table::{Fill, LEAF, copy_table, entries, entries_in, new_table, put_leaf, put_table};
@@ -115,9 +116,9 @@ impl<'a> Leaf<'a> {
     }
 
     /// Puts another frame in place of the present one, whose reference is dropped.
-    pub fn replace(&mut self, asid: u16, pte: Pte) {
+    pub fn replace(&mut self, asid: &Asid, pte: Pte) {
         let old = self.entry().swap(Pte::EMPTY);
-        tlb::flush_page(asid, self.va);
+        tlb::flush_page(|| asid.get(), self.va);
         self.tables.rss.count(old, -1);
         self.tables.rss.count(pte, 1);
         self.entry().store(pte);
@@ -221,7 +222,7 @@ impl Tables {
 
     /// Makes the table behind `entry` (of `level`, on the way to `va`) exclusive.
     #[inline]
-    fn own(entry: &AtomicPte, level: usize, asid: u16, va: VirtAddr) -> Result<PhysAddr> {
+    fn own(entry: &AtomicPte, level: usize, asid: &Asid, va: VirtAddr) -> Result<PhysAddr> {
         let pte = entry.load();
         if !pte.is_table_read_only() {
             return Ok(pte.phys());
@@ -234,7 +235,7 @@ impl Tables {
         entry: &AtomicPte,
         pte: Pte,
         level: usize,
-        asid: u16,
+        asid: &Asid,
         va: VirtAddr,
     ) -> Result<PhysAddr> {
         let original = pte.phys();
@@ -244,7 +245,7 @@ impl Tables {
         }
         let copy = copy_table(original, level + 1)?;
         entry.store(Pte::EMPTY);
-        tlb::flush_page(asid, va);
+        tlb::flush_page(|| asid.get(), va);
         entry.store(Pte::table(copy));
         put_table(original, level + 1);
         Ok(copy)
@@ -252,7 +253,7 @@ impl Tables {
 
     /// The entry for `va`, ready to be changed; tables on the way are made and unshared.
     #[inline]
-    pub fn leaf(&mut self, asid: u16, va: VirtAddr) -> Result<Leaf<'_>> {
+    pub fn leaf(&mut self, asid: &Asid, va: VirtAddr) -> Result<Leaf<'_>> {
         let mut phys = self.root;
         for level in 0..LEAF {
             let i = index(va, level);
@@ -272,7 +273,7 @@ impl Tables {
 
     /// Makes the tables that exist on the way to `va` exclusive, so that unmapping up to there cannot
     /// fail.
-    fn own_path(&mut self, asid: u16, va: VirtAddr) -> Result<()> {
+    fn own_path(&mut self, asid: &Asid, va: VirtAddr) -> Result<()> {
         let mut phys = self.root;
         for level in 0..LEAF {
             // SAFETY: reachable from the root, and the tables' lock is held.
@@ -287,7 +288,7 @@ impl Tables {
 
     /// Unmaps `start..end`. Fails, before anything is unmapped, only if a table at the border is
     /// shared and there is no memory for its copy.
-    pub fn unmap(&mut self, asid: u16, start: u64, end: u64) -> Result<()> {
+    pub fn unmap(&mut self, asid: &Asid, start: u64, end: u64) -> Result<()> {
         self.own_path(asid, VirtAddr(start))?;
         self.own_path(asid, VirtAddr(end - 1))?;
         let mut gather = Gather::new(asid);
@@ -303,7 +304,7 @@ impl Tables {
         base: u64,
         start: u64,
         end: u64,
-        gather: &mut Gather,
+        gather: &mut Gather<'_>,
     ) {
         for (at, entry) in entries_in(table, level, base, start, end) {
             let pte = entry.load();
@@ -354,7 +355,7 @@ impl Tables {
     /// only. Invalidates the range afterwards.
     pub fn update(
         &mut self,
-        asid: u16,
+        asid: &Asid,
         start: u64,
         end: u64,
         mut f: impl FnMut(VirtAddr, Pte) -> Pte,
@@ -380,7 +381,7 @@ impl Tables {
             at = va.0 + PAGE_SIZE as u64;
         }
         if changed {
-            tlb::flush_range(asid, VirtAddr(start), VirtAddr(end));
+            tlb::flush_range(|| asid.get(), VirtAddr(start), VirtAddr(end));
         }
         result
     }

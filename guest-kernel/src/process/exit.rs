@@ -368,7 +368,7 @@ pub fn release_locked(list: &TaskList, task: &Task) {
     drop(group_pids);
     // SAFETY: the list's reference, taken in `copy_process`; the task is off the list now. Whoever
     // still runs or looks at it holds its own.
-    drop(unsafe { Ref::from_raw(task) });
+    unsafe { list.put(task) };
 }
 
 fn add_times(to: &Accounting, task: &Task) {

@@ -271,13 +271,14 @@ fn create_for_cpu(
 
 /// The threads of one CPU.
 pub struct CpuThreads {
-    /// Those that are parked while the CPU is out: `ksoftirqd/N` and `kworker/N:0`.
+    /// `migration/N`, which sleeps anyway while the CPU is out.
+    migration: Arc<Kthread>,
+    /// Those that are parked then: `ksoftirqd/N` and `kworker/N:0`.
     parking: [Arc<Kthread>; 2],
 }
 
 impl CpuThreads {
-    /// Makes the threads of a CPU that may not be online yet. `migration/N` runs at once, as its stop class;
-    /// the others once the CPU is there.
+    /// Makes the threads of a CPU that may not be online yet. They begin once it is.
     pub fn new(cpu: usize) -> Result<Self> {
         let migration = create_for_cpu(&alloc::format!("migration/{cpu}"), cpu, |cpu, stop| {
             sched::stop::stopper(cpu, stop);
@@ -288,18 +289,20 @@ impl CpuThreads {
         };
         thread.se.set_scheduler(sched::Policy::Fifo, 0, sched::policy::MAX_RT_PRIORITY)?;
         sched::stop::set_stopper(cpu, &thread.se);
-        let softirq = create_for_cpu(&alloc::format!("ksoftirqd/{cpu}"), cpu, |_, stop| {
-            softirq::daemon(stop);
+        let softirq = create_for_cpu(&alloc::format!("ksoftirqd/{cpu}"), cpu, |cpu, stop| {
+            softirq::daemon(cpu, stop);
         })?;
         let worker = create_for_cpu(&alloc::format!("kworker/{cpu}:0"), cpu, |cpu, stop| {
             workqueue::worker(workqueue::Pool::Cpu(cpu), stop);
         })?;
-        migration.wake();
-        Ok(Self { parking: [softirq, worker] })
+        Ok(Self { migration, parking: [softirq, worker] })
     }
 
     /// The CPU is online: its threads go on, or begin.
     pub fn unpark(&self) {
+        if !self.migration.started.load(Ordering::Acquire) {
+            self.migration.wake();
+        }
         for thread in &self.parking {
             if thread.started.load(Ordering::Acquire) { thread.unpark() } else { thread.wake() }
         }

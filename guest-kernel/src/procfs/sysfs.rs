@@ -5,12 +5,13 @@ use alloc::boxed::Box;
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, text};
 use crate::arch;
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
 use crate::kref::Ref;
+use crate::process::smp;
 use crate::put;
-use crate::sched::cpu::{online_mask, possible_mask};
+use crate::sched::cpu::{self, online_mask, possible_mask};
 use crate::sync::MAX_CPUS;
 
 const SYSFS_MAGIC: u64 = 0x6265_6572;
@@ -45,7 +46,7 @@ static ENTRIES: &[Entry] = &[
                 dir(
                     "cpu",
                     &[
-                        Entry { name: "cpu", kind: Kind::PerCpu(&[dir("topology", TOPOLOGY)]) },
+                        Entry { name: "cpu", kind: Kind::PerCpu(CPU) },
                         text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
                         text("offline", |_, out| ranges(out, possible_mask() & !online_mask())),
                         text("online", |_, out| ranges(out, online_mask())),
@@ -68,6 +69,24 @@ static ENTRIES: &[Entry] = &[
     dir("kernel", &[dir("mm", &[]), dir("security", &[]), dir("debug", &[]), dir("tracing", &[])]),
     dir("module", &[]),
 ];
+
+static CPU: &[Entry] = &[
+    Entry { name: "online", kind: Kind::CpuSetting(online, set_online) },
+    dir("topology", TOPOLOGY),
+];
+
+fn online(cpu: usize, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", u8::from(cpu::is_online(cpu)))
+}
+
+/// Takes a CPU down or brings it up (Linux, Documentation/core-api/cpu_hotplug.rst).
+fn set_online(cpu: usize, data: &[u8]) -> Result<()> {
+    match data.trim_ascii() {
+        b"0" => smp::cpu_down(cpu),
+        b"1" => smp::cpu_up(cpu),
+        _ => Err(Errno::EINVAL),
+    }
+}
 
 /// A CPU's place: each is a core of its own, all are in one package.
 static TOPOLOGY: &[Entry] = &[

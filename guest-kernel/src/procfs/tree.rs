@@ -16,13 +16,18 @@ pub type Show = fn(&SuperBlock, &mut Text) -> Result<()>;
 /// Takes what was written to a file.
 pub type Store = fn(&[u8]) -> Result<()>;
 
+/// Writes the content of a CPU's file.
+pub type CpuShow = fn(usize, &mut Text) -> Result<()>;
+
 /// What an entry is.
 #[derive(Clone, Copy)]
 pub enum Kind {
     /// A file to read.
     Text(Show),
     /// A file to read, below a CPU's directory: it is told which.
-    CpuText(fn(usize, &mut Text) -> Result<()>),
+    CpuText(CpuShow),
+    /// A file to read and write, below a CPU's directory.
+    CpuSetting(CpuShow, fn(usize, &[u8]) -> Result<()>),
     /// A file to read and write.
     Setting(Show, Store),
     /// A directory.
@@ -69,7 +74,7 @@ impl Kind {
     pub const fn mode(self) -> u32 {
         match self {
             Self::Text(_) | Self::CpuText(_) => S_IFREG | 0o444,
-            Self::Setting(..) => S_IFREG | 0o644,
+            Self::Setting(..) | Self::CpuSetting(..) => S_IFREG | 0o644,
             Self::Dir(_) | Self::PerCpu(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
         }
@@ -190,13 +195,18 @@ impl Source for NodeSource {
 }
 
 struct CpuSource {
-    show: fn(usize, &mut Text) -> Result<()>,
+    show: CpuShow,
+    store: Option<fn(usize, &[u8]) -> Result<()>>,
     cpu: usize,
 }
 
 impl Source for CpuSource {
     fn show(&self, out: &mut Text) -> Result<()> {
         (self.show)(self.cpu, out)
+    }
+
+    fn store(&self, data: &[u8]) -> Result<()> {
+        (self.store.ok_or(Errno::EIO)?)(self.cpu, data)
     }
 }
 
@@ -223,7 +233,12 @@ impl InodeOps for Node {
         let (show, store) = match self.kind {
             Kind::Text(show) => (show, None),
             Kind::CpuText(show) => {
-                return Ok(Box::new(TextFile::new(CpuSource { show, cpu: self.cpu })));
+                let source = CpuSource { show, store: None, cpu: self.cpu };
+                return Ok(Box::new(TextFile::new(source)));
+            }
+            Kind::CpuSetting(show, store) => {
+                let source = CpuSource { show, store: Some(store), cpu: self.cpu };
+                return Ok(Box::new(TextFile::new(source)));
             }
             Kind::Setting(show, store) => (show, Some(store)),
             Kind::Dir(entries) | Kind::PerCpu(entries) => {

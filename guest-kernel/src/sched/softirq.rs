@@ -11,7 +11,7 @@ use super::entity::{Entity, current};
 use super::schedule::wake_up_process;
 use super::state::TaskState;
 use crate::arch;
-use crate::sync::{MAX_CPUS, PerCpu, PreemptGuard, this_cpu};
+use crate::sync::{MAX_CPUS, PerCpu, PreemptGuard};
 
 /// Kinds of work, the most urgent first.
 #[repr(u32)]
@@ -128,9 +128,9 @@ fn run(cpu: &Cpu) {
 }
 
 /// The body of `ksoftirqd/N`, bound to its CPU, until `stop` says so.
-pub fn daemon(stop: impl Fn() -> bool) {
+pub fn daemon(cpu: usize, stop: impl Fn() -> bool) {
     let me = current();
-    let cpu = CPUS.of(this_cpu());
+    let cpu = CPUS.of(cpu);
     cpu.daemon.store(core::ptr::from_ref(me).cast_mut(), Ordering::Release);
     while !stop() {
         me.prepare_sleep(TaskState::INTERRUPTIBLE);

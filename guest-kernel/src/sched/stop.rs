@@ -58,17 +58,18 @@ pub fn stop_cpus(mask: u64, function: impl Fn(usize) + Sync) {
     let left = AtomicU32::new(u64::count_ones(mask));
     let request = Request { function: &function, left, done: Completion::new() };
     let at = core::ptr::from_ref(&request).cast::<Request<'static>>().cast_mut();
-    // All are asked before the one of this CPU may run: it would wait for those that were not asked.
-    let preempt = PreemptGuard::new();
-    for cpu in cpu::each(mask) {
-        let stopper = STOPPERS.of(cpu);
-        stopper.request.store(at, Ordering::Release);
-        // SAFETY: set once, to a thread that lives for ever.
-        if let Some(thread) = unsafe { stopper.thread.load(Ordering::Acquire).as_ref() } {
-            wake_up_process(thread);
+    {
+        // This CPU's thread, which may wait for the others, runs only once all were woken.
+        let _preempt = PreemptGuard::new();
+        for cpu in cpu::each(mask) {
+            let stopper = STOPPERS.of(cpu);
+            stopper.request.store(at, Ordering::Release);
+            // SAFETY: set once, to a thread that lives for ever.
+            if let Some(thread) = unsafe { stopper.thread.load(Ordering::Acquire).as_ref() } {
+                wake_up_process(thread);
+            }
         }
     }
-    drop(preempt);
     request.done.wait();
 }
 
@@ -100,8 +101,7 @@ pub fn stop_machine(cpu: usize, function: impl Fn() + Sync) {
     });
 }
 
-/// The body of the thread that is, or will be, the stop class of `cpu`, until `stop` says so. It may begin
-/// elsewhere, before its CPU is there.
+/// The body of `migration/N` of a CPU, bound to its CPU, until `stop` says so.
 pub fn stopper(cpu: usize, stop: impl Fn() -> bool) {
     let me = current();
     let stopper = STOPPERS.of(cpu);

@@ -40,7 +40,10 @@ macro_rules! spin_lock {
                     .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
                     .is_err()
                 {
-                    core::hint::spin_loop();
+                    // Only looking leaves the holder its cache line.
+                    while self.locked.load(Ordering::Relaxed) {
+                        core::hint::spin_loop();
+                    }
                 }
                 $LockGuard { lock: self, _guard: guard, _not_send: PhantomData }
             }

@@ -1,6 +1,4 @@
-//! Calls about memory: mmap and its kin, brk, madvise, mincore, locks, membarrier.
-
-use core::sync::atomic::{Ordering, fence};
+//! Calls about memory: mmap and its kin, brk, madvise, mincore, locks.
 
 use super::{Args, SysResult};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
@@ -152,24 +150,4 @@ pub fn sys_mlockall(a: &mut Args) -> SysResult {
 pub fn sys_munlockall(_: &mut Args) -> SysResult {
     current_mm()?.munlockall()?;
     Ok(0)
-}
-
-/// membarrier(2). With one CPU every switch between threads is a barrier. With more, the query says
-/// that there is no command, and programs use their other way.
-pub fn sys_membarrier(a: &mut Args) -> SysResult {
-    /// `MEMBARRIER_CMD_*`: global, expedited (global, private) and their registrations.
-    const COMMANDS: u32 = 0b1_1111;
-    let (command, flags) = (a.u32(0), a.u32(1));
-    if flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let supported = if crate::sched::cpu::online_count() == 1 { COMMANDS } else { 0 };
-    match command {
-        0 => Ok(supported as usize),
-        command if command & supported != 0 && command.is_power_of_two() => {
-            fence(Ordering::SeqCst);
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
 }

@@ -7,6 +7,7 @@
 pub mod cred;
 pub mod fs;
 pub mod futex;
+pub mod membarrier;
 pub mod mm;
 pub mod net;
 pub mod pipe;

@@ -1,8 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, mm, net, pipe, poll, process, sched, signal, signalfd, system, time,
-    timer, tty,
+    Handler, cred, fs, futex, membarrier, mm, net, pipe, poll, process, sched, signal, signalfd,
+    system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -219,7 +219,7 @@ pub const ROWS: &[Row] = &[
     (278, "getrandom", fs::special::sys_getrandom),
     (279, "memfd_create", fs::open::sys_memfd_create),
     (281, "execveat", process::sys_execveat),
-    (283, "membarrier", mm::sys_membarrier),
+    (283, "membarrier", membarrier::sys_membarrier),
     (284, "mlock2", mm::sys_mlock2),
     (285, "copy_file_range", fs::splice::sys_copy_file_range),
     (286, "preadv2", fs::rw::sys_preadv2),

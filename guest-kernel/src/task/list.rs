@@ -2,6 +2,8 @@
 //! the family links. One lock guards all of it, and a sequence count tells readers outside the machine
 //! whether they met a change.
 
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{Task, TasksLink};
@@ -15,9 +17,13 @@ use crate::sync::{IrqLock, IrqLockGuard, SeqCount};
 pub struct TaskList {
     /// Thread group leaders, task 0 first.
     pub tasks: List<Task, TasksLink>,
+    /// Tasks off every list, whose reference goes once the lock was let go of: what ends with a task takes
+    /// locks that interrupts, which may want the task list, do not spare.
+    released: List<Task, TasksLink>,
 }
 
-static TASK_LIST: IrqLock<TaskList> = IrqLock::new(TaskList { tasks: List::new() });
+static TASK_LIST: IrqLock<TaskList> =
+    IrqLock::new(TaskList { tasks: List::new(), released: List::new() });
 /// Odd while the list or a family link changes.
 pub static TASK_LIST_SEQ: SeqCount = SeqCount::new();
 /// Threads on the system.
@@ -25,9 +31,46 @@ pub static NR_THREADS: AtomicU32 = AtomicU32::new(0);
 /// Forks since boot, for /proc/stat.
 pub static TOTAL_FORKS: AtomicU64 = AtomicU64::new(0);
 
+/// Access to the task list while it is locked.
+pub struct TaskListGuard(ManuallyDrop<IrqLockGuard<'static, TaskList>>);
+
 /// Locks the task list.
-pub fn lock() -> IrqLockGuard<'static, TaskList> {
-    TASK_LIST.lock()
+#[inline]
+pub fn lock() -> TaskListGuard {
+    TaskListGuard(ManuallyDrop::new(TASK_LIST.lock()))
+}
+
+impl Deref for TaskListGuard {
+    type Target = TaskList;
+
+    #[inline]
+    fn deref(&self) -> &TaskList {
+        &self.0
+    }
+}
+
+impl Drop for TaskListGuard {
+    #[inline]
+    fn drop(&mut self) {
+        let dead = !self.0.released.is_empty();
+        // SAFETY: it is not used any more.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+        if dead {
+            drop_released();
+        }
+    }
+}
+
+/// Drops the list's references to tasks that were released.
+#[cold]
+fn drop_released() {
+    loop {
+        // SAFETY: the lock is held, and the reference that the list had is taken over.
+        let task = unsafe { TASK_LIST.lock().released.pop_front().map(|t| Ref::from_raw(t)) };
+        if task.is_none() {
+            return;
+        }
+    }
 }
 
 /// Address of the list's head, for the root page.
@@ -80,6 +123,15 @@ impl TaskList {
             task.signal.nr_threads.fetch_sub(1, Ordering::Relaxed);
             NR_THREADS.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+
+    /// The list's reference to a task that was [unlinked](Self::unlink) goes when the lock is let go of.
+    ///
+    /// # Safety
+    /// The reference that was made for [`link_new`](Self::link_new) is still there; it is given away.
+    pub unsafe fn put(&self, task: &Task) {
+        // SAFETY: the list's lock is held, the task is on no list, and that reference keeps it.
+        unsafe { self.released.push_back(task) };
     }
 
     /// Gives `child` to another parent.

@@ -17,7 +17,7 @@ use crate::list::List;
 use crate::ns::{Pid, PidType};
 use crate::sched::WaitQueue;
 use crate::signal::Pending;
-use crate::sync::{IrqLock, SpinLock};
+use crate::sync::IrqLock;
 
 bitflags! {
     /// What the group is doing as a whole.
@@ -82,7 +82,7 @@ pub struct SignalStruct {
     pub live: AtomicU32,
     /// Group, process group and session, by [`PidType`].
     #[described(as = "array ptr Pid")]
-    pids: [SpinLock<Option<Ref<Pid>>>; 4],
+    pids: [IrqLock<Option<Ref<Pid>>>; 4],
     /// True for the leader of a session.
     pub leader: AtomicBool,
     /// Set by prctl(2): adopts orphaned descendants.
@@ -108,7 +108,7 @@ pub struct SignalStruct {
     pub signalfd_wait: WaitQueue,
     /// The controlling terminal.
     #[described(skip)]
-    pub tty: SpinLock<Option<Arc<Tty>>>,
+    pub tty: IrqLock<Option<Arc<Tty>>>,
     /// Resource limits.
     pub rlimits: Rlimits,
     /// Timers.
@@ -127,7 +127,7 @@ impl SignalStruct {
             threads: List::new(),
             nr_threads: AtomicU32::new(0),
             live: AtomicU32::new(1),
-            pids: [const { SpinLock::new(None) }; 4],
+            pids: [const { IrqLock::new(None) }; 4],
             leader: AtomicBool::new(false),
             is_child_subreaper: AtomicBool::new(false),
             has_child_subreaper: AtomicBool::new(false),
@@ -138,7 +138,7 @@ impl SignalStruct {
             shared_pending: AtomicU64::new(0),
             wait_chldexit: WaitQueue::new(),
             signalfd_wait: WaitQueue::new(),
-            tty: SpinLock::new(None),
+            tty: IrqLock::new(None),
             rlimits,
             timers: ProcessTimers::default(),
             dead: Accounting::default(),

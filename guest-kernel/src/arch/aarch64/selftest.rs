@@ -35,7 +35,7 @@ pub fn run(mut new_page: impl FnMut() -> PhysAddr) {
     strings(buffer);
     words();
     super::deactivate_user();
-    super::tlb::flush_asid(ASID);
+    super::tlb::flush_asid(|| ASID);
     pages(phys_to_virt(new_page()), phys_to_virt(new_page()));
 }
 

@@ -1,5 +1,8 @@
 //! TLB maintenance. Every call first waits until the table entries stored before it are visible, and
 //! returns when no CPU uses what was forgotten (ARM ARM, D8.13).
+//!
+//! An address space's identifier is asked for only after that wait: another CPU may give it one just then,
+//! and either its table walks see the new entries, or what they brought in is forgotten here.
 
 use core::arch::asm;
 
@@ -38,8 +41,9 @@ pub fn asid_bits() -> u32 {
 
 /// Forgets everything about one address space, on all CPUs.
 #[inline]
-pub fn flush_asid(asid: u16) {
+pub fn flush_asid(asid: impl FnOnce() -> u16) {
     before();
+    let asid = asid();
     // SAFETY: forgetting is always allowed.
     unsafe { asm!("tlbi aside1is, {}", in(reg) u64::from(asid) << 48, options(nostack)) }
     after();
@@ -47,19 +51,21 @@ pub fn flush_asid(asid: u16) {
 
 /// Forgets one page of an address space, and the table entries on the way to it.
 #[inline]
-pub fn flush_page(asid: u16, va: VirtAddr) {
+pub fn flush_page(asid: impl FnOnce() -> u16, va: VirtAddr) {
     before();
+    let asid = asid();
     // SAFETY: forgetting is always allowed.
     unsafe { asm!("tlbi vae1is, {}", in(reg) operand(asid, va), options(nostack)) }
     after();
 }
 
 /// Forgets some pages of an address space, and the table entries on the way to them.
-pub fn flush_range(asid: u16, start: VirtAddr, end: VirtAddr) {
+pub fn flush_range(asid: impl FnOnce() -> u16, start: VirtAddr, end: VirtAddr) {
     if end.0.saturating_sub(start.0) > MOST_PAGES * PAGE_SIZE as u64 {
         return flush_asid(asid);
     }
     before();
+    let asid = asid();
     for va in (start.0..end.0).step_by(PAGE_SIZE) {
         // SAFETY: forgetting is always allowed.
         unsafe { asm!("tlbi vae1is, {}", in(reg) operand(asid, VirtAddr(va)), options(nostack)) }

@@ -205,6 +205,9 @@ ret_to_kernel:
 // x0: thread that stops, x1: thread that goes on. Returns, on the other stack, the thread that stopped.
 .global cpu_switch_to
 cpu_switch_to:
+    // What the program's cache maintenance began ends here, in case it goes on elsewhere; and a store by
+    // another CPU that misses this switch (membarrier, a signal) is seen by what runs next.
+    dsb     ish
     add     x8, x0, #{context}
     mov     x9, sp
     stp     x19, x20, [x8, #16 * 0]

@@ -8,13 +8,13 @@ pub fn asid_bits() -> u32 {
 }
 
 /// Forgets everything about one address space, on all CPUs.
-pub fn flush_asid(_asid: u16) {}
+pub fn flush_asid(_asid: impl FnOnce() -> u16) {}
 
 /// Forgets one page of an address space, and the table entries on the way to it.
-pub fn flush_page(_asid: u16, _va: VirtAddr) {}
+pub fn flush_page(_asid: impl FnOnce() -> u16, _va: VirtAddr) {}
 
 /// Forgets some pages of an address space.
-pub fn flush_range(_asid: u16, _start: VirtAddr, _end: VirtAddr) {}
+pub fn flush_range(_asid: impl FnOnce() -> u16, _start: VirtAddr, _end: VirtAddr) {}
 
 /// Forgets everything about user space on all CPUs.
 pub fn flush_all() {}
