@@ -7,6 +7,7 @@
 //! - [`file`]: files that appear whole or not at all.
 //! - [`elfcore`]: ELF core files, of a machine or of a process.
 //! - [`machine`]: the board that every backend builds.
+//! - [`sandbox`]: what the threads of a VM may ask of the host's kernel.
 //! - [`devices`]: the device models and the bus for a machine that this process builds itself.
 //! - [`target`]: guest memory to read, live or stored, and the stage-1 walk over it.
 //! - [`backend`]: what runs the guest's CPUs.
@@ -32,5 +33,6 @@ pub mod introspect;
 pub mod machine;
 pub mod render;
 pub mod runtime;
+pub mod sandbox;
 pub mod snapshot;
 pub mod target;

@@ -4,7 +4,9 @@
 
 use std::io::{self, Cursor, Read};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 
 use serde::Serialize;
@@ -17,11 +19,20 @@ use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
 use crate::runtime::{Vm, VmError};
+use crate::sandbox::{self, Role};
 
 /// Serves `vm` on `listener` until the process ends.
 pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
-    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
+    let (ready, started) = channel();
     thread::Builder::new().name("api".into()).spawn(move || {
+        // The threads that the server starts are confined with this one.
+        sandbox::enter(Role::Api);
+        let server = match Server::from_listener(listener, None) {
+            Ok(server) => server,
+            Err(error) => return drop(ready.send(Err(io::Error::other(error)))),
+        };
+        // Who started us waits for it.
+        let _ = ready.send(Ok(()));
         for mut request in server.incoming_requests() {
             let vm = Arc::clone(&vm);
             let answer = move || {
@@ -34,7 +45,7 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
             let _ = thread::Builder::new().name("api-request".into()).spawn(answer);
         }
     })?;
-    Ok(())
+    started.recv().map_err(io::Error::other)?
 }
 
 type Body = Response<Cursor<Vec<u8>>>;
@@ -53,10 +64,14 @@ fn answer(vm: &Vm, request: &mut Request) -> Body {
             vm.kill();
             Ok(empty())
         }
-        (Method::Post, "/v1/dump") => post::<DumpTo>(request)
-            .and_then(|to| vm.dump(&to.path).map(|()| empty()).map_err(vm_error)),
-        (Method::Post, "/v1/gcore") => post::<GcoreTo>(request)
-            .and_then(|to| vm.gcore(to.pid, &to.path).map(|()| empty()).map_err(vm_error)),
+        (Method::Post, "/v1/dump") => post::<DumpTo>(request).and_then(|to| {
+            only_beside(&to.path);
+            vm.dump(&to.path).map(|()| empty()).map_err(vm_error)
+        }),
+        (Method::Post, "/v1/gcore") => post::<GcoreTo>(request).and_then(|to| {
+            only_beside(&to.path);
+            vm.gcore(to.pid, &to.path).map(|()| empty()).map_err(vm_error)
+        }),
         (Method::Get, "/v1/exit") => vm
             .wait(None)
             .map(|outcome| json(200, &outcome))
@@ -80,6 +95,12 @@ fn post<T: DeserializeOwned>(request: &mut Request) -> Result<T, (u16, String)> 
     serde_json::from_reader(body).map_err(|e| (400, format!("the request makes no sense: {e}")))
 }
 
+/// From here on, while hostile memory is read, only `file` and what stands beside it can be opened.
+fn only_beside(file: &Path) {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    sandbox::only_files(&[], &[folder.unwrap_or(Path::new("."))]);
+}
+
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
 fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
     let request = parse_view(name, query).map_err(|error| (400, error))?;
@@ -87,6 +108,8 @@ fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
         introspect::Request::Bt { .. } => source_map(vm),
         _ => None,
     };
+    // From here on hostile memory is read.
+    sandbox::close_files();
     let answer = vm.look(|memory| {
         let answer = Kernel::open(memory, true)
             .and_then(|kernel| introspect::view(&kernel, &request, source.as_ref()));

@@ -11,7 +11,7 @@ use crate::backend::{self, Config, Initrd, Request, Start};
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
 use crate::runtime::{self, Console, Outcome, Plan, terminal};
-use crate::{api, machine};
+use crate::{api, machine, sandbox};
 
 /// Run an image in a new VM
 ///
@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// If the guest's kernel panics, write the machine as an ELF core (see `belljar dump`)
     #[arg(long, value_name = "FILE")]
     dump_on_panic: Option<PathBuf>,
+    /// Leave this process's threads free to do what they have no need of, for debugging
+    #[arg(long)]
+    no_sandbox: bool,
     /// Print the command that the backend would run, and do nothing
     #[arg(long)]
     print_command: bool,
@@ -120,6 +123,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     if args.print_command {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);
+    }
+    if !args.no_sandbox {
+        sandbox::enable()?;
     }
     // A detached VM lives in another folder.
     let dump_on_panic = args.dump_on_panic.map(std::path::absolute).transpose()?;

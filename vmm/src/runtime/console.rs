@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::sandbox::{self, Role};
+
 /// What is at the other end of the guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -62,6 +64,7 @@ pub fn pump_output(
     done: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("console-out".into()).spawn(move || {
+        sandbox::enter(Role::Pump);
         let mut buffer = vec![0; 64 << 10];
         let result = loop {
             match console.read(&mut buffer) {
@@ -103,6 +106,7 @@ pub fn pump_input(
     on_quit: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("console-in".into()).spawn(move || {
+        sandbox::enter(Role::Pump);
         let input = until_ready();
         let mut stdin = io::stdin().lock();
         let mut keys = Keys::default();

@@ -27,6 +27,7 @@ use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
+use crate::sandbox::{self, Role};
 use crate::target::Ram;
 
 /// What the loop waits for.
@@ -122,6 +123,8 @@ fn run_guarded(
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     connect_console(&vm, &started.console, plan.console, tail, &sender).map_err(Error::Host)?;
+    // Every other thread has started. From here on this one cleans up and ends.
+    sandbox::enter(Role::Supervisor);
     let resumed = vm.machine().resume();
 
     let mut life = Life {
@@ -319,6 +322,7 @@ fn watch_signals(sender: Sender<Message>) -> io::Result<()> {
     let wanted = wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     thread::Builder::new().name("signals".into()).spawn(move || {
+        sandbox::enter(Role::Pump);
         for signal in signals.forever() {
             if sender.send(Message::Signal(signal)).is_err() {
                 return;

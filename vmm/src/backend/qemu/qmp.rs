@@ -16,6 +16,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::de::DeserializeOwned;
 
 use super::Error;
+use crate::sandbox::{self, Role};
 
 /// What the reader reports.
 pub(super) enum Event {
@@ -51,7 +52,10 @@ pub(super) fn connect(
     let version = greeting.QMP.version.qemu;
 
     let (sender, answers) = channel();
-    thread::Builder::new().name("qmp".into()).spawn(move || read(reader, sender, on_event))?;
+    thread::Builder::new().name("qmp".into()).spawn(move || {
+        sandbox::enter(Role::Monitor);
+        read(reader, sender, on_event);
+    })?;
     let qmp =
         Qmp { version: (version.major, version.minor), line: Mutex::new(Line { stream, answers }) };
     qmp.execute(qapi::qmp::qmp_capabilities { enable: None }).map_err(io::Error::other)?;
