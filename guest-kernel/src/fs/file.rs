@@ -524,7 +524,7 @@ pub struct WriterHooks {
     /// The longest that the caller may make a file (`RLIMIT_FSIZE`).
     pub size_limit: fn() -> u64,
     /// True if files keep their set-id bits when the caller writes to them (`CAP_FSETID`).
-    pub keeps_set_id: fn() -> bool,
+    pub keeps_set_id: fn(&Inode) -> bool,
 }
 
 static WRITER: Once<WriterHooks> = Once::new();
@@ -540,8 +540,8 @@ pub fn size_limit() -> u64 {
 }
 
 /// True if files keep their set-id bits when the caller writes to them.
-pub fn keeps_set_id() -> bool {
-    WRITER.try_get().is_some_and(|hooks| (hooks.keeps_set_id)())
+pub fn keeps_set_id(inode: &Inode) -> bool {
+    WRITER.try_get().is_some_and(|hooks| (hooks.keeps_set_id)(inode))
 }
 
 /// Checks that a file of `old` bytes may become `new` bytes long; else `SIGXFSZ` and `EFBIG`.

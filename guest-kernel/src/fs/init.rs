@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::file::{DirSink, OpenFlags};
-use super::mount::init_mnt_ns;
+use super::mntns::init_mnt_ns;
 use super::namei::LookupFlags;
 use super::superblock::{MountRequest, register_filesystem};
 use super::{
@@ -27,9 +27,16 @@ pub fn init(initrd: &[u8]) -> Result<Path> {
     register_filesystem(&tmpfs::RAMFS);
     register_filesystem(&dev::DEVTMPFS);
 
+    // The bottom can never be moved (pivot_root(2)): what programs see as the root lies on it, so that
+    // they can change their root like on a machine that has a disk.
+    let dentry = tmpfs::new_unlimited("rootfs", 0o755)?;
+    let mnt = Mount::new(dentry.clone(), b"none", MountFlags::RDONLY)?;
+    init_mnt_ns().set_bottom(mnt.clone())?;
+    let bottom = Path { mnt, dentry };
+
     let dentry = tmpfs::new_unlimited("rootfs", 0o755)?;
     let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::empty())?;
-    init_mnt_ns().set_bottom(mnt.clone())?;
+    init_mnt_ns().attach(&mnt, &bottom)?;
     let root = Path { mnt, dentry };
     let fs = FsStruct::new(root.clone(), 0)?;
     let caller = Caller { fs: &fs, cred: &Cred::root() };
@@ -84,7 +91,7 @@ fn mount_default(fs_type: &str, place: &[u8], data: &[u8], flags: MountFlags) ->
         Err(error) => return Err(error),
     }
     let at = namei::lookup(caller, None, place, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
-    let request = MountRequest { source: fs_type.as_bytes(), data, flags };
+    let request = MountRequest { source: fs_type.as_bytes(), data, flags, cred: caller.cred };
     ns.mount(fs_type.as_bytes(), &request, &at)
 }
 

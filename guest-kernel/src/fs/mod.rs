@@ -5,7 +5,8 @@
 //! | [`inode`] | [`Inode`]: one object of a file system, and [`InodeOps`], what a file system makes of it |
 //! | [`superblock`] | [`SuperBlock`]: one file system; [`FileSystem`]: a type that can be mounted, by name |
 //! | [`dentry`] | [`Dentry`]: a name in a directory, cached, absent names too |
-//! | [`mount`] | [`Mount`]: where a tree is attached; [`MntNs`]: the mounts that a task sees |
+//! | [`mount`] | [`Mount`]: where a tree is attached |
+//! | [`mntns`], `propagation` | [`MntNs`]: the mounts that a task sees; how changes spread |
 //! | [`path`], [`namei`] | [`Path`] (mount and dentry), its text, and the walk from text to path |
 //! | [`verbs`], [`open`] | what names can undergo: create, link, unlink, rename, open |
 //! | [`perm`] | who may |
@@ -34,6 +35,7 @@ pub mod init;
 pub mod initramfs;
 pub mod inode;
 pub mod locks;
+pub mod mntns;
 pub mod mount;
 pub mod namei;
 pub mod open;
@@ -43,6 +45,7 @@ pub mod perm;
 pub mod pipe;
 pub mod poll;
 pub mod poller;
+mod propagation;
 pub mod superblock;
 pub mod time;
 pub mod timerfd;
@@ -62,7 +65,8 @@ pub use files::Files;
 pub use fs_struct::{Caller, FsStruct};
 pub use init::{init, mount_defaults, remove_tree};
 pub use inode::{Attr, Inode, InodeFlags, InodeOps, Link, NewNode, NodeKind, SetAttr};
-pub use mount::{MntNs, Mount, MountFlags};
+pub use mntns::MntNs;
+pub use mount::{Mount, MountFlags};
 pub use path::Path;
 pub use poll::{PollFlags, PollTable};
 pub use superblock::{FileSystem, MountRequest, StatFs, SuperBlock, SuperOps, register_filesystem};

@@ -1,26 +1,20 @@
-//! [`Mount`]: a file system's tree (or a part of it) attached at a place; [`MntNs`]: the mounts that a
-//! group of tasks sees (mount_namespaces(7)).
+//! [`Mount`]: a file system's tree (or a part of it) attached at a place.
 //!
 //! A mount knows its place (parent mount and dentry there) and its children. Both sides are changed
-//! together, under the namespace's `lock`; each is guarded by the mount's own spin lock for readers.
-//! The references between parent and child form a cycle that umount cuts.
-//!
-//! All mounts are private: nothing propagates between namespaces.
+//! together, under the one lock of all mount trees ([`super::mntns`]); each is guarded by the mount's
+//! own spin lock for readers. The references between parent and child form a cycle that umount cuts.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use belljar_abi::Described;
 
-use super::dentry;
-use super::superblock::{MountRequest, find_filesystem};
-use super::{Dentry, FsStruct, Mutex, Path, SuperBlock};
-use crate::array::Array;
+use super::mntns::MntNs;
+use super::propagation::{self, PeerGroup};
+use super::{Dentry, Path, SuperBlock, dentry};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::ns::user::UserNs;
-use crate::ns::{init_nsproxy, new_inum};
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -65,10 +59,50 @@ impl MountFlags {
     }
 }
 
+bitflags::bitflags! {
+    /// What a mount's namespace may not undo, because a more privileged one did it
+    /// (mount_namespaces(7), "Restrictions on mount namespaces").
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct MountLocks: u32 {
+        /// It covers something: it cannot be taken away alone.
+        const PLACE = 1 << 0;
+        /// It stays read-only.
+        const RDONLY = 1 << 1;
+        /// It stays `nosuid`.
+        const NOSUID = 1 << 2;
+        /// It stays `nodev`.
+        const NODEV = 1 << 3;
+        /// It stays `noexec`.
+        const NOEXEC = 1 << 4;
+        /// Its way with access times stays.
+        const ATIME = 1 << 5;
+    }
+}
+
+const ATIME_FLAGS: MountFlags =
+    MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
+
+/// A mount in its parent's list.
+struct Child {
+    at: Ref<Dentry>,
+    mount: Ref<Mount>,
+}
+
 #[derive(Default)]
 struct Tree {
     place: Option<Path>,
-    children: Vec<Ref<Mount>>,
+    children: Vec<Child>,
+}
+
+/// To whom what happens below a mount is told, and from where it is heard.
+#[derive(Default)]
+pub(super) struct Bonds {
+    /// The peer group, if it is shared.
+    pub(super) group: Option<Ref<PeerGroup>>,
+    /// The group whose slave it is.
+    pub(super) master: Option<Ref<PeerGroup>>,
+    /// It cannot be bind mounted.
+    pub(super) unbindable: bool,
 }
 
 /// A tree attached at a place.
@@ -79,6 +113,9 @@ pub struct Mount {
     pub id: u32,
     #[described(skip)]
     flags: AtomicU32,
+    /// [`MountLocks`].
+    #[described(skip)]
+    locks: AtomicU32,
     /// The top of what it shows.
     #[described(as = "ptr Dentry")]
     pub root: Ref<Dentry>,
@@ -95,6 +132,11 @@ pub struct Mount {
     expiring: AtomicBool,
     #[described(skip)]
     tree: SpinLock<Tree>,
+    /// The namespace in whose tree it is; null in none. Changed under the lock of all mount trees.
+    #[described(as = "ptr MntNs")]
+    ns: AtomicPtr<MntNs>,
+    #[described(skip)]
+    pub(super) bonds: SpinLock<Bonds>,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -110,12 +152,15 @@ impl Mount {
         let mount = Ref::try_new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             flags: AtomicU32::new(flags.bits()),
+            locks: AtomicU32::new(0),
             root,
             sb,
             source: source.into(),
             pseudo,
             expiring: AtomicBool::new(false),
             tree: SpinLock::new(Tree::default()),
+            ns: AtomicPtr::new(core::ptr::null_mut()),
+            bonds: SpinLock::new(Bonds::default()),
         })?;
         mount.sb.mounts.fetch_add(1, Ordering::Relaxed);
         Ok(mount)
@@ -128,7 +173,8 @@ impl Mount {
 
     /// The kernel's own mount of a file system whose files have no place in a tree.
     pub fn new_pseudo(root: Ref<Dentry>) -> Result<Ref<Self>> {
-        Self::build(root, b"none", MountFlags::NOEXEC | MountFlags::NODEV, true)
+        let source = root.require_inode()?.sb.fs_type.as_bytes();
+        Self::build(root, source, MountFlags::NOEXEC | MountFlags::NODEV, true)
     }
 
     /// True if its files have no place in a tree (pipes, sockets, anonymous inodes).
@@ -140,6 +186,75 @@ impl Mount {
     #[inline]
     pub fn flags(&self) -> MountFlags {
         MountFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Changes its flags; `EPERM` for what is locked.
+    pub(super) fn set_flags(&self, new: MountFlags) -> Result<()> {
+        let locks = self.locks();
+        let kept = [
+            (MountLocks::RDONLY, MountFlags::RDONLY),
+            (MountLocks::NOSUID, MountFlags::NOSUID),
+            (MountLocks::NODEV, MountFlags::NODEV),
+            (MountLocks::NOEXEC, MountFlags::NOEXEC),
+        ];
+        let loses = kept.iter().any(|&(lock, flag)| locks.contains(lock) && !new.contains(flag));
+        let old = self.flags();
+        let atime = locks.contains(MountLocks::ATIME) && (old ^ new).intersects(ATIME_FLAGS);
+        if loses || atime {
+            return Err(Errno::EPERM);
+        }
+        self.flags.store(new.bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What cannot be undone.
+    pub(super) fn locks(&self) -> MountLocks {
+        MountLocks::from_bits_retain(self.locks.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_locks(&self, locks: MountLocks) {
+        self.locks.store(locks.bits(), Ordering::Relaxed);
+    }
+
+    /// Locks its flags as they are, and with `place` that it is there (`lock_mnt_tree`).
+    pub(super) fn lock_down(&self, place: bool) {
+        let flags = self.flags();
+        let mut locks = self.locks() | MountLocks::ATIME;
+        locks.set(MountLocks::RDONLY, flags.contains(MountFlags::RDONLY));
+        locks.set(MountLocks::NOSUID, flags.contains(MountFlags::NOSUID));
+        locks.set(MountLocks::NODEV, flags.contains(MountFlags::NODEV));
+        locks.set(MountLocks::NOEXEC, flags.contains(MountFlags::NOEXEC));
+        if place {
+            locks.insert(MountLocks::PLACE);
+        }
+        self.set_locks(locks);
+    }
+
+    /// True if it is in the tree of `ns`.
+    pub(super) fn is_in(&self, ns: &MntNs) -> bool {
+        core::ptr::eq(self.ns.load(Ordering::Relaxed), ns)
+    }
+
+    /// The namespace in whose tree it is, for callers that hold the lock of all mount trees.
+    pub(super) fn namespace(&self) -> *const MntNs {
+        self.ns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_namespace(&self, ns: *const MntNs) {
+        self.ns.store(ns.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Marks it for `MNT_EXPIRE`; true if it was marked already.
+    pub(super) fn mark_expiring(&self) -> bool {
+        self.expiring.swap(true, Ordering::Relaxed)
+    }
+
+    /// For /proc/PID/mountinfo: its peer group, the group it is a slave of, and whether it cannot be
+    /// bound.
+    pub fn propagation(&self) -> (Option<u32>, Option<u32>, bool) {
+        let bonds = self.bonds.lock();
+        let id = |group: &Option<Ref<PeerGroup>>| group.as_ref().map(|g| g.id);
+        (id(&bonds.group), id(&bonds.master), bonds.unbindable)
     }
 
     /// True if nothing may be written through it; `sb` may forbid it as well.
@@ -159,39 +274,43 @@ impl Mount {
     }
 
     /// What is mounted at `dentry` of this mount.
-    fn child_at(&self, dentry: &Dentry) -> Option<Ref<Mount>> {
+    pub(super) fn child_at(&self, dentry: &Dentry) -> Option<Ref<Mount>> {
         let tree = self.tree.lock();
-        let at = |child: &&Ref<Mount>| {
-            let place = &child.tree.lock().place;
-            place.as_ref().is_some_and(|p| core::ptr::eq(&*p.dentry, dentry))
-        };
-        tree.children.iter().rfind(at).cloned()
+        let at = |child: &&Child| core::ptr::eq(&raw const *child.at, dentry);
+        tree.children.iter().rfind(at).map(|child| child.mount.clone())
     }
 
-    fn attach(this: &Ref<Self>, place: Path) -> Result<()> {
+    pub(super) fn attach(this: &Ref<Self>, place: Path) -> Result<()> {
         let parent = place.mnt.clone();
         let mut tree = parent.tree.lock();
         tree.children.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         place.dentry.add_mount();
+        let at = place.dentry.clone();
         this.tree.lock().place = Some(place);
-        tree.children.push(this.clone());
+        tree.children.push(Child { at, mount: this.clone() });
         Ok(())
     }
 
     /// Takes it off its place. The references that tie it to the tree are returned, to be dropped
     /// where that may take long.
-    fn detach(this: &Ref<Self>) -> Option<(Path, Ref<Mount>)> {
+    pub(super) fn detach(this: &Ref<Self>) -> Option<(Path, Ref<Mount>)> {
         let place = this.tree.lock().place.take()?;
         place.dentry.remove_mount();
         let mut tree = place.mnt.tree.lock();
-        let at = tree.children.iter().position(|c| Ref::ptr_eq(c, this));
+        let at = tree.children.iter().position(|c| Ref::ptr_eq(&c.mount, this));
         let child = at.map(|at| tree.children.remove(at));
         drop(tree);
-        Some((place, child?))
+        Some((place, child?.mount))
+    }
+
+    /// Leaves it mounted for whoever still looks at its parent, which has left the tree: it covers what
+    /// must not be seen. It no longer holds the parent, so that no cycle stays.
+    pub(super) fn stick(this: &Ref<Self>) -> Option<Path> {
+        this.tree.lock().place.take()
     }
 
     /// The mounts on it, and on those, parents first.
-    fn subtree(this: &Ref<Self>) -> Result<Vec<Ref<Mount>>> {
+    pub(super) fn subtree(this: &Ref<Self>) -> Result<Vec<Ref<Mount>>> {
         let mut all = Vec::new();
         all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         all.push(this.clone());
@@ -199,15 +318,32 @@ impl Mount {
         while let Some(mount) = all.get(at).cloned() {
             let tree = mount.tree.lock();
             all.try_reserve(tree.children.len()).map_err(|_| Errno::ENOMEM)?;
-            all.extend(tree.children.iter().cloned());
+            all.extend(tree.children.iter().map(|child| child.mount.clone()));
             at += 1;
         }
         Ok(all)
+    }
+
+    /// Calls `f` with the mounts on it and where they are.
+    pub(super) fn any_child(&self, mut f: impl FnMut(&Dentry, &Mount) -> bool) -> bool {
+        self.tree.lock().children.iter().any(|child| f(&child.at, &child.mount))
+    }
+
+    /// Another mount of the same tree from `root` down, with the same flags and locks; no bonds yet.
+    pub(super) fn another(&self, root: Ref<Dentry>) -> Result<Ref<Self>> {
+        let copy = Self::new(root, &self.source, self.flags())?;
+        copy.set_locks(self.locks());
+        Ok(copy)
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        propagation::forget(self);
+        // Mounts that stuck to it marked their places.
+        for child in &self.tree.get_mut().children {
+            child.at.remove_mount();
+        }
         if self.sb.mounts.fetch_sub(1, Ordering::Relaxed) == 1 {
             dentry::forget_super(&self.sb);
         }
@@ -228,262 +364,6 @@ impl Path {
     }
 }
 
-/// The mounts that a group of tasks sees.
-#[repr(C)]
-#[derive(Described)]
-pub struct MntNs {
-    /// Inode number of its /proc/PID/ns file.
-    pub inum: u32,
-    /// The user namespace that owns it.
-    pub user_ns: Ref<UserNs>,
-    /// Changes of the tree go one at a time.
-    #[described(skip)]
-    lock: Mutex<()>,
-    /// The mount at the bottom: the initial root file system.
-    root: SpinLock<Option<Ref<Mount>>>,
-    /// All mounts in the order in which they came.
-    mounts: SpinLock<Array<Ref<Mount>>>,
-}
-
-/// The mounts that exist from boot.
-pub fn init_mnt_ns() -> &'static Ref<MntNs> {
-    &init_nsproxy().mnt
-}
-
-/// What an unmount asks for (umount(2)).
-#[derive(Clone, Copy, Default, Debug)]
-pub struct UmountFlags {
-    /// Also if it is in use: it leaves the tree at once and goes when nobody uses it.
-    pub detach: bool,
-    /// Not at the first call, which only marks it (`EAGAIN`).
-    pub expire: bool,
-}
-
-impl MntNs {
-    /// A namespace without any mount.
-    pub fn empty(user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
-        Ref::try_new(Self {
-            inum: new_inum(),
-            user_ns,
-            lock: Mutex::new(()),
-            root: SpinLock::new(None),
-            mounts: SpinLock::new(Array::new()),
-        })
-    }
-
-    /// Puts the first mount at the bottom of an empty namespace.
-    pub fn set_bottom(&self, root: Ref<Mount>) -> Result<()> {
-        self.remember(&root)?;
-        *self.root.lock() = Some(root);
-        Ok(())
-    }
-
-    /// The top of everything that is mounted on the bottom.
-    pub fn root(&self) -> Option<Path> {
-        let mnt = self.root.lock().clone()?;
-        Some(Path { dentry: mnt.root.clone(), mnt }.follow_mounts())
-    }
-
-    /// Mount `i` in the order in which they came, for /proc/mounts.
-    pub fn mount_at(&self, i: usize) -> Option<Ref<Mount>> {
-        self.mounts.lock().get(i).cloned()
-    }
-
-    fn contains(&self, mount: &Ref<Mount>) -> bool {
-        self.mounts.lock().iter().any(|m| Ref::ptr_eq(m, mount))
-    }
-
-    fn remember(&self, mount: &Ref<Mount>) -> Result<()> {
-        self.mounts.lock().try_push(mount.clone())
-    }
-
-    fn forget(&self, mount: &Ref<Mount>) {
-        let mut mounts = self.mounts.lock();
-        let at = mounts.iter().position(|m| Ref::ptr_eq(m, mount));
-        let gone = at.map(|at| mounts.remove(at));
-        drop(mounts);
-        drop(gone);
-    }
-
-    /// Attaches `mount` at `place`, on top of what is there.
-    pub fn attach(&self, mount: &Ref<Mount>, place: &Path) -> Result<()> {
-        let _guard = self.lock.lock();
-        self.attach_locked(mount, place)
-    }
-
-    fn attach_locked(&self, mount: &Ref<Mount>, place: &Path) -> Result<()> {
-        let place = place.clone().follow_mounts();
-        if !self.contains(&place.mnt) {
-            return Err(Errno::EINVAL);
-        }
-        if place.inode()?.is_dir() != mount.root.require_inode()?.is_dir() {
-            return Err(Errno::ENOTDIR);
-        }
-        if place.dentry.is_unlinked() {
-            return Err(Errno::ENOENT);
-        }
-        self.remember(mount)?;
-        Mount::attach(mount, place).inspect_err(|_| self.forget(mount))
-    }
-
-    /// Mounts a new file system (mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`).
-    pub fn mount(&self, fs_type: &[u8], request: &MountRequest<'_>, place: &Path) -> Result<()> {
-        let root = find_filesystem(fs_type)?.mount(request)?;
-        let mount = Mount::new(root, request.source, request.flags)?;
-        self.attach(&mount, place)
-    }
-
-    /// Shows the tree at `from` at `place` too (`MS_BIND`), with what is mounted in it if `recursive`.
-    pub fn bind(&self, from: &Path, place: &Path, recursive: bool) -> Result<()> {
-        let _guard = self.lock.lock();
-        if !self.contains(&from.mnt) {
-            return Err(Errno::EINVAL);
-        }
-        let copy = if recursive {
-            copy_tree(&from.mnt, &from.dentry)?
-        } else {
-            let copy = Mount::new(from.dentry.clone(), &from.mnt.source, from.mnt.flags())?;
-            Vec::from([copy])
-        };
-        let Some(top) = copy.first() else { return Err(Errno::EINVAL) };
-        self.attach_locked(top, place)?;
-        for mount in &copy[1..] {
-            self.remember(mount)?;
-        }
-        Ok(())
-    }
-
-    /// Moves a mount (`MS_MOVE`).
-    pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
-        let _guard = self.lock.lock();
-        let mount = &from.mnt;
-        if !Ref::ptr_eq(&from.dentry, &mount.root) || !self.contains(mount) {
-            return Err(Errno::EINVAL);
-        }
-        let place = place.clone().follow_mounts();
-        let inside = Mount::subtree(mount)?.iter().any(|m| Ref::ptr_eq(m, &place.mnt));
-        if inside {
-            return Err(Errno::ELOOP);
-        }
-        if !self.contains(&place.mnt) {
-            return Err(Errno::EINVAL);
-        }
-        if place.inode()?.is_dir() != mount.root.require_inode()?.is_dir() {
-            return Err(Errno::ENOTDIR);
-        }
-        let old = Mount::detach(mount).ok_or(Errno::EINVAL)?;
-        Mount::attach(mount, place)?;
-        drop(old);
-        Ok(())
-    }
-
-    /// Changes flags of the mount at `at` (`MS_REMOUNT`); without `bind` the file system's options and
-    /// its being read-only change as well.
-    pub fn remount(&self, at: &Path, flags: MountFlags, data: &[u8], bind: bool) -> Result<()> {
-        let _guard = self.lock.lock();
-        if !Ref::ptr_eq(&at.dentry, &at.mnt.root) || !self.contains(&at.mnt) {
-            return Err(Errno::EINVAL);
-        }
-        if !bind {
-            at.mnt.sb.ops.remount(&at.mnt.sb, data)?;
-            at.mnt.sb.set_read_only(flags.contains(MountFlags::RDONLY));
-        }
-        at.mnt.flags.store(flags.bits(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Takes the mount at `at` away (umount2(2)).
-    pub fn umount(&self, at: &Path, flags: UmountFlags) -> Result<()> {
-        let _guard = self.lock.lock();
-        let mount = &at.mnt;
-        if !Ref::ptr_eq(&at.dentry, &mount.root) || !self.contains(mount) {
-            return Err(Errno::EINVAL);
-        }
-        // The bottom stays.
-        mount.place().ok_or(Errno::EINVAL)?;
-        let tree = Mount::subtree(mount)?;
-        // Held by: its namespace's list, its parent's, `tree`, and the caller's path.
-        const IDLE: usize = 4;
-        if !flags.detach && (tree.len() > 1 || Ref::ref_count(mount) > IDLE) {
-            return Err(Errno::EBUSY);
-        }
-        if flags.expire && !mount.expiring.swap(true, Ordering::Relaxed) {
-            return Err(Errno::EAGAIN);
-        }
-        for mount in tree.iter().rev() {
-            self.forget(mount);
-            drop(Mount::detach(mount));
-        }
-        Ok(())
-    }
-
-    /// Makes `new_root` the root of everything and puts the old root at `put_old` (pivot_root(2)).
-    /// `old_root` is the caller's root. The tasks' roots and directories are the caller's to move.
-    pub fn pivot_root(&self, old_root: &Path, new_root: &Path, put_old: &Path) -> Result<()> {
-        let _guard = self.lock.lock();
-        if new_root.inode()?.file_type() != put_old.inode()?.file_type()
-            || !new_root.inode()?.is_dir()
-        {
-            return Err(Errno::ENOTDIR);
-        }
-        if !self.contains(&new_root.mnt) || !self.contains(&put_old.mnt) {
-            return Err(Errno::EINVAL);
-        }
-        let on_old = Ref::ptr_eq(&new_root.mnt, &old_root.mnt);
-        if on_old || Ref::ptr_eq(&put_old.mnt, &old_root.mnt) && !is_under(put_old, new_root) {
-            return Err(Errno::EBUSY);
-        }
-        let tops = Ref::ptr_eq(&new_root.dentry, &new_root.mnt.root)
-            && Ref::ptr_eq(&old_root.dentry, &old_root.mnt.root);
-        if !tops || !is_under(put_old, new_root) {
-            return Err(Errno::EINVAL);
-        }
-        // The bottom of a namespace cannot be moved: nothing would hold it.
-        let (Some(above), Some(_)) = (old_root.mnt.place(), new_root.mnt.place()) else {
-            return Err(Errno::EINVAL);
-        };
-        let old_new = Mount::detach(&new_root.mnt);
-        let old_old = Mount::detach(&old_root.mnt);
-        Mount::attach(&old_root.mnt, put_old.clone())?;
-        Mount::attach(&new_root.mnt, above)?;
-        drop((old_new, old_old));
-        Ok(())
-    }
-
-    /// A copy of the namespace for `CLONE_NEWNS`; root and working directory of `fs` move along.
-    pub fn try_clone(&self, fs: &FsStruct) -> Result<Ref<Self>> {
-        let _guard = self.lock.lock();
-        let bottom = self.root.lock().clone().ok_or(Errno::EINVAL)?;
-        let old = Mount::subtree(&bottom)?;
-        let new = copy_tree(&bottom, &bottom.root)?;
-        let top = new.first().cloned().ok_or(Errno::EINVAL)?;
-        let (root, cwd) = (fs.root(), fs.cwd());
-        for (old, new) in old.iter().zip(&new) {
-            if Ref::ptr_eq(&root.mnt, old) {
-                fs.set_root(Path { mnt: new.clone(), dentry: root.dentry.clone() });
-            }
-            if Ref::ptr_eq(&cwd.mnt, old) {
-                fs.set_cwd(Path { mnt: new.clone(), dentry: cwd.dentry.clone() });
-            }
-        }
-        let copy = Self::empty(self.user_ns.clone())?;
-        copy.set_bottom(top)?;
-        for mount in &new[1..] {
-            copy.remember(mount)?;
-        }
-        Ok(copy)
-    }
-}
-
-impl Drop for MntNs {
-    fn drop(&mut self) {
-        // Cuts the cycles between parents and children.
-        for mount in self.mounts.get_mut().iter() {
-            drop(Mount::detach(mount));
-        }
-    }
-}
-
 /// True if `path` is `top` or lies below it, through mounts.
 pub fn is_under(path: &Path, top: &Path) -> bool {
     let mut at = path.clone();
@@ -496,31 +376,4 @@ pub fn is_under(path: &Path, top: &Path) -> bool {
             None => return false,
         }
     }
-}
-
-/// Copies `mount` from `top` down with everything mounted there; the copies are attached to each
-/// other, the first one to nothing.
-fn copy_tree(mount: &Ref<Mount>, top: &Ref<Dentry>) -> Result<Vec<Ref<Mount>>> {
-    let old = Mount::subtree(mount)?;
-    let mut new: Vec<Ref<Mount>> = Vec::new();
-    let mut copied: Vec<Ref<Mount>> = Vec::new();
-    new.try_reserve(old.len()).map_err(|_| Errno::ENOMEM)?;
-    copied.try_reserve(old.len()).map_err(|_| Errno::ENOMEM)?;
-    for (i, mount) in old.iter().enumerate() {
-        if i == 0 {
-            new.push(Mount::new(top.clone(), &mount.source, mount.flags())?);
-            copied.push(mount.clone());
-            continue;
-        }
-        let Some(place) = mount.place() else { continue };
-        let Some(parent) = copied.iter().position(|m| Ref::ptr_eq(m, &place.mnt)) else { continue };
-        if parent == 0 && !place.dentry.is_below(top) {
-            continue;
-        }
-        let copy = Mount::new(mount.root.clone(), &mount.source, mount.flags())?;
-        Mount::attach(&copy, Path { mnt: new[parent].clone(), dentry: place.dentry })?;
-        new.push(copy);
-        copied.push(mount.clone());
-    }
-    Ok(new)
 }

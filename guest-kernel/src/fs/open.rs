@@ -7,7 +7,7 @@ use super::file::{FMode, FileOps, OpenFlags, PathOnly};
 use super::inode::{InodeFlags, NodeKind};
 use super::namei::{LastKind, LookupFlags, Walk, lookup, lookup_child, lookup_locked};
 use super::perm::{self, Access};
-use super::{Caller, Dentry, File, Inode, MountFlags, Path, dentry, pipe, verbs};
+use super::{Caller, Dentry, File, Inode, Mount, MountFlags, Path, dentry, pipe, verbs};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::Cap;
@@ -168,7 +168,7 @@ fn may_open(caller: Caller<'_>, path: &Path, flags: OpenFlags, created: bool) ->
         uapi::S_IFDIR if flags.writes() || flags.contains(OpenFlags::TRUNC) => {
             return Err(Errno::EISDIR);
         }
-        uapi::S_IFCHR | uapi::S_IFBLK if path.mnt.flags().contains(MountFlags::NODEV) => {
+        uapi::S_IFCHR | uapi::S_IFBLK if forbids_devices(&path.mnt) => {
             return Err(Errno::EACCES);
         }
         _ => {}
@@ -289,9 +289,10 @@ pub fn open_kernel(path: Path, flags: OpenFlags) -> Result<Ref<File>> {
     File::new(path, flags, fmode, ops)
 }
 
-/// True if set-id bits of the program at `file` count.
-pub fn honours_set_id(file: &File) -> bool {
-    !file.path.mnt.flags().contains(MountFlags::NOSUID)
+/// True if device nodes seen through `mount` cannot be opened: it says so, or the file system is of a
+/// user namespace, which could have made any node.
+fn forbids_devices(mount: &Mount) -> bool {
+    mount.flags().contains(MountFlags::NODEV) || mount.sb.user_ns.level > 0
 }
 
 /// chroot(2) and chdir(2) need a directory that may be searched.
@@ -304,7 +305,7 @@ pub fn directory(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Resul
 /// chroot(2).
 pub fn chroot(caller: Caller<'_>, name: &[u8]) -> Result<()> {
     let path = directory(caller, None, name)?;
-    if !caller.cred.capable(Cap::SysChroot) {
+    if !caller.cred.own_capable(Cap::SysChroot) {
         return Err(Errno::EPERM);
     }
     caller.fs.set_root(path);

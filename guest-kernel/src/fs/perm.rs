@@ -34,11 +34,11 @@ pub fn generic_permission(inode: &Inode, access: Access, cred: &Cred) -> Result<
     let dir = inode.is_dir();
     // Nobody may execute a file that has no execute bit at all.
     let executable = dir || mode & 0o111 != 0 || !access.contains(Access::EXEC);
-    if executable && cred.capable(Cap::DacOverride) {
+    if executable && capable_over(inode, cred, Cap::DacOverride) {
         return Ok(());
     }
     let reads = if dir { Access::READ.union(Access::EXEC) } else { Access::READ };
-    if reads.contains(access) && cred.capable(Cap::DacReadSearch) {
+    if reads.contains(access) && capable_over(inode, cred, Cap::DacReadSearch) {
         return Ok(());
     }
     Err(Errno::EACCES)
@@ -75,6 +75,10 @@ pub fn may_create(dir: &Inode, cred: &Cred) -> Result<()> {
     if dir.flags().contains(InodeFlags::DEAD) {
         return Err(Errno::ENOENT);
     }
+    // The new node's owner and group must have ids in the file system's user namespace.
+    if !dir.sb.user_ns.has_ids(cred.fsuid, cred.fsgid) {
+        return Err(Errno::EOVERFLOW);
+    }
     permission(dir, Access::WRITE | Access::EXEC, cred)
 }
 
@@ -84,7 +88,7 @@ pub fn may_delete(dir: &Inode, victim: &Inode, cred: &Cred) -> Result<()> {
     permission(dir, Access::WRITE | Access::EXEC, cred)?;
     let sticky = dir.mode() & uapi::S_ISVTX != 0;
     let owner = cred.fsuid == victim.uid() || cred.fsuid == dir.uid();
-    if sticky && !owner && !cred.capable(Cap::Fowner) {
+    if sticky && !owner && !capable_over(victim, cred, Cap::Fowner) {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -92,5 +96,11 @@ pub fn may_delete(dir: &Inode, victim: &Inode, cred: &Cred) -> Result<()> {
 
 /// True for the owner of `inode`, or with `CAP_FOWNER`.
 pub fn owner_or_capable(inode: &Inode, cred: &Cred) -> bool {
-    cred.fsuid == inode.uid() || cred.capable(Cap::Fowner)
+    cred.fsuid == inode.uid() || capable_over(inode, cred, Cap::Fowner)
+}
+
+/// True if `cap` counts for `inode`: its owner and group have ids in the user namespace in which the
+/// caller is privileged (`capable_wrt_inode_uidgid`).
+pub fn capable_over(inode: &Inode, cred: &Cred, cap: Cap) -> bool {
+    cred.own_capable(cap) && cred.user_ns.has_ids(inode.uid(), inode.gid())
 }

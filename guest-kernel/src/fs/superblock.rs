@@ -12,6 +12,8 @@ use super::mount::MountFlags;
 use super::{Dentry, Mutex};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::ns::user::init_user_ns;
+use crate::ns::{Cred, UserNs};
 use crate::sync::SpinLock;
 
 /// What statfs(2) tells of a file system; lengths in blocks.
@@ -60,6 +62,8 @@ pub struct SuperBlock {
     pub magic: u64,
     /// Length of the longest file in bytes.
     pub max_bytes: u64,
+    /// The user namespace of who mounted it: set-id bits and devices count where that is trusted.
+    pub user_ns: Ref<UserNs>,
     /// Nobody may write, through whichever mount.
     read_only: AtomicBool,
     /// Cross-directory renames go one at a time, so that the tree's shape stays put meanwhile.
@@ -75,8 +79,20 @@ static NEXT_ANON_DEV: AtomicU32 = AtomicU32::new(1);
 
 impl SuperBlock {
     /// A file system of this type with an anonymous device number.
+    /// It belongs to the machine.
     pub fn new(fs_type: &'static str, magic: u64, ops: Box<dyn SuperOps>) -> Result<Ref<Self>> {
+        Self::new_in(init_user_ns().clone(), fs_type, magic, ops)
+    }
+
+    /// [`new`](Self::new), but it belongs to `user_ns`.
+    pub fn new_in(
+        user_ns: Ref<UserNs>,
+        fs_type: &'static str,
+        magic: u64,
+        ops: Box<dyn SuperOps>,
+    ) -> Result<Ref<Self>> {
         Ref::try_new(Self {
+            user_ns,
             dev: Dev::new(0, NEXT_ANON_DEV.fetch_add(1, Ordering::Relaxed)),
             fs_type,
             magic,
@@ -118,6 +134,8 @@ pub struct MountRequest<'a> {
     pub data: &'a [u8],
     /// Flags of the mount.
     pub flags: MountFlags,
+    /// Who asks.
+    pub cred: &'a Cred,
 }
 
 impl<'a> MountRequest<'a> {
@@ -139,6 +157,22 @@ pub trait FileSystem: Send + Sync {
 
     /// True if it needs a block device: /proc/filesystems then has no `nodev`.
     fn needs_device(&self) -> bool {
+        false
+    }
+
+    /// True if it can be mounted in a user namespace (`FS_USERNS_MOUNT`).
+    fn allows_user_ns(&self) -> bool {
+        false
+    }
+
+    /// Over which user namespace a mounter needs CAP_SYS_ADMIN, and to which the new one belongs.
+    fn owner(&self, request: &MountRequest<'_>) -> Ref<UserNs> {
+        request.cred.user_ns.clone()
+    }
+
+    /// True if it shows the machine itself: a user namespace may mount it only where it is seen whole
+    /// already.
+    fn shows_the_machine(&self) -> bool {
         false
     }
 

@@ -5,7 +5,12 @@ use super::superblock::{FileSystem, MountRequest};
 use super::{Caller, File, FsStruct, MntNs, Mount, MountFlags, OpenFlags, Path, UserBuf, tmpfs};
 use crate::errno::Result;
 use crate::kref::Ref;
-use crate::ns::{Cred, UserNs};
+use crate::ns::{Cred, NsCommon, NsKind};
+
+/// What a mount namespace of a test begins with.
+pub fn common() -> NsCommon {
+    NsCommon::initial(NsKind::Mnt, Some(Cred::root().user_ns))
+}
 
 /// A namespace with an empty tmpfs, and a caller in it.
 pub struct World {
@@ -21,13 +26,15 @@ impl World {
 
     pub fn with_options(data: &[u8]) -> Self {
         crate::mm::testing::setup();
-        let request = MountRequest { source: b"none", data, flags: MountFlags::empty() };
+        let cred = Cred::root();
+        let request =
+            MountRequest { source: b"none", data, flags: MountFlags::empty(), cred: &cred };
         let dentry = tmpfs::TMPFS.mount(&request).unwrap();
         let mnt = Mount::new(dentry.clone(), b"none", MountFlags::empty()).unwrap();
-        let ns = MntNs::empty(UserNs::new(None).unwrap()).unwrap();
+        let ns = MntNs::empty(common()).unwrap();
         ns.set_bottom(mnt.clone()).unwrap();
         let fs = FsStruct::new(Path { mnt, dentry }, 0o022).unwrap();
-        Self { ns, fs, cred: Cred::root() }
+        Self { ns, fs, cred }
     }
 
     pub fn caller(&self) -> Caller<'_> {

@@ -261,7 +261,8 @@ fn mounts_hide_stack_and_come_off() {
     w.create("/mnt/below", "");
     let mount = |place: &str| {
         let at = lookup(w.caller(), None, place.as_bytes(), FOLLOW).unwrap();
-        let request = MountRequest { source: b"none", data: b"", flags: MountFlags::empty() };
+        let flags = MountFlags::empty();
+        let request = MountRequest { source: b"none", data: b"", flags, cred: &w.cred };
         w.ns.mount(b"tmpfs", &request, &at)
     };
     register_filesystem(&tmpfs::TMPFS);
@@ -279,7 +280,7 @@ fn mounts_hide_stack_and_come_off() {
     assert_eq!(verbs::rmdir(w.caller(), None, b"/mnt"), Err(Errno::EBUSY));
     let umount = |detach| {
         let at = lookup(w.caller(), None, b"/mnt", FOLLOW).unwrap();
-        w.ns.umount(&at, mount::UmountFlags { detach, expire: false })
+        w.ns.umount(&at, mntns::UmountFlags { detach, expire: false })
     };
     assert_eq!(umount(false), Err(Errno::EBUSY), "the working directory is in it");
     drop(sub);
@@ -301,9 +302,9 @@ fn a_bind_mount_shows_the_same_and_read_only_refuses() {
     mkdir(&w, "/dst");
     w.create("/src/f", "same");
     let at = |name: &str| lookup(w.caller(), None, name.as_bytes(), FOLLOW).unwrap();
-    w.ns.bind(&at("/src"), &at("/dst"), false).unwrap();
+    w.ns.bind(&at("/src"), &at("/dst"), false, false).unwrap();
     assert_eq!(w.read("/dst/f").unwrap(), "same");
-    w.ns.remount(&at("/dst"), MountFlags::RDONLY, b"", true).unwrap();
+    w.ns.remount(&at("/dst"), MountFlags::RDONLY, b"", true, &w.cred).unwrap();
     assert_eq!(w.open("/dst/f", OpenFlags::RDWR).err(), Some(Errno::EROFS));
     assert_eq!(w.open("/dst/g", OpenFlags::CREAT | OpenFlags::RDWR).err(), Some(Errno::EROFS));
     assert!(w.open("/src/f", OpenFlags::RDWR).is_ok());
@@ -330,12 +331,13 @@ fn a_cloned_namespace_goes_its_own_way() {
     let w = World::new();
     mkdir(&w, "/mnt");
     let fs = w.fs.try_clone().unwrap();
-    let ns = w.ns.try_clone(&fs).unwrap();
+    let ns = w.ns.try_clone(testing::common(), &fs).unwrap();
     let cred = Cred::root();
     let caller = Caller { fs: &fs, cred: &cred };
     let at = lookup(caller, None, b"/mnt", NONE).unwrap();
     register_filesystem(&tmpfs::TMPFS);
-    let request = MountRequest { source: b"none", data: b"", flags: MountFlags::empty() };
+    let flags = MountFlags::empty();
+    let request = MountRequest { source: b"none", data: b"", flags, cred: &cred };
     ns.mount(b"tmpfs", &request, &at).unwrap();
     verbs::mkdir(caller, None, b"/mnt/only-here", 0o755).unwrap();
     assert_eq!(ino(&w, "/mnt/only-here", NONE), Err(Errno::ENOENT));

@@ -6,6 +6,7 @@
 use super::{FMode, File, FileKind, FileOps, PollFlags, PollTable, UserBuf};
 use crate::container_of;
 use crate::errno::{Errno, Result};
+use crate::ns::time::WallClock;
 use crate::sched::{ClockBase, Deadline, Timer, WaitQueue};
 use crate::sync::IrqLock;
 use crate::wait_event_interruptible;
@@ -25,14 +26,14 @@ struct State {
 #[repr(C)]
 pub struct TimerFd {
     timer: Timer,
-    clock: ClockBase,
+    clock: WallClock,
     state: IrqLock<State>,
     wait: WaitQueue,
 }
 
 impl TimerFd {
     /// A timer that is not set.
-    pub const fn new(clock: ClockBase) -> Self {
+    pub const fn new(clock: WallClock) -> Self {
         let state = State { deadline: 0, interval: 0, base: None, rung: false };
         Self {
             timer: Timer::new(Self::ring),
@@ -67,13 +68,18 @@ impl TimerFd {
         }
     }
 
+    /// The clock that absolute times are on.
+    pub fn clock(&self) -> WallClock {
+        self.clock
+    }
+
     /// Sets it (timerfd_settime(2)), in ns; returns value and interval as they were.
     pub fn set(&self, value: u64, interval: u64, absolute: bool) -> (u64, u64) {
         self.timer.cancel();
         let mut state = self.state.lock();
         let old = Self::remaining(&state);
         let (base, now) = if absolute {
-            (self.clock, 0)
+            (self.clock.base, 0)
         } else {
             (ClockBase::Monotonic, ClockBase::Monotonic.now())
         };
@@ -156,7 +162,7 @@ impl FileOps for TimerFd {
         let (value, interval) = self.get();
         let part = |ns: u64| (ns / 1_000_000_000, ns % 1_000_000_000);
         let (value, interval) = (part(value), part(interval));
-        writeln!(out, "clockid: {}", self.clock as u32)?;
+        writeln!(out, "clockid: {}", self.clock.number())?;
         writeln!(out, "it_value: ({}, {})", value.0, value.1)?;
         writeln!(out, "it_interval: ({}, {})", interval.0, interval.1)
     }
@@ -169,7 +175,7 @@ mod tests {
 
     #[test]
     fn reads_count_what_has_passed() {
-        let fd = Box::new(TimerFd::new(ClockBase::Monotonic));
+        let fd = Box::new(TimerFd::new(WallClock::MONOTONIC));
         assert_eq!((fd.get(), fd.take()), ((0, 0), None));
         fd.set(1_000_000, 1_000_000, false);
         while !fd.is_ready() {

@@ -28,7 +28,7 @@ pub fn new_node<'a>(caller: Caller<'_>, dir: &Inode, mode: u32, kind: NodeKind<'
             mode |= uapi::S_ISGID;
         } else if mode & (uapi::S_ISGID | 0o010) == uapi::S_ISGID | 0o010
             && !cred.in_group(gid)
-            && !cred.capable(Cap::Fsetid)
+            && !perm::capable_over(dir, cred, Cap::Fsetid)
         {
             mode &= !uapi::S_ISGID;
         }
@@ -374,7 +374,7 @@ pub fn chmod(caller: Caller<'_>, path: &Path, mode: u32) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let mut mode = mode & PERMISSION_BITS;
-    if !caller.cred.in_group(inode.gid()) && !caller.cred.capable(Cap::Fsetid) {
+    if !caller.cred.in_group(inode.gid()) && !perm::capable_over(inode, caller.cred, Cap::Fsetid) {
         mode &= !uapi::S_ISGID;
     }
     inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() })
@@ -389,7 +389,7 @@ pub fn chown(caller: Caller<'_>, path: &Path, uid: Option<u32>, gid: Option<u32>
     let owner = cred.fsuid == inode.uid();
     let uid_ok = uid.is_none_or(|uid| owner && uid == inode.uid());
     let gid_ok = gid.is_none_or(|gid| owner && (cred.in_group(gid) || gid == inode.gid()));
-    let permitted = uid_ok && gid_ok || cred.capable(Cap::Chown);
+    let permitted = uid_ok && gid_ok || perm::capable_over(inode, cred, Cap::Chown);
     if !permitted {
         return Err(Errno::EPERM);
     }
@@ -414,7 +414,7 @@ pub fn without_set_id(mode: u32) -> Option<u32> {
 #[inline]
 pub fn drop_privileges(inode: &Inode) -> Result<()> {
     match without_set_id(inode.mode()) {
-        Some(_) if super::file::keeps_set_id() => Ok(()),
+        Some(_) if super::file::keeps_set_id(inode) => Ok(()),
         Some(mode) => inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() }),
         None => Ok(()),
     }

@@ -13,7 +13,7 @@
 //! still have under its feet.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
 
@@ -221,6 +221,8 @@ pub struct Mm {
     /// What its program registered with membarrier(2).
     #[described(as = "hex")]
     pub membarrier: AtomicU32,
+    /// Tasks of the same user may look into it (prctl(2), `PR_SET_DUMPABLE`).
+    dumpable: AtomicBool,
     /// The auxiliary vector, for /proc/PID/auxv.
     auxv: SpinLock<Array<u64>>,
     /// Index of the range found last; only a hint.
@@ -250,6 +252,7 @@ impl Mm {
             layout: MmLayout::default(),
             exe: SpinLock::new(None),
             membarrier: AtomicU32::new(0),
+            dumpable: AtomicBool::new(true),
             auxv: SpinLock::new(Array::new()),
             last_vma: AtomicU32::new(0),
             mms: Link::new(),
@@ -282,6 +285,7 @@ impl Mm {
         mm.membarrier.store(self.membarrier.load(Ordering::Relaxed), Ordering::Relaxed);
         let exe = self.exe.lock().clone();
         *mm.exe.lock() = exe;
+        mm.set_dumpable(self.is_dumpable());
         let auxv = self.auxv.lock().try_clone()?;
         *mm.auxv.lock() = auxv;
         if special && let Err(error) = mm.drop_uninherited() {
@@ -289,6 +293,16 @@ impl Mm {
             return Err(error);
         }
         Ok(mm)
+    }
+
+    /// True if tasks of the same user may look into it.
+    pub fn is_dumpable(&self) -> bool {
+        self.dumpable.load(Ordering::Relaxed)
+    }
+
+    /// Allows or forbids that.
+    pub fn set_dumpable(&self, on: bool) {
+        self.dumpable.store(on, Ordering::Relaxed);
     }
 
     /// madvise(2): takes from a new child what `MADV_DONTFORK` and `MADV_WIPEONFORK` keep from it.

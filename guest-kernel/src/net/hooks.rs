@@ -67,6 +67,14 @@ pub fn ns_capable(net: &NetNs, cap: Cap) -> bool {
     HOOKS.try_get().is_none_or(|h| net.capable(&(h.cred)(), cap))
 }
 
+/// A user and a group as the caller's user namespace calls them.
+pub fn visible_ids(uid: u32, gid: u32) -> (u32, u32) {
+    HOOKS.try_get().map_or((uid, gid), |h| {
+        let ns = (h.cred)().user_ns.clone();
+        (ns.uids().from_kernel_munged(uid), ns.gids().from_kernel_munged(gid))
+    })
+}
+
 /// The caller's user.
 pub fn uid() -> u32 {
     HOOKS.try_get().map_or(0, |h| (h.cred)().uid)

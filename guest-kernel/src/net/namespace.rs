@@ -8,30 +8,36 @@ use belljar_abi::Described;
 use super::unix;
 use crate::errno::Result;
 use crate::kref::Ref;
-use crate::ns::{Cap, Cred, UserNs};
+use crate::ns::common::publish;
+use crate::ns::{Cap, Cred, HasCommon, NsCommon};
 
 /// A network namespace.
 #[repr(C)]
 #[derive(Described)]
 pub struct NetNs {
-    /// Inode number of its /proc/PID/ns file.
-    pub inum: u32,
-    /// The user namespace that owns it.
-    pub user_ns: Ref<UserNs>,
+    /// Identity and owner.
+    #[described(as = "struct NsCommon")]
+    pub common: NsCommon,
     /// Unix sockets and their abstract names.
     #[described(skip)]
     pub unix: unix::Names,
 }
 
+impl HasCommon for NetNs {
+    fn common(&self) -> &NsCommon {
+        &self.common
+    }
+}
+
 impl NetNs {
-    /// A fresh namespace that `user_ns` owns.
-    pub fn new(user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
-        Ref::try_new(Self { inum: crate::ns::new_inum(), user_ns, unix: unix::Names::new() })
+    /// A fresh namespace.
+    pub fn new(common: NsCommon) -> Result<Ref<Self>> {
+        publish(Self { common, unix: unix::Names::new() })
     }
 
     /// True if `cred` has `cap` over this namespace.
     pub fn capable(&self, cred: &Cred, cap: Cap) -> bool {
-        cred.capable(cap)
+        cred.ns_capable(self.common.user_ns(), cap)
     }
 
     /// The index of an interface.

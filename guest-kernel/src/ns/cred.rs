@@ -1,16 +1,30 @@
 //! Credentials (credentials(7), capabilities(7)): user and group ids, supplementary groups,
-//! capability sets. A [`Cred`] is never changed once it is shared: changing an id makes a new one.
+//! capability sets, and the user namespace in which they count. A [`Cred`] is never changed once it is
+//! shared: changing an id makes a new one.
+//!
+//! Ids are the kernel's, that is those of the initial user namespace; the namespace's maps translate
+//! them at the border to user space.
 
 use belljar_abi::Described;
 
 use crate::array::Array;
 use crate::errno::Result;
 use crate::kref::Ref;
+use crate::ns::user::{UserNs, init_user_ns};
 
-/// securebits(7): changing user ids leaves the capability sets alone.
+/// Securebits (capabilities(7)): user id 0 has no capabilities for its own sake.
+pub const SECBIT_NOROOT: u32 = 1 << 0;
+/// Securebits: changing user ids leaves the capability sets alone.
 pub const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
-/// securebits: permitted capabilities survive giving up all root ids.
+/// Securebits: permitted capabilities survive giving up all root ids.
 pub const SECBIT_KEEP_CAPS: u32 = 1 << 4;
+/// Securebits: no ambient capabilities can be raised.
+pub const SECBIT_NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+/// Securebits: all that are no locks; the lock of each is the bit above it.
+pub const SECURE_ALL_BITS: u32 =
+    SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS | SECBIT_NO_CAP_AMBIENT_RAISE;
+/// Securebits: the locks.
+pub const SECURE_ALL_LOCKS: u32 = SECURE_ALL_BITS << 1;
 
 /// A capability, by its number in linux/capability.h.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +84,17 @@ impl CapSet {
     pub const EMPTY: Self = Self(0);
     /// All that exist.
     pub const FULL: Self = Self((1 << (Cap::CheckpointRestore as u64 + 1)) - 1);
+    /// Those about files, which follow the file system's user id (setfsuid(2)).
+    pub const FS: Self = Self(
+        1 << Cap::Chown as u64
+            | 1 << Cap::Mknod as u64
+            | 1 << Cap::DacOverride as u64
+            | 1 << Cap::DacReadSearch as u64
+            | 1 << Cap::Fowner as u64
+            | 1 << Cap::Fsetid as u64
+            | 1 << Cap::LinuxImmutable as u64
+            | 1 << Cap::MacOverride as u64,
+    );
 
     /// True if `cap` is in the set.
     pub const fn has(self, cap: Cap) -> bool {
@@ -84,6 +109,16 @@ impl CapSet {
     /// The capabilities of either.
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The capabilities that `other` lacks.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// True if `other` has all of them.
+    pub const fn is_within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
     }
 }
 
@@ -108,11 +143,17 @@ pub struct Cred {
     pub cap_bounding: CapSet,
     pub cap_ambient: CapSet,
     pub groups: Array<u32>,
+    pub user_ns: Ref<UserNs>,
 }
 
 impl Cred {
     /// The superuser's, as init has it.
-    pub const fn root() -> Self {
+    pub fn root() -> Self {
+        Self::root_of(init_user_ns())
+    }
+
+    /// User 0 of the kernel with all capabilities in `user_ns`.
+    pub fn root_of(user_ns: &Ref<UserNs>) -> Self {
         Self {
             uid: 0,
             gid: 0,
@@ -130,12 +171,13 @@ impl Cred {
             cap_bounding: CapSet::FULL,
             cap_ambient: CapSet::EMPTY,
             groups: Array::new(),
+            user_ns: user_ns.clone(),
         }
     }
 
     /// A copy to change.
     pub fn try_clone(&self) -> Result<Self> {
-        Ok(Self { groups: self.groups.try_clone()?, ..*self })
+        Ok(Self { groups: self.groups.try_clone()?, user_ns: self.user_ns.clone(), ..*self })
     }
 
     /// A changed copy: what `set*id` calls install.
@@ -145,9 +187,45 @@ impl Cred {
         Ref::try_new(new)
     }
 
-    /// True if `cap` is effective.
+    /// Enters a user namespace, new or not: all capabilities there, none elsewhere (`set_cred_user_ns`).
+    pub fn enter_user_ns(&mut self, ns: &Ref<UserNs>) {
+        self.securebits = 0;
+        self.cap_inheritable = CapSet::EMPTY;
+        self.cap_permitted = CapSet::FULL;
+        self.cap_effective = CapSet::FULL;
+        self.cap_bounding = CapSet::FULL;
+        self.cap_ambient = CapSet::EMPTY;
+        self.user_ns = ns.clone();
+    }
+
+    /// True if `cap` is effective over the whole machine: in the initial user namespace.
     pub fn capable(&self, cap: Cap) -> bool {
+        self.user_ns.level == 0 && self.cap_effective.has(cap)
+    }
+
+    /// True if `cap` is effective in the user namespace that these credentials are of.
+    pub fn own_capable(&self, cap: Cap) -> bool {
         self.cap_effective.has(cap)
+    }
+
+    /// True if `cap` counts for what `ns` owns: it is effective in `ns` or in a namespace around it, or
+    /// these credentials are the creator's of one on the way (capabilities in user_namespaces(7)).
+    pub fn ns_capable(&self, ns: &UserNs, cap: Cap) -> bool {
+        let own: *const UserNs = Ref::as_ptr(&self.user_ns);
+        let mut at = ns;
+        loop {
+            if core::ptr::eq(at, own) {
+                return self.cap_effective.has(cap);
+            }
+            if at.level <= self.user_ns.level {
+                return false;
+            }
+            let Some(parent) = at.parent() else { return false };
+            if Ref::as_ptr(parent) == own && at.owner_uid == self.euid {
+                return true;
+            }
+            at = parent;
+        }
     }
 
     /// True if `gid` is the file-system group or a supplementary one.
@@ -161,17 +239,35 @@ impl Cred {
         if self.securebits & SECBIT_NO_SETUID_FIXUP != 0 {
             return;
         }
-        let had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-        let has_root = self.uid == 0 || self.euid == 0 || self.suid == 0;
-        if had_root && !has_root && self.securebits & SECBIT_KEEP_CAPS == 0 {
-            self.cap_permitted = CapSet::EMPTY;
-            self.cap_effective = CapSet::EMPTY;
+        let root = old.user_ns.root_uid();
+        let is_root = |uid: u32| root == Some(uid);
+        let any_root = |c: &Self| is_root(c.uid) || is_root(c.euid) || is_root(c.suid);
+        if any_root(old) && !any_root(self) {
+            if self.securebits & SECBIT_KEEP_CAPS == 0 {
+                self.cap_permitted = CapSet::EMPTY;
+                self.cap_effective = CapSet::EMPTY;
+            }
             self.cap_ambient = CapSet::EMPTY;
         }
-        if old.euid == 0 && self.euid != 0 {
+        if is_root(old.euid) && !is_root(self.euid) {
             self.cap_effective = CapSet::EMPTY;
-        } else if old.euid != 0 && self.euid == 0 {
+        } else if !is_root(old.euid) && is_root(self.euid) {
             self.cap_effective = self.cap_permitted;
+        }
+    }
+
+    /// The same for setfsuid(2), which touches what is about files.
+    pub fn fix_caps_after_setfsuid(&mut self, old: &Self) {
+        if self.securebits & SECBIT_NO_SETUID_FIXUP != 0 {
+            return;
+        }
+        let root = old.user_ns.root_uid();
+        match (root == Some(old.fsuid), root == Some(self.fsuid)) {
+            (true, false) => self.cap_effective = self.cap_effective.without(CapSet::FS),
+            (false, true) => {
+                self.cap_effective = self.cap_effective.or(self.cap_permitted.and(CapSet::FS));
+            }
+            _ => {}
         }
     }
 }

@@ -6,28 +6,37 @@
 
 use belljar_abi::Described;
 
-use crate::errno::Result;
-use crate::fs::MntNs;
+use crate::errno::{Errno, Result};
+use crate::fs::{FsStruct, MntNs};
 use crate::kref::Ref;
 use crate::net::NetNs;
+use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
+use crate::ns::cred::Cred;
 use crate::ns::pid::{PidNs, init_pid_ns};
-use crate::ns::user::{UserNs, init_user_ns};
+use crate::ns::time::TimeNs;
+use crate::ns::user::init_user_ns;
 use crate::ns::uts::{UtsNames, UtsNs, uts_name};
 use crate::sync::Once;
 
-/// A namespace of a kind that so far only exists as the initial one: it has an identity and an owner.
+/// A namespace of a kind that has an identity and an owner, and nothing in it yet.
 #[repr(C)]
 #[derive(Described)]
 pub struct PlainNs {
-    /// Inode number of its /proc/PID/ns file.
-    pub inum: u32,
-    /// The user namespace that owns it.
-    pub user_ns: Ref<UserNs>,
+    /// Identity and owner.
+    #[described(as = "struct NsCommon")]
+    pub common: NsCommon,
+}
+
+impl HasCommon for PlainNs {
+    fn common(&self) -> &NsCommon {
+        &self.common
+    }
 }
 
 impl PlainNs {
-    fn new(user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
-        Ref::try_new(Self { inum: super::new_inum(), user_ns })
+    /// A namespace.
+    pub fn new(common: NsCommon) -> Result<Ref<Self>> {
+        publish(Self { common })
     }
 }
 
@@ -46,9 +55,81 @@ pub struct NsProxy {
     /// Network.
     pub net: Ref<NetNs>,
     /// Clock offsets.
-    pub time: Ref<PlainNs>,
+    pub time: Ref<TimeNs>,
+    /// The clock offsets of children to come.
+    pub time_for_children: Ref<TimeNs>,
     /// Control group root.
     pub cgroup: Ref<PlainNs>,
+}
+
+impl NsProxy {
+    /// A copy to change.
+    pub fn duplicate(&self) -> Self {
+        Self {
+            uts: self.uts.clone(),
+            ipc: self.ipc.clone(),
+            mnt: self.mnt.clone(),
+            pid_for_children: self.pid_for_children.clone(),
+            net: self.net.clone(),
+            time: self.time.clone(),
+            time_for_children: self.time_for_children.clone(),
+            cgroup: self.cgroup.clone(),
+        }
+    }
+
+    /// The set with a new namespace for each `CLONE_NEW*` in `flags` (`create_new_namespaces`). `cred`
+    /// owns them; the roots in `fs` move into a new mount namespace. `active` is the pid namespace that
+    /// the caller itself lives in.
+    pub fn with_new(
+        &self,
+        flags: u32,
+        cred: &Cred,
+        active: &Ref<PidNs>,
+        fs: &FsStruct,
+    ) -> Result<Ref<Self>> {
+        let mut new = self.duplicate();
+        let wants = |kind: NsKind| flags & kind.flag() != 0;
+        let common = |kind| NsCommon::new(kind, cred.user_ns.clone(), cred.euid);
+        if wants(NsKind::Mnt) {
+            new.mnt = self.mnt.try_clone(common(NsKind::Mnt)?, fs)?;
+        }
+        if wants(NsKind::Uts) {
+            let names = *self.uts.names.lock();
+            new.uts = UtsNs::new(common(NsKind::Uts)?, names)?;
+        }
+        if wants(NsKind::Ipc) {
+            new.ipc = PlainNs::new(common(NsKind::Ipc)?)?;
+        }
+        if wants(NsKind::Pid) {
+            let outer = &self.pid_for_children;
+            // One that was prepared for children already cannot be nested into, and the user namespace
+            // must lie in its owner (pid_namespaces(7)).
+            if !Ref::ptr_eq(active, outer) || !cred.user_ns.is_within(outer.common.user_ns()) {
+                return Err(Errno::EINVAL);
+            }
+            new.pid_for_children = PidNs::new(common(NsKind::Pid)?, Some(outer.clone()))?;
+        }
+        if wants(NsKind::Cgroup) {
+            new.cgroup = PlainNs::new(common(NsKind::Cgroup)?)?;
+        }
+        if wants(NsKind::Net) {
+            new.net = NetNs::new(common(NsKind::Net)?)?;
+        }
+        if wants(NsKind::Time) {
+            new.time_for_children = TimeNs::new(common(NsKind::Time)?, &self.time_for_children)?;
+        }
+        Ref::try_new(new)
+    }
+
+    /// What a child gets: its clocks are those that were prepared for children.
+    pub fn for_child(this: &Ref<Self>) -> Result<Ref<Self>> {
+        if Ref::ptr_eq(&this.time, &this.time_for_children) {
+            return Ok(this.clone());
+        }
+        let time = this.time_for_children.clone();
+        time.freeze();
+        Ref::try_new(Self { time, ..this.duplicate() })
+    }
 }
 
 static INIT_NSPROXY: Once<Ref<NsProxy>> = Once::new();
@@ -59,17 +140,19 @@ pub fn init_nsproxy() -> &'static Ref<NsProxy> {
 }
 
 pub(super) fn init() -> Result<()> {
-    let user = init_user_ns();
+    let common = |kind| NsCommon::initial(kind, Some(init_user_ns().clone()));
     let names = UtsNames { nodename: uts_name(b"belljar")?, domainname: uts_name(b"(none)")? };
+    let time = TimeNs::initial(common(NsKind::Time))?;
     INIT_NSPROXY.set(Ref::try_new(NsProxy {
-        uts: UtsNs::new(names, user.clone())?,
-        ipc: PlainNs::new(user.clone())?,
+        uts: UtsNs::new(common(NsKind::Uts), names)?,
+        ipc: PlainNs::new(common(NsKind::Ipc))?,
         // The root file system is mounted later.
-        mnt: MntNs::empty(user.clone())?,
+        mnt: MntNs::empty(common(NsKind::Mnt))?,
         pid_for_children: init_pid_ns().clone(),
-        net: NetNs::new(user.clone())?,
-        time: PlainNs::new(user.clone())?,
-        cgroup: PlainNs::new(user.clone())?,
+        net: NetNs::new(common(NsKind::Net))?,
+        time: time.clone(),
+        time_for_children: time,
+        cgroup: PlainNs::new(common(NsKind::Cgroup))?,
     })?);
     Ok(())
 }

@@ -9,23 +9,41 @@ use belljar_abi::Described;
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
-use crate::ns::user::UserNs;
+use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
+use crate::sched::WaitQueue;
 use crate::sync::{IrqLock, Once};
 
 /// Deepest nesting of pid namespaces, as in Linux.
 pub const MAX_PID_NS_LEVEL: u32 = 32;
-/// Numbers of a namespace run from 1 to below this; `/proc/sys/kernel/pid_max`.
+/// Numbers of a namespace run from 1 to below this unless it is changed.
 pub const PID_MAX: u32 = 32768;
+/// Bounds of `/proc/sys/kernel/pid_max`, as in Linux on 64 bits.
+pub const PID_MAX_RANGE: core::ops::RangeInclusive<u32> = 301..=4 << 20;
 /// After wrapping round, numbers below this are left to the system's first tasks.
 const RESERVED_PIDS: u32 = 300;
-const WORDS: usize = PID_MAX as usize / 64;
+
+static PID_MAX_NOW: AtomicU32 = AtomicU32::new(PID_MAX);
+
+/// `/proc/sys/kernel/pid_max`: numbers stay below.
+pub fn pid_max() -> u32 {
+    PID_MAX_NOW.load(Ordering::Relaxed)
+}
+
+/// Sets it; `EINVAL` outside [`PID_MAX_RANGE`].
+pub fn set_pid_max(max: u32) -> Result<()> {
+    if !PID_MAX_RANGE.contains(&max) {
+        return Err(Errno::EINVAL);
+    }
+    PID_MAX_NOW.store(max, Ordering::Relaxed);
+    Ok(())
+}
 
 /// What a `Pid` identifies for one of its members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +114,9 @@ pub struct Pid {
     pub numbers: Array<Upid>,
     /// Members by [`PidType`]; guarded by the task list's lock.
     pub members: [List<PidMember, PidMemberLink>; PID_TYPES],
+    /// Who waits for the end of the process through a pidfd.
+    #[described(skip)]
+    pub exit_wait: WaitQueue,
 }
 
 // SAFETY: the lists and cells are touched under the locks that the fields name.
@@ -107,22 +128,37 @@ unsafe impl Sync for Pid {}
 #[repr(C)]
 #[derive(Described)]
 pub struct PidNs {
-    /// Inode number of its /proc/PID/ns file.
-    pub inum: u32,
+    /// Identity and owner.
+    #[described(as = "struct NsCommon")]
+    pub common: NsCommon,
     /// Nesting depth; 0 for the initial one.
     pub level: u32,
     /// The namespace around it.
     pub parent: Option<Ref<PidNs>>,
-    /// The user namespace that owns it.
-    pub user_ns: Ref<UserNs>,
     /// The task that adopts orphans: number 1. Set and read under the task list's lock.
     pub child_reaper: AtomicPtr<()>,
     /// Pids alive in it.
     pub nr_hashed: AtomicU32,
+    /// Threads on the task list that it numbers; changed under the task list's lock.
+    pub nr_tasks: AtomicU32,
+    /// The reaper is gone or going: nobody enters any more.
+    pub dying: AtomicBool,
+    /// The signal by which reboot(2) seems to have ended the reaper; 0 for none.
+    pub reboot: AtomicI32,
+    /// Where the reaper waits for the others to be gone.
+    #[described(skip)]
+    pub empty_wait: WaitQueue,
     #[described(skip)]
     map: IrqLock<PidMap>,
 }
 
+impl HasCommon for PidNs {
+    fn common(&self) -> &NsCommon {
+        &self.common
+    }
+}
+
+/// Which numbers are taken. It grows with the numbers that are used.
 #[repr(C)]
 struct PidMap {
     last: u32,
@@ -130,27 +166,65 @@ struct PidMap {
 }
 
 impl PidMap {
-    /// Takes the next free number after the last one given out, wrapping round.
-    fn take(&mut self) -> Option<u32> {
+    /// Takes the next free number after the last one given out, wrapping round. `EAGAIN` if there is
+    /// none.
+    fn take(&mut self) -> Result<u32> {
+        let max = pid_max();
         let start = self.last + 1;
-        let found = self.find(start, PID_MAX).or_else(|| {
+        let found = self.find(start, max).or_else(|| {
             let low = if self.last >= RESERVED_PIDS { RESERVED_PIDS } else { 1 };
-            self.find(low, start.min(PID_MAX))
-        })?;
-        self.words[found as usize / 64] |= 1 << (found % 64);
+            self.find(low, start.min(max))
+        });
+        let found = found.ok_or(Errno::EAGAIN)?;
+        self.mark(found)?;
         self.last = found;
-        Some(found)
+        Ok(found)
+    }
+
+    /// Takes this number; `EEXIST` if somebody has it (clone3(2), `set_tid`).
+    fn take_exactly(&mut self, nr: u32) -> Result<()> {
+        if self.is_taken(nr) {
+            return Err(Errno::EEXIST);
+        }
+        self.mark(nr)
+    }
+
+    fn mark(&mut self, nr: u32) -> Result<()> {
+        let word = nr as usize / 64;
+        if word >= self.words.len() {
+            let len = (word + 1).next_power_of_two();
+            self.words.try_resize_with(len, || 0)?;
+        }
+        self.words[word] |= 1 << (nr % 64);
+        Ok(())
+    }
+
+    fn is_taken(&self, nr: u32) -> bool {
+        self.words.get(nr as usize / 64).is_some_and(|word| word & (1 << (nr % 64)) != 0)
     }
 
     fn find(&self, from: u32, to: u32) -> Option<u32> {
         let mut nr = from;
         while nr < to {
-            let free = !self.words[nr as usize / 64] & (!0 << (nr % 64));
+            let word = self.words.get(nr as usize / 64).copied().unwrap_or(0);
+            let free = !word & (!0 << (nr % 64));
             if free != 0 {
                 let found = nr / 64 * 64 + free.trailing_zeros();
                 return (found < to).then_some(found);
             }
             nr = (nr / 64 + 1) * 64;
+        }
+        None
+    }
+
+    /// The first number from `nr` on that is taken.
+    fn next_taken(&self, nr: u32) -> Option<u32> {
+        let mut mask = !0 << (nr % 64);
+        for (i, word) in self.words.iter().enumerate().skip(nr as usize / 64) {
+            if word & mask != 0 {
+                return Some(i as u32 * 64 + (word & mask).trailing_zeros());
+            }
+            mask = !0;
         }
         None
     }
@@ -161,29 +235,49 @@ impl PidMap {
 }
 
 impl PidNs {
-    /// A namespace inside `parent`, or the initial one.
-    pub fn new(parent: Option<Ref<PidNs>>, user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
+    /// A namespace inside `parent`, or the initial one. `ENOSPC` if it would be too deep.
+    pub fn new(common: NsCommon, parent: Option<Ref<PidNs>>) -> Result<Ref<Self>> {
         let level = parent.as_ref().map_or(0, |p| p.level + 1);
         if level > MAX_PID_NS_LEVEL {
             return Err(Errno::ENOSPC);
         }
         let mut words = Array::new();
-        words.try_resize_with(WORDS, || 0)?;
-        words[0] = 1; // Number 0 is nobody's.
-        Ref::try_new(Self {
-            inum: super::new_inum(),
+        // Number 0 is nobody's.
+        words.try_push(1)?;
+        publish(Self {
+            common,
             level,
             parent,
-            user_ns,
             child_reaper: AtomicPtr::new(ptr::null_mut()),
             nr_hashed: AtomicU32::new(0),
+            nr_tasks: AtomicU32::new(0),
+            dying: AtomicBool::new(false),
+            reboot: AtomicI32::new(0),
+            empty_wait: WaitQueue::new(),
             map: IrqLock::new(PidMap { last: 0, words }),
         })
+    }
+
+    /// True if `this` is `ancestor` or lies in it.
+    pub fn is_within(&self, ancestor: &PidNs) -> bool {
+        let mut at = self;
+        while at.level > ancestor.level {
+            match &at.parent {
+                Some(parent) => at = parent,
+                None => return false,
+            }
+        }
+        ptr::eq(at, ancestor)
     }
 
     /// The number last given out: `last_pid` of /proc/loadavg.
     pub fn last_pid(&self) -> u32 {
         self.map.lock().last
+    }
+
+    /// Sets it (`/proc/sys/kernel/ns_last_pid`): the next number is the one after.
+    pub fn set_last_pid(&self, last: u32) {
+        self.map.lock().last = last;
     }
 }
 
@@ -210,21 +304,32 @@ fn bucket(nr: u32, ns: *const PidNs) -> usize {
 }
 
 impl Pid {
-    /// A new pid with a number in `ns` and in each namespace around it. `EAGAIN` when one of them has
-    /// no number left (clone(2)).
-    pub fn alloc(ns: &Ref<PidNs>) -> Result<Ref<Pid>> {
+    /// A new pid with a number in `ns` and in each namespace around it. `set_tid` chooses numbers, the
+    /// innermost namespace's first (clone3(2)); the caller has checked that it may. `EAGAIN` when a
+    /// namespace has no number left, `ENOMEM` when its reaper is gone.
+    pub fn alloc(ns: &Ref<PidNs>, set_tid: &[u32]) -> Result<Ref<Pid>> {
+        if ns.dying.load(Ordering::Acquire) {
+            return Err(Errno::ENOMEM);
+        }
         let mut numbers: Array<Upid> = Array::new();
         numbers.try_reserve(ns.level as usize + 1)?;
         let mut at = Some(ns);
+        let mut chosen = set_tid.iter();
         while let Some(ns) = at {
-            let nr = ns.map.lock().take().ok_or(Errno::EAGAIN)?;
+            let nr = match chosen.next() {
+                Some(&nr) => ns.map.lock().take_exactly(nr).map(|()| nr)?,
+                None => ns.map.lock().take()?,
+            };
             ns.nr_hashed.fetch_add(1, Ordering::Relaxed);
             let upid = Upid { nr, ns: ns.clone(), pid: Cell::new(ptr::null()), hash: Link::new() };
-            numbers.try_insert(0, upid)?;
+            // There is room, so that no number is lost.
+            numbers.try_push(upid)?;
             at = ns.parent.as_ref();
         }
+        numbers.reverse();
         let members = [const { List::new() }; PID_TYPES];
-        let pid = Ref::try_new(Pid { level: ns.level, numbers, members })?;
+        let pid =
+            Ref::try_new(Pid { level: ns.level, numbers, members, exit_wait: WaitQueue::new() })?;
         Self::hash_all(&pid);
         Ok(pid)
     }
@@ -235,7 +340,8 @@ impl Pid {
         let ns = init_pid_ns().clone();
         ns.nr_hashed.fetch_add(1, Ordering::Relaxed);
         numbers.try_push(Upid { nr: 0, ns, pid: Cell::new(ptr::null()), hash: Link::new() })?;
-        Ref::try_new(Pid { level: 0, numbers, members: [const { List::new() }; PID_TYPES] })
+        let members = [const { List::new() }; PID_TYPES];
+        Ref::try_new(Pid { level: 0, numbers, members, exit_wait: WaitQueue::new() })
     }
 
     fn hash_all(this: &Ref<Self>) {
@@ -281,10 +387,7 @@ impl Pid {
     pub fn find_from(nr: u32, ns: &PidNs) -> Option<Ref<Pid>> {
         let mut at = nr.max(1);
         loop {
-            at = {
-                let map = ns.map.lock();
-                (at..PID_MAX).find(|&n| map.words[n as usize / 64] & (1 << (n % 64)) != 0)?
-            };
+            at = ns.map.lock().next_taken(at)?;
             if let Some(pid) = Self::find(at, ns) {
                 return Some(pid);
             }
@@ -314,7 +417,8 @@ pub fn init_pid_ns() -> &'static Ref<PidNs> {
 
 /// Makes the initial namespace; boot order calls it once.
 pub(super) fn init() -> Result<()> {
-    INIT_PID_NS.set(PidNs::new(None, super::user::init_user_ns().clone())?);
+    let common = NsCommon::initial(NsKind::Pid, Some(super::user::init_user_ns().clone()));
+    INIT_PID_NS.set(PidNs::new(common, None)?);
     Ok(())
 }
 
@@ -323,32 +427,54 @@ mod tests {
     use super::*;
 
     fn nested() -> (Ref<PidNs>, Ref<PidNs>, Ref<PidNs>) {
-        let user = UserNs::new(None).unwrap();
-        let a = PidNs::new(None, user.clone()).unwrap();
-        let b = PidNs::new(Some(a.clone()), user.clone()).unwrap();
-        let c = PidNs::new(Some(b.clone()), user).unwrap();
+        let common = || {
+            NsCommon::initial(NsKind::Pid, Some(crate::ns::user::UserNs::new_initial().unwrap()))
+        };
+        let a = PidNs::new(common(), None).unwrap();
+        let b = PidNs::new(common(), Some(a.clone())).unwrap();
+        let c = PidNs::new(common(), Some(b.clone())).unwrap();
         (a, b, c)
+    }
+
+    #[test]
+    fn chosen_numbers_are_given_once() {
+        let (a, b, c) = nested();
+        let pid = Pid::alloc(&c, &[10, 20, 30]).unwrap();
+        assert_eq!((pid.nr_in(&c), pid.nr_in(&b), pid.nr_in(&a)), (10, 20, 30));
+        assert_eq!(Pid::alloc(&c, &[10]).err(), Some(Errno::EEXIST));
+        // What the failed attempt took is free again.
+        assert_eq!(Pid::alloc(&c, &[11, 20]).err(), Some(Errno::EEXIST));
+        assert!(Pid::alloc(&c, &[11, 21]).is_ok());
+    }
+
+    #[test]
+    fn a_namespace_whose_reaper_went_takes_nobody() {
+        let (_, b, c) = nested();
+        c.dying.store(true, Ordering::Release);
+        assert_eq!(Pid::alloc(&c, &[]).err(), Some(Errno::ENOMEM));
+        assert!(Pid::alloc(&b, &[]).is_ok());
+        assert!(c.is_within(&b) && !b.is_within(&c));
     }
 
     #[test]
     fn a_pid_of_the_third_level_has_three_numbers() {
         let (a, b, c) = nested();
-        let _first = Pid::alloc(&a).unwrap();
-        let pid = Pid::alloc(&c).unwrap();
+        let _first = Pid::alloc(&a, &[]).unwrap();
+        let pid = Pid::alloc(&c, &[]).unwrap();
         assert_eq!((pid.nr_in(&a), pid.nr_in(&b), pid.nr_in(&c)), (2, 1, 1));
         assert_eq!(pid.global(), 2);
         assert!(Ref::ptr_eq(&Pid::find(2, &a).unwrap(), &pid));
         assert!(Pid::find(2, &c).is_none());
-        let outer = Pid::alloc(&a).unwrap();
+        let outer = Pid::alloc(&a, &[]).unwrap();
         assert_eq!(outer.nr_in(&c), 0, "an inner namespace does not see outer pids");
     }
 
     #[test]
     fn a_number_is_not_reused_while_its_pid_is_held() {
         let (a, ..) = nested();
-        let held = Pid::alloc(&a).unwrap();
+        let held = Pid::alloc(&a, &[]).unwrap();
         for _ in 0..PID_MAX * 2 {
-            assert_ne!(Pid::alloc(&a).unwrap().global(), held.global());
+            assert_ne!(Pid::alloc(&a, &[]).unwrap().global(), held.global());
         }
     }
 
@@ -356,19 +482,19 @@ mod tests {
     fn a_full_namespace_gives_eagain_and_recovers() {
         let (a, ..) = nested();
         let mut all = Vec::new();
-        while let Ok(pid) = Pid::alloc(&a) {
+        while let Ok(pid) = Pid::alloc(&a, &[]) {
             all.push(pid);
         }
         assert_eq!(all.len(), PID_MAX as usize - 1);
-        assert_eq!(Pid::alloc(&a).err(), Some(Errno::EAGAIN));
+        assert_eq!(Pid::alloc(&a, &[]).err(), Some(Errno::EAGAIN));
         all.truncate(1000);
-        assert!(Pid::alloc(&a).is_ok());
+        assert!(Pid::alloc(&a, &[]).is_ok());
     }
 
     #[test]
     fn walking_by_number_skips_freed_pids() {
         let (a, ..) = nested();
-        let pids: Vec<_> = (0..5).map(|_| Pid::alloc(&a).unwrap()).collect();
+        let pids: Vec<_> = (0..5).map(|_| Pid::alloc(&a, &[]).unwrap()).collect();
         let third = pids[2].global();
         let mut pids = pids;
         pids.remove(2);

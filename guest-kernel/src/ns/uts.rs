@@ -4,7 +4,7 @@ use belljar_abi::Described;
 
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::ns::user::UserNs;
+use crate::ns::common::{HasCommon, NsCommon, publish};
 use crate::sync::SpinLock;
 
 /// Longest name, without the closing NUL (`__NEW_UTS_LEN`).
@@ -27,10 +27,9 @@ pub struct UtsNames {
 #[repr(C)]
 #[derive(Described)]
 pub struct UtsNs {
-    /// Inode number of its /proc/PID/ns file.
-    pub inum: u32,
-    /// The user namespace that owns it.
-    pub user_ns: Ref<UserNs>,
+    /// Identity and owner.
+    #[described(as = "struct NsCommon")]
+    pub common: NsCommon,
     /// Its names.
     pub names: SpinLock<UtsNames>,
 }
@@ -46,9 +45,15 @@ pub fn uts_name(name: &[u8]) -> Result<UtsName> {
     Ok(padded)
 }
 
+impl HasCommon for UtsNs {
+    fn common(&self) -> &NsCommon {
+        &self.common
+    }
+}
+
 impl UtsNs {
     /// A namespace with these names.
-    pub fn new(names: UtsNames, user_ns: Ref<UserNs>) -> Result<Ref<Self>> {
-        Ref::try_new(Self { inum: super::new_inum(), user_ns, names: SpinLock::new(names) })
+    pub fn new(common: NsCommon, names: UtsNames) -> Result<Ref<Self>> {
+        publish(Self { common, names: SpinLock::new(names) })
     }
 }

@@ -4,7 +4,9 @@ use core::sync::atomic::Ordering;
 
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::sched::{self, ClockBase, CpuTime, Deadline};
+use crate::ns::TimeNs;
+use crate::ns::time::WallClock;
+use crate::sched::{self, CpuTime, Deadline};
 use crate::task::{self, Accounting, Task, list};
 
 /// Which CPU time a clock counts.
@@ -31,7 +33,7 @@ pub struct CpuClock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockId {
     /// A clock of the system.
-    Wall(ClockBase),
+    Wall(WallClock),
     /// A CPU-time clock.
     Cpu(CpuClock),
 }
@@ -43,9 +45,11 @@ impl ClockId {
         let own = |thread| Self::Cpu(CpuClock { pid: 0, thread, kind: CpuTimeKind::Total });
         Ok(match id {
             // CLOCK_REALTIME, _REALTIME_COARSE, _REALTIME_ALARM, _TAI.
-            0 | 5 | 8 | 11 => Self::Wall(ClockBase::Realtime),
-            // CLOCK_MONOTONIC, _MONOTONIC_RAW, _MONOTONIC_COARSE, _BOOTTIME, _BOOTTIME_ALARM.
-            1 | 4 | 6 | 7 | 9 => Self::Wall(ClockBase::Monotonic),
+            0 | 5 | 8 | 11 => Self::Wall(WallClock::REALTIME),
+            // CLOCK_MONOTONIC, _MONOTONIC_RAW, _MONOTONIC_COARSE.
+            1 | 4 | 6 => Self::Wall(WallClock::MONOTONIC),
+            // CLOCK_BOOTTIME, _BOOTTIME_ALARM.
+            7 | 9 => Self::Wall(WallClock::BOOTTIME),
             2 => own(false),
             3 => own(true),
             _ if id < 0 => {
@@ -119,10 +123,16 @@ pub fn check(clock: ClockId) -> Result<()> {
     }
 }
 
+/// The caller's time namespace.
+#[inline]
+pub fn time_ns() -> &'static TimeNs {
+    &task::current().nsproxy().time
+}
+
 /// What a clock shows, in ns.
 pub fn now(clock: ClockId) -> Result<u64> {
     match clock {
-        ClockId::Wall(base) => Ok(base.now()),
+        ClockId::Wall(clock) => Ok(time_ns().shown(clock, clock.base.now())),
         ClockId::Cpu(cpu) => Ok(cpu_now(cpu, &*owner(cpu)?)),
     }
 }
@@ -153,8 +163,8 @@ mod tests {
 
     #[test]
     fn clock_numbers_are_read_as_linux_reads_them() {
-        assert_eq!(ClockId::from_number(0), Ok(ClockId::Wall(ClockBase::Realtime)));
-        assert_eq!(ClockId::from_number(7), Ok(ClockId::Wall(ClockBase::Monotonic)));
+        assert_eq!(ClockId::from_number(0), Ok(ClockId::Wall(WallClock::REALTIME)));
+        assert_eq!(ClockId::from_number(7), Ok(ClockId::Wall(WallClock::BOOTTIME)));
         assert_eq!(ClockId::from_number(10), Err(Errno::EINVAL));
         assert_eq!(ClockId::from_number(12), Err(Errno::EINVAL));
         // What clock_getcpuclockid(3) makes of 42, and pthread_getcpuclockid(3) of 43.

@@ -13,12 +13,14 @@ use crate::arch::{self, PtRegs};
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::namei::LookupFlags;
-use crate::fs::open::{honours_set_id, open_exec};
+use crate::fs::open::open_exec;
 use crate::fs::{Caller, File, PATH_MAX};
 use crate::kref::Ref;
 use crate::mm::user::read_cstr;
 use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags};
+use crate::ns::cred::SECBIT_NOROOT;
 use crate::ns::{Cap, CapSet, Cred};
+use crate::process::creds::commit_creds;
 use crate::process::{exit, sigpage};
 use crate::syscall::SysResult;
 use crate::task::rlimit::Resource;
@@ -483,7 +485,12 @@ impl Loader<'_> {
         let inode = file.path.inode()?;
         let mode = inode.mode();
         let mut new = old.try_clone()?;
-        if honours_set_id(file) && !old.no_new_privs {
+        let user_ns = &old.user_ns;
+        // Ids that are nobody's in the namespace are not taken on.
+        if self.task.nsproxy().mnt.may_suid(&file.path.mnt, user_ns)
+            && !old.no_new_privs
+            && user_ns.has_ids(inode.uid(), inode.gid())
+        {
             if mode & S_ISUID != 0 {
                 new.euid = inode.uid();
             }
@@ -491,18 +498,30 @@ impl Loader<'_> {
                 new.egid = inode.gid();
             }
         }
+        // No file has capabilities of its own here; user 0 stands in for them.
+        let is_root = |uid: u32| user_ns.root_uid() == Some(uid);
+        let mut effective = false;
+        new.cap_permitted = CapSet::EMPTY;
+        if old.securebits & SECBIT_NOROOT == 0 && (is_root(new.euid) || is_root(new.uid)) {
+            new.cap_permitted = old.cap_inheritable.or(old.cap_bounding);
+            effective = is_root(new.euid);
+        }
+        let set_id = new.euid != old.uid || new.egid != old.gid;
+        let gains = !new.cap_permitted.is_within(old.cap_permitted);
+        // Who gave up new privileges, or shares its root with others, gets no more than it had.
+        let shared = Ref::ref_count(self.task.fs()) > self.task.signal.nr_threads();
+        if (set_id || gains) && (old.no_new_privs || shared) {
+            if old.no_new_privs || !old.own_capable(Cap::Setuid) {
+                (new.euid, new.egid) = (new.uid, new.gid);
+            }
+            new.cap_permitted = new.cap_permitted.and(old.cap_permitted);
+        }
         (new.suid, new.fsuid, new.sgid, new.fsgid) = (new.euid, new.euid, new.egid, new.egid);
-        let root = new.euid == 0 || new.uid == 0;
-        let set_id = new.euid != old.euid || new.egid != old.egid;
         if set_id {
             new.cap_ambient = CapSet::EMPTY;
         }
-        if root {
-            new.cap_permitted = new.cap_inheritable.or(new.cap_bounding);
-        } else {
-            new.cap_permitted = new.cap_ambient;
-        }
-        new.cap_effective = if new.euid == 0 { new.cap_permitted } else { new.cap_ambient };
+        new.cap_permitted = new.cap_permitted.or(new.cap_ambient);
+        new.cap_effective = if effective { new.cap_permitted } else { new.cap_ambient };
         new.securebits &= !crate::ns::cred::SECBIT_KEEP_CAPS;
         Ref::try_new(new)
     }
@@ -526,7 +545,11 @@ impl Loader<'_> {
         let platform_at = (arg_at - PLATFORM.len() as u64) & !15;
         let random_at = platform_at - 16;
         let (hwcap, hwcap2) = arch::hwcaps();
-        let secure = cred.euid != cred.uid || cred.egid != cred.gid;
+        let root = cred.user_ns.root_uid();
+        let raised = root != Some(cred.uid)
+            && (root == Some(cred.euid) || !cred.cap_permitted.is_within(cred.cap_ambient));
+        let secure = cred.euid != cred.uid || cred.egid != cred.gid || raised;
+        let (uids, gids) = (cred.user_ns.uids(), cred.user_ns.gids());
         let auxv: [(u64, u64); 21] = [
             (AT_HWCAP, hwcap),
             (AT_PAGESZ, PAGE_SIZE as u64),
@@ -537,10 +560,10 @@ impl Loader<'_> {
             (AT_BASE, base),
             (AT_FLAGS, 0),
             (AT_ENTRY, program.image.entry.wrapping_add(bias)),
-            (AT_UID, u64::from(cred.uid)),
-            (AT_EUID, u64::from(cred.euid)),
-            (AT_GID, u64::from(cred.gid)),
-            (AT_EGID, u64::from(cred.egid)),
+            (AT_UID, u64::from(uids.from_kernel_munged(cred.uid))),
+            (AT_EUID, u64::from(uids.from_kernel_munged(cred.euid))),
+            (AT_GID, u64::from(gids.from_kernel_munged(cred.gid))),
+            (AT_EGID, u64::from(gids.from_kernel_munged(cred.egid))),
             (AT_SECURE, u64::from(secure)),
             (AT_RANDOM, random_at),
             (AT_HWCAP2, hwcap2),
@@ -651,10 +674,11 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
         *task.restart.get() = Default::default();
     }
     task.set_child_tid.store(0, Ordering::Relaxed);
-    if entry.cred.euid != task.cred().euid || entry.cred.egid != task.cred().egid {
-        task.pdeath_signal.store(0, Ordering::Relaxed);
+    let set_id = entry.cred.euid != entry.cred.uid || entry.cred.egid != entry.cred.gid;
+    if set_id && let Some(mm) = task.mm() {
+        mm.set_dumpable(false);
     }
-    drop(task.cred.replace(entry.cred));
+    commit_creds(task, entry.cred);
     let name = binary.name.rsplit(|&b| b == b'/').next().unwrap_or(&binary.name);
     task.set_comm(name);
     task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);

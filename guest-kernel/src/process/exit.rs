@@ -2,11 +2,14 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::errno::Result;
+use crate::arch::ThreadFlags;
+use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
-use crate::ns::{Pid, PidType};
+use crate::ns::{Pid, PidNs, PidType};
+use crate::process::pidfd;
 use crate::process::signal::{self, notify_parent};
+use crate::process::wait::{WaitOptions, Which, do_wait};
 use crate::sched::{self, TaskState};
 use crate::signal::{SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SigAction, SigInfo, SigSet};
 use crate::task::list::{self, TaskList};
@@ -79,6 +82,7 @@ pub fn do_exit(code: i32) -> ! {
     }
     drop(task.nsproxy.replace(None));
 
+    exit_child_reaper(task);
     exit_notify(task, group_dead);
     sched::exit_current()
 }
@@ -175,6 +179,63 @@ fn exit_notify(task: &Task, group_dead: bool) {
     }
 }
 
+/// A namespace's reaper ends: another thread of its process takes its place, or, if there is none, the
+/// namespace ends with it (`find_child_reaper`).
+fn exit_child_reaper(task: &Task) {
+    let pid = task.thread_pid.share();
+    let ns = pid.ns();
+    let me = core::ptr::from_ref(task).cast_mut().cast();
+    {
+        let _list = list::lock();
+        if ns.child_reaper.load(Ordering::Acquire) != me {
+            return;
+        }
+        let other =
+            task.signal.threads.iter().find(|t| !t.is_exiting() && !core::ptr::eq(*t, task));
+        if let Some(other) = other {
+            let other = core::ptr::from_ref(other).cast_mut().cast();
+            ns.child_reaper.store(other, Ordering::Release);
+            return;
+        }
+        ns.dying.store(true, Ordering::Release);
+    }
+    zap_pid_ns(task, ns);
+}
+
+/// Kills everybody in the namespace whose reaper `task` is, and waits until they are gone
+/// (`zap_pid_ns_processes`; pid_namespaces(7)).
+fn zap_pid_ns(task: &Task, ns: &PidNs) {
+    // Children that are handed to us from now on become no zombies.
+    let ignore = SigAction { handler: SigAction::SIG_IGN, ..SigAction::default() };
+    task.sighand.own().actions.lock()[SIGCHLD as usize - 1] = ignore;
+    let mut from = 2;
+    while let Some(pid) = Pid::find_from(from, ns) {
+        from = pid.nr_in(ns) + 1;
+        let list = list::lock();
+        if let Some(victim) = list.thread_of(&pid).filter(|t| !t.same_group(task)) {
+            let _ = signal::send_locked(&list, SigInfo::kernel(SIGKILL), victim, true);
+        }
+    }
+    let children = WaitOptions::ALL | WaitOptions::EXITED;
+    loop {
+        // Our own death is no reason to stop waiting.
+        task.se.thread.info.clear(ThreadFlags::SIGPENDING);
+        match do_wait(&Which::All, children) {
+            Err(Errno::ECHILD) => break,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    // Those who came by setns(2) have parents outside, who wait for them.
+    let own = if task.is_leader() { 1 } else { 2 };
+    crate::wait_event!(ns.empty_wait, ns.nr_tasks.load(Ordering::Acquire) <= own);
+    let reboot = ns.reboot.load(Ordering::Relaxed);
+    if reboot != 0 {
+        let mut shared = task.signal.shared.lock();
+        shared.flags.insert(GroupFlags::EXIT);
+        shared.exit_code = reboot;
+    }
+}
+
 /// What is left of the task's share of the CPU goes back to who forked it, or for a thread to its
 /// process's leader; under the list's lock.
 fn sched_exit(task: &Task) {
@@ -189,6 +250,7 @@ fn sched_exit(task: &Task) {
 /// Tells the parent that `task`'s group ended; true if it does not want to know, so that no zombie
 /// stays (`SIG_IGN` for SIGCHLD, or `SA_NOCLDWAIT`).
 fn do_notify_parent(list: &TaskList, task: &Task) -> bool {
+    pidfd::notify(task);
     let parent_ptr = task.parent.load(Ordering::Relaxed);
     if parent_ptr.is_null() {
         return true;
@@ -252,12 +314,14 @@ fn find_new_reaper<'a>(list: &'a TaskList, father: &'a Task) -> &'a Task {
     let reaper = ns.child_reaper.load(Ordering::Acquire).cast::<Task>();
     // SAFETY: a namespace's reaper outlives its other tasks: its own end ends them first.
     let reaper: &Task = unsafe { &*reaper };
+    let level = ns.level;
     if father.signal.has_child_subreaper.load(Ordering::Relaxed) {
         let mut at = father.real_parent.load(Ordering::Relaxed);
         while !at.is_null() && !core::ptr::eq(at, reaper) {
             // SAFETY: ancestors are alive under the list's lock.
             let ancestor = unsafe { &*at };
-            if ancestor.pid() == 0 {
+            // A subreaper outside the namespace adopts nobody inside.
+            if ancestor.pid() == 0 || ancestor.thread_pid.with(|pid| pid.level) != level {
                 break;
             }
             if ancestor.signal.is_child_subreaper.load(Ordering::Relaxed)
@@ -452,6 +516,15 @@ fn become_leader(task: &Task) {
         for thread in task.signal.threads.iter() {
             thread.group_leader.store(me, Ordering::Release);
         }
+        // The number of a namespace's reaper comes with its duties.
+        let ns = task.active_pid_ns();
+        let old: *mut Task = core::ptr::from_ref(leader).cast_mut();
+        let _ = ns.child_reaper.compare_exchange(
+            old.cast(),
+            me.cast(),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
     });
     // The old leader is an ordinary dead thread now.
     leader.exit_state.store(EXIT_DEAD, Ordering::Release);

@@ -1,6 +1,7 @@
 #![allow(missing_docs, reason = "flags have the names of clone(2)")]
 //! fork(2), vfork(2), clone(2), clone3(2) and kernel threads: one `copy_process` behind all of them.
 
+use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use crate::fs::{Files, FsStruct};
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::mm::{KernelStack, Mm, UserPtr};
-use crate::ns::{Cap, Cred, NsProxy, Pid, PidType};
+use crate::ns::{Cap, Cred, NsProxy, Pid, PidNs, PidType};
 use crate::process::exit;
 use crate::sched::{self, Entity};
 use crate::signal::{SIGCHLD, Sighand};
@@ -74,11 +75,13 @@ pub struct CloneArgs {
     pub child_tid: u64,
     /// Where to store the pid descriptor.
     pub pidfd: u64,
+    /// Numbers for the child, the innermost namespace's first.
+    pub set_tid: Vec<u32>,
 }
 
 impl CloneArgs {
     /// What fork(2) means.
-    pub const fn fork() -> Self {
+    pub fn fork() -> Self {
         Self {
             flags: CloneFlags::empty(),
             exit_signal: SIGCHLD,
@@ -87,6 +90,7 @@ impl CloneArgs {
             parent_tid: 0,
             child_tid: 0,
             pidfd: 0,
+            set_tid: Vec::new(),
         }
     }
 }
@@ -101,7 +105,7 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
         || has(CloneFlags::SIGHAND) && !has(CloneFlags::VM)
         || has(CloneFlags::SIGHAND) && has(CloneFlags::CLEAR_SIGHAND)
         || has(CloneFlags::THREAD) && flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
-        || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED);
+        || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED | CloneFlags::THREAD);
     if sharing || !(0..=crate::signal::NSIG as i32).contains(&args.exit_signal) {
         return Err(Errno::EINVAL);
     }
@@ -111,9 +115,20 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
     {
         return Err(Errno::EINVAL);
     }
-    // Namespaces other than the initial ones, and cgroups, are not there yet: as a kernel that was
-    // built without them.
-    if flags.intersects(CloneFlags::NEW_NAMESPACE | CloneFlags::INTO_CGROUP) {
+    // A thread lives in its process's pid namespace and with its clocks.
+    let task = task::current();
+    let proxy = task.nsproxy();
+    let other_pids = has(CloneFlags::NEWUSER)
+        || has(CloneFlags::NEWPID)
+        || !Ref::ptr_eq(task.thread_pid.own().ns(), &proxy.pid_for_children);
+    if has(CloneFlags::THREAD) && other_pids
+        || flags.intersects(CloneFlags::THREAD | CloneFlags::VM)
+            && (has(CloneFlags::NEWTIME) || !Ref::ptr_eq(&proxy.time, &proxy.time_for_children))
+    {
+        return Err(Errno::EINVAL);
+    }
+    // Control groups are not there yet: as a kernel that was built without them.
+    if has(CloneFlags::INTO_CGROUP) {
         return Err(Errno::EINVAL);
     }
     Ok(())
@@ -123,8 +138,11 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
 /// caller sleeps until the child lets go of its memory.
 pub fn kernel_clone(args: &CloneArgs, regs: &PtRegs) -> Result<u32> {
     let parent = task::current();
-    let child = copy_process(args, regs)?;
+    let Made { task: child, pidfd } = copy_process(args, regs)?;
     let nr = child.pid_nr(parent.thread_pid.own().ns());
+    if let Some((slot, file)) = pidfd {
+        slot.install(file);
+    }
     if args.flags.contains(CloneFlags::PARENT_SETTID) {
         // The child exists by now: a bad address is the caller's loss, as in Linux.
         let _ = UserPtr::<u32>::new(args.parent_tid).write(nr);
@@ -158,20 +176,28 @@ pub fn start(child: &Ref<Task>) {
 
 /// Makes a copy of the current task, shared or not part by part as the flags say. The child is on the
 /// task list and does not run yet.
-fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Ref<Task>> {
+fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
     check_flags(args)?;
     let parent = task::current();
     let flags = args.flags;
     check_nproc(parent)?;
 
-    let cred = copy_creds(parent);
+    let cred = copy_creds(flags, parent)?;
     let files = copy_files(flags, parent)?;
     let fs = copy_fs(flags, parent)?;
     let sighand = copy_sighand(flags, parent)?;
     let signal = copy_signal(flags, parent)?;
     let mm = copy_mm(flags, parent)?;
-    let nsproxy = copy_namespaces(parent)?;
-    let pid = Pid::alloc(&parent.nsproxy().pid_for_children)?;
+    let nsproxy = copy_namespaces(flags, parent, &cred, &fs)?;
+    let pid = alloc_pid(args, &nsproxy.pid_for_children, &cred)?;
+    let pidfd = if flags.contains(CloneFlags::PIDFD) {
+        let limit = parent.signal.rlimits.soft(Resource::Nofile) as usize;
+        let slot = parent.files().reserve(0, limit, true)?;
+        UserPtr::<i32>::new(args.pidfd).write(slot.fd())?;
+        Some((slot, crate::process::pidfd::open(pid.clone(), false)?))
+    } else {
+        None
+    };
     let stack = KernelStack::alloc()?;
     let stack_range = stack.range();
 
@@ -192,7 +218,35 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Ref<Task>> {
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
 
     enter(flags, args.exit_signal, parent, &child)?;
-    Ok(child)
+    Ok(Made { task: child, pidfd })
+}
+
+/// A child, and the descriptor for its parent with the file that goes there.
+struct Made {
+    task: Ref<Task>,
+    pidfd: Option<(crate::fs::files::Reserved<'static>, Ref<crate::fs::File>)>,
+}
+
+/// The child's numbers; those that clone3(2)'s `set_tid` chooses must be allowed in their namespaces.
+fn alloc_pid(args: &CloneArgs, ns: &Ref<PidNs>, cred: &Cred) -> Result<Ref<Pid>> {
+    if args.set_tid.len() > ns.level as usize + 1 {
+        return Err(Errno::EINVAL);
+    }
+    let mut at = Some(ns);
+    for &nr in &args.set_tid {
+        let Some(ns) = at else { return Err(Errno::EINVAL) };
+        let reaper = !ns.child_reaper.load(Ordering::Acquire).is_null();
+        if nr == 0 || nr >= crate::ns::pid::pid_max() || nr != 1 && !reaper {
+            return Err(Errno::EINVAL);
+        }
+        let owner = ns.common.user_ns();
+        if !cred.ns_capable(owner, Cap::CheckpointRestore) && !cred.ns_capable(owner, Cap::SysAdmin)
+        {
+            return Err(Errno::EPERM);
+        }
+        at = ns.parent.as_ref();
+    }
+    Pid::alloc(ns, &args.set_tid)
 }
 
 /// Puts the child on the task list, in its group, under its parent.
@@ -200,6 +254,11 @@ fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) 
     let child_ptr = Ref::as_ptr(child).cast_mut();
     let thread = flags.contains(CloneFlags::THREAD);
     let list = list::lock();
+    let pid = child.thread_pid.own();
+    // The namespace's reaper may have gone meanwhile: whom it did not see it did not kill.
+    if pid.ns().dying.load(Ordering::Acquire) {
+        return Err(Errno::ENOMEM);
+    }
     // A signal that was sent to the whole group meanwhile must reach the child too: the caller
     // handles it and forks again.
     if parent.se.thread.info.flags().contains(arch::ThreadFlags::SIGPENDING)
@@ -236,6 +295,11 @@ fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) 
             || parent.signal.is_child_subreaper.load(Ordering::Relaxed);
         signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
     }
+    if !thread && pid.nr_in(pid.ns()) == 1 {
+        // The first of a namespace adopts its orphans and is protected from what happens in it.
+        pid.ns().child_reaper.store(child_ptr.cast(), Ordering::Release);
+        child.signal.shared.lock().flags.insert(task::GroupFlags::UNKILLABLE);
+    }
     // The list's own reference; `release_task` takes it back.
     core::mem::forget(child.clone());
     list.link_new(child);
@@ -256,7 +320,7 @@ fn check_nproc(parent: &Task) -> Result<()> {
     if u64::from(list::NR_THREADS.load(Ordering::Relaxed)) >= u64::from(max_threads()) {
         return Err(Errno::EAGAIN);
     }
-    if cred.uid == 0 || cred.capable(Cap::SysResource) || cred.capable(Cap::SysAdmin) {
+    if cred.uid == 0 || cred.own_capable(Cap::SysResource) || cred.own_capable(Cap::SysAdmin) {
         return Ok(());
     }
     let list = list::lock();
@@ -271,8 +335,14 @@ pub fn max_threads() -> u32 {
     u32::try_from(pages / (8 * per_thread)).unwrap_or(u32::MAX).max(64)
 }
 
-fn copy_creds(parent: &Task) -> Ref<Cred> {
-    parent.cred().clone()
+/// With `CLONE_NEWUSER` the child has all capabilities in a user namespace of its own.
+fn copy_creds(flags: CloneFlags, parent: &Task) -> Result<Ref<Cred>> {
+    let old = parent.cred();
+    if !flags.contains(CloneFlags::NEWUSER) {
+        return Ok(old.clone());
+    }
+    let ns = super::namespaces::create_user_ns(parent)?;
+    old.with(|cred| cred.enter_user_ns(&ns))
 }
 
 fn copy_files(flags: CloneFlags, parent: &Task) -> Result<Ref<Files>> {
@@ -314,8 +384,30 @@ fn copy_mm(flags: CloneFlags, parent: &Task) -> Result<Ref<Mm>> {
     if flags.contains(CloneFlags::VM) { Ok(mm.share()) } else { mm.fork() }
 }
 
-fn copy_namespaces(parent: &Task) -> Result<Ref<NsProxy>> {
-    Ok(parent.nsproxy().clone())
+fn copy_namespaces(
+    flags: CloneFlags,
+    parent: &Task,
+    cred: &Cred,
+    fs: &FsStruct,
+) -> Result<Ref<NsProxy>> {
+    let old = parent.nsproxy();
+    let kinds = flags.bits() as u32 & super::namespaces::PROXY_KINDS;
+    if kinds == 0 {
+        return if flags.contains(CloneFlags::VM) {
+            Ok(old.clone())
+        } else {
+            NsProxy::for_child(old)
+        };
+    }
+    if !cred.own_capable(Cap::SysAdmin) {
+        return Err(Errno::EPERM);
+    }
+    // Undo of System V semaphores belongs to the old namespace.
+    if flags.contains(CloneFlags::NEWIPC | CloneFlags::SYSVSEM) {
+        return Err(Errno::EINVAL);
+    }
+    let new = old.with_new(kinds, cred, parent.thread_pid.own().ns(), fs)?;
+    if flags.contains(CloneFlags::VM) { Ok(new) } else { NsProxy::for_child(&new) }
 }
 
 /// The child returns 0 from the same call, on its own stack and thread pointer if given.
@@ -437,7 +529,7 @@ pub fn kernel_thread(
 ) -> Result<Ref<Task>> {
     let creator = task::current();
     let signal = SignalStruct::new(creator.signal.rlimits.copy())?;
-    let pid = Pid::alloc(crate::ns::init_pid_ns())?;
+    let pid = Pid::alloc(crate::ns::init_pid_ns(), &[])?;
     let stack = KernelStack::alloc()?;
     let stack_range = stack.range();
     let child = new_task(

@@ -7,12 +7,17 @@
 //! | [`exit`] | `do_exit`, `do_group_exit`, zombies, orphans, `release_task` |
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
+//! | [`namespaces`] | `unshare`, `setns` |
+//! | [`pidfd`] | processes as files |
+//! | [`access`], [`creds`] | who may look into whom; new credentials |
 //! | [`jobs`] | process groups, sessions |
 //! | [`clocks`], [`timers`] | the clocks that programs name; what happens when their timers ring |
 //! | [`kthread`] | kernel threads |
 //! | [`init`] | tasks 0 and 1, from nothing |
 
+pub mod access;
 pub mod clocks;
+pub mod creds;
 pub mod elf;
 pub mod exec;
 pub mod exit;
@@ -20,6 +25,8 @@ pub mod fork;
 pub mod init;
 pub mod jobs;
 pub mod kthread;
+pub mod namespaces;
+pub mod pidfd;
 pub mod sigframe;
 pub mod signal;
 pub mod sigpage;

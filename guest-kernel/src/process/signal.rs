@@ -41,7 +41,8 @@ pub fn send_locked(list: &TaskList, info: SigInfo, target: &Task, group: bool) -
         return Ok(());
     }
     debug_assert!(is_valid(sig));
-    if !prepare(list, sig, target) {
+    let (info, force) = for_namespace(info, target);
+    if !prepare(list, sig, target, force) {
         return Ok(());
     }
     if group {
@@ -76,7 +77,7 @@ fn check_queue_limit(info: &SigInfo, queued: usize, target: &Task) -> Result<()>
 }
 
 /// Side effects of sending, and whether the signal is worth queueing at all (`prepare_signal`).
-fn prepare(list: &TaskList, sig: i32, target: &Task) -> bool {
+fn prepare(list: &TaskList, sig: i32, target: &Task, force: bool) -> bool {
     let signal = &target.signal;
     if SigSet::STOP.has(sig) {
         // A stop signal takes back any SIGCONT that was not delivered.
@@ -105,13 +106,37 @@ fn prepare(list: &TaskList, sig: i32, target: &Task) -> bool {
         // Dying anyway; only a SIGKILL for a thread that still sleeps could matter.
         return sig == SIGKILL;
     }
-    !is_ignored(target, sig)
+    !is_ignored(target, sig, force)
+}
+
+/// The signal as the target's namespaces see its sender, and whether it reaches a namespace's reaper:
+/// what the kernel or somebody outside the namespace sends does (pid_namespaces(7)).
+fn for_namespace(mut info: SigInfo, target: &Task) -> (SigInfo, bool) {
+    if !info.is_from_user() {
+        return (info, true);
+    }
+    let sender = task::current();
+    let ns = target.active_pid_ns();
+    let outside = sender.pid_nr(&ns) == 0;
+    if info.has_sender() {
+        let pid = if outside { 0 } else { info.pid() };
+        let own = sender.cred().user_ns.clone();
+        let uid = target.cred.with(|cred| {
+            if Ref::ptr_eq(&own, &cred.user_ns) {
+                return info.uid();
+            }
+            let kernel = own.uids().to_kernel(info.uid()).unwrap_or(u32::MAX);
+            cred.user_ns.uids().from_kernel_munged(kernel)
+        });
+        info.set_sender(pid, uid);
+    }
+    (info, outside)
 }
 
 /// True if nobody would notice the signal: it is ignored and not blocked.
-fn is_ignored(target: &Task, sig: i32) -> bool {
+fn is_ignored(target: &Task, sig: i32, force: bool) -> bool {
     if sig == SIGKILL || sig == SIGSTOP {
-        return is_unkillable(target);
+        return is_unkillable(target) && !(force && may_be_forced(target));
     }
     let blocked = {
         let signals = target.sig.lock();
@@ -125,6 +150,12 @@ fn is_ignored(target: &Task, sig: i32) -> bool {
     }
     // A namespace's reaper is only hit by what it handles.
     is_unkillable(target) && target.sighand.with(|s| s.get(sig).handler == SigAction::SIG_DFL)
+}
+
+/// True unless even a signal from outside passes by: kernel threads, and init itself, around whose
+/// namespace there is nobody.
+fn may_be_forced(target: &Task) -> bool {
+    !target.is_kthread() && target.pid() != 1
 }
 
 /// True for the reaper of a pid namespace and for kernel threads: signals they don't handle pass by.
@@ -182,7 +213,8 @@ fn complete(target: &Task, sig: i32, group: bool) {
     let action = taker.sighand.with(|s| s.get(sig));
     let default = action.handler == SigAction::SIG_DFL;
     let fatal = sig == SIGKILL || default && default_disposition(sig) == Disposition::Terminate;
-    if fatal && !is_unkillable(taker) {
+    let killed = sig == SIGKILL || !is_unkillable(taker);
+    if fatal && killed {
         let mut shared = taker.signal.shared.lock();
         if !shared.flags.contains(GroupFlags::EXIT) {
             shared.flags = shared.flags & GroupFlags::UNKILLABLE | GroupFlags::EXIT;
@@ -311,10 +343,14 @@ pub fn may_send(sender: &Task, info: &SigInfo, target: &Task) -> bool {
         return true;
     }
     let cred: &Cred = sender.cred();
-    let same_user = target.cred.with(|t| {
-        cred.euid == t.suid || cred.euid == t.uid || cred.uid == t.suid || cred.uid == t.uid
+    let allowed = target.cred.with(|t| {
+        cred.euid == t.suid
+            || cred.euid == t.uid
+            || cred.uid == t.suid
+            || cred.uid == t.uid
+            || cred.ns_capable(&t.user_ns, Cap::Kill)
     });
-    if same_user || cred.capable(Cap::Kill) {
+    if allowed {
         return true;
     }
     info.signo == SIGCONT
@@ -351,7 +387,7 @@ fn child_info(child: &Task, parent: &Task, cause: i32, status: i32) -> SigInfo {
     SigInfo::child(
         cause,
         child.nr_of(PidType::Tgid, &ns),
-        child.cred.with(|c| c.uid),
+        parent.cred.share().user_ns.uids().from_kernel_munged(child.cred.with(|c| c.uid)),
         status,
         (time.user + dead.utime.load(Ordering::Relaxed)) / TICK_NS,
         (time.system + dead.stime.load(Ordering::Relaxed)) / TICK_NS,
@@ -466,7 +502,8 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
         if matches!(disposition, Disposition::Ignore | Disposition::Continue) {
             continue;
         }
-        if is_unkillable(task) {
+        // Of what reached a namespace's reaper unhandled only these two count; they came from outside.
+        if is_unkillable(task) && sig != SIGKILL && sig != SIGSTOP {
             continue;
         }
         if disposition == Disposition::Stop {

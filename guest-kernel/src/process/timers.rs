@@ -19,6 +19,7 @@ use crate::container_of;
 use crate::errno::{Errno, Result};
 use crate::list::{Link, List};
 use crate::ns::PidType;
+use crate::ns::time::WallClock;
 use crate::sched::softirq::{self, Softirq};
 use crate::sched::{ClockBase, Deadline, Entity, NSEC_PER_SEC, Timer};
 use crate::signal::info::SI_TIMER;
@@ -176,7 +177,7 @@ pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<Posix
 fn cpu_now(clock: TimerClock) -> u64 {
     let me = task::current();
     match clock {
-        TimerClock::Wall(base) => base.now(),
+        TimerClock::Wall(clock) => clock.base.now(),
         TimerClock::ProcessCpu { user } => {
             let time = process_cpu_time(me);
             if user { time.user } else { time.user + time.system }
@@ -229,7 +230,7 @@ pub fn set(timer: &PosixTimer, new: Setting, absolute: bool) -> Setting {
         return old;
     }
     let (base, now) = match timer.clock {
-        TimerClock::Wall(base) if absolute => (Some(base), 0),
+        TimerClock::Wall(clock) if absolute => (Some(clock.base), 0),
         TimerClock::Wall(_) => (Some(ClockBase::Monotonic), ClockBase::Monotonic.now()),
         _ => (None, if absolute { 0 } else { cpu_now }),
     };
@@ -265,7 +266,7 @@ pub fn real_itimer() -> Result<Arc<PosixTimer>> {
     if let Some(timer) = &*timers.real.lock() {
         return Ok(timer.clone());
     }
-    let clock = TimerClock::Wall(ClockBase::Monotonic);
+    let clock = TimerClock::Wall(WallClock::MONOTONIC);
     let new = new_timer(-1, clock, Notify::Alarm)?;
     Ok(timers.real.lock().get_or_insert(new).clone())
 }

@@ -187,7 +187,7 @@ fn consider(list: &TaskList, parent: &Task, child: &Task, options: WaitOptions) 
 fn describe(parent: &Task, child: &Task) -> WaitResult {
     WaitResult {
         pid: child.nr_of(PidType::Tgid, parent.thread_pid.own().ns()),
-        uid: child.cred.with(|c| c.uid),
+        uid: parent.cred().user_ns.uids().from_kernel_munged(child.cred.with(|c| c.uid)),
         ..usage(child)
     }
 }

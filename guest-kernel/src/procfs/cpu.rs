@@ -9,6 +9,8 @@ use super::text::Text;
 use crate::arch;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
+use crate::ns::time::WallClock;
+use crate::process::clocks::time_ns;
 use crate::put;
 use crate::sched::{self, cpu};
 use crate::task::list;
@@ -70,7 +72,7 @@ fn seconds(out: &mut Text, ns: u64) -> Result<()> {
 
 /// /proc/uptime.
 pub fn uptime(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    seconds(out, sched::boottime_ns())?;
+    seconds(out, time_ns().shown(WallClock::BOOTTIME, sched::boottime_ns()))?;
     out.bytes(b" ")?;
     let idle = (0..arch::cpu_count()).map(|cpu| sched::cpu_times(cpu).idle).sum();
     seconds(out, idle)?;

@@ -9,20 +9,15 @@ use crate::errno::{Errno, Result};
 use crate::fs::inode::InodeOps;
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{
-    Dentry, FMode, File, FileKind, FileOps, Inode, MntNs, Mount, OpenFlags, Path, SuperBlock,
+    Dentry, FMode, File, FileKind, FileOps, Inode, Mount, OpenFlags, Path, SuperBlock,
 };
 use crate::kref::Ref;
-use crate::mm::try_box;
-use crate::net::NetNs;
-use crate::ns::uts::UtsNs;
-use crate::ns::{PidNs, PlainNs, UserNs};
+use crate::mm::{UserPtr, try_box};
+use crate::ns::{Namespace, UserNs};
 use crate::sync::Once;
 use crate::task;
 use crate::task::rlimit::Resource;
-use crate::uapi::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUSER, CLONE_NEWUTS, S_IFDIR, S_IFREG,
-};
+use crate::uapi::{S_IFDIR, S_IFREG};
 
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// ioctl_ns(2): a descriptor of the user namespace that owns it.
@@ -31,70 +26,24 @@ const NS_GET_USERNS: u32 = 0xb701;
 const NS_GET_PARENT: u32 = 0xb702;
 /// ioctl_ns(2): its type, as a `CLONE_NEW*` flag.
 const NS_GET_NSTYPE: u32 = 0xb703;
+/// ioctl_ns(2): the creator's user id, of a user namespace.
+const NS_GET_OWNER_UID: u32 = 0xb704;
 
-/// A namespace of whichever type.
-#[derive(Clone)]
-#[allow(missing_docs, reason = "the names are namespaces(7)'s")]
-pub enum Namespace {
-    Cgroup(Ref<PlainNs>),
-    Ipc(Ref<PlainNs>),
-    Mnt(Ref<MntNs>),
-    Net(Ref<NetNs>),
-    Pid(Ref<PidNs>),
-    Time(Ref<PlainNs>),
-    User(Ref<UserNs>),
-    Uts(Ref<UtsNs>),
+/// The user namespace `ns` as the caller may see it: one that lies in its own, else `EPERM`.
+fn seen_user_ns(ns: Option<&Ref<UserNs>>) -> Result<Namespace> {
+    let ns = ns.ok_or(Errno::EPERM)?;
+    let visible = ns.is_within(&task::current().cred().user_ns);
+    if visible { Ok(Namespace::User(ns.clone())) } else { Err(Errno::EPERM) }
 }
 
-impl Namespace {
-    /// Its identity: the inode number of its file.
-    pub fn inum(&self) -> u32 {
-        match self {
-            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Time(ns) => ns.inum,
-            Self::Net(ns) => ns.inum,
-            Self::Mnt(ns) => ns.inum,
-            Self::Pid(ns) => ns.inum,
-            Self::User(ns) => ns.inum,
-            Self::Uts(ns) => ns.inum,
+/// The namespace around `ns`, if the caller may see it.
+fn seen_parent(ns: &Namespace) -> Result<Namespace> {
+    match ns.parent()?.ok_or(Errno::EPERM)? {
+        Namespace::User(parent) => seen_user_ns(Some(&parent)),
+        Namespace::Pid(parent) if !parent.is_within(task::current().thread_pid.own().ns()) => {
+            Err(Errno::EPERM)
         }
-    }
-
-    /// The type's name and its flag of clone(2).
-    pub fn kind(&self) -> (&'static str, u32) {
-        match self {
-            Self::Cgroup(_) => ("cgroup", CLONE_NEWCGROUP),
-            Self::Ipc(_) => ("ipc", CLONE_NEWIPC),
-            Self::Mnt(_) => ("mnt", CLONE_NEWNS),
-            Self::Net(_) => ("net", CLONE_NEWNET),
-            Self::Pid(_) => ("pid", CLONE_NEWPID),
-            Self::Time(_) => ("time", CLONE_NEWTIME),
-            Self::User(_) => ("user", CLONE_NEWUSER),
-            Self::Uts(_) => ("uts", CLONE_NEWUTS),
-        }
-    }
-}
-
-impl Namespace {
-    /// The user namespace that owns it; that of a user namespace is the one around it.
-    fn owner(&self) -> Option<Self> {
-        let owner = match self {
-            Self::Cgroup(ns) | Self::Ipc(ns) | Self::Time(ns) => &ns.user_ns,
-            Self::Net(ns) => &ns.user_ns,
-            Self::Mnt(ns) => &ns.user_ns,
-            Self::Pid(ns) => &ns.user_ns,
-            Self::User(ns) => ns.parent.as_ref()?,
-            Self::Uts(ns) => &ns.user_ns,
-        };
-        Some(Self::User(owner.clone()))
-    }
-
-    /// The namespace around it; `EINVAL` for types that do not nest.
-    fn parent(&self) -> Result<Option<Self>> {
-        match self {
-            Self::Pid(ns) => Ok(ns.parent.clone().map(Self::Pid)),
-            Self::User(ns) => Ok(ns.parent.clone().map(Self::User)),
-            _ => Err(Errno::EINVAL),
-        }
+        parent => Ok(parent),
     }
 }
 
@@ -115,7 +64,7 @@ impl InodeOps for NsNode {
     }
 
     fn pseudo_name(&self, inode: &Inode, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        write!(out, "{}:[{}]", self.0.kind().0, inode.ino)
+        write!(out, "{}:[{}]", self.0.common().kind().name(), inode.ino)
     }
 }
 
@@ -123,11 +72,17 @@ impl InodeOps for NsNode {
 struct NsFile(Namespace);
 
 impl FileOps for NsFile {
-    fn ioctl(&self, _file: &File, cmd: u32, _arg: u64) -> Result<usize> {
+    fn ioctl(&self, _file: &File, cmd: u32, arg: u64) -> Result<usize> {
         match cmd {
-            NS_GET_USERNS => self.0.owner().ok_or(Errno::EPERM).and_then(open),
-            NS_GET_PARENT => self.0.parent()?.ok_or(Errno::EPERM).and_then(open),
-            NS_GET_NSTYPE => Ok(self.0.kind().1 as usize),
+            NS_GET_USERNS => seen_user_ns(self.0.common().owner()).and_then(open),
+            NS_GET_PARENT => seen_parent(&self.0).and_then(open),
+            NS_GET_NSTYPE => Ok(self.0.common().kind().flag() as usize),
+            NS_GET_OWNER_UID => {
+                let Namespace::User(ns) = &self.0 else { return Err(Errno::EINVAL) };
+                let uids = task::current().cred().user_ns.uids();
+                UserPtr::<u32>::new(arg).write(uids.from_kernel_munged(ns.owner_uid))?;
+                Ok(0)
+            }
             _ => Err(Errno::ENOTTY),
         }
     }
@@ -144,6 +99,11 @@ impl FileOps for NsFile {
 /// The namespace behind an open file.
 pub fn namespace_of(file: &File) -> Option<&Namespace> {
     file.ops_as::<NsFile>().map(|file| &file.0)
+}
+
+/// The namespace that an inode stands for: what is bind mounted, if it is one.
+pub fn namespace_at(inode: &Inode) -> Option<Namespace> {
+    inode.ops_as::<NsNode>().map(|node| node.0.clone())
 }
 
 fn mount() -> Result<&'static Ref<Mount>> {

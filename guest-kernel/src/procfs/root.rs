@@ -12,7 +12,7 @@ use crate::fs::{
     OpenFlags, Path, SuperBlock, SuperOps,
 };
 use crate::kref::Ref;
-use crate::ns::{Pid, PidNs, PidType, init_pid_ns};
+use crate::ns::{Pid, PidNs, PidType, UserNs, init_pid_ns};
 use crate::put;
 use crate::task::{self, list};
 use crate::uapi::S_IFDIR;
@@ -76,9 +76,22 @@ impl FileSystem for ProcFs {
         "proc"
     }
 
-    fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+    fn allows_user_ns(&self) -> bool {
+        true
+    }
+
+    fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
+        task::current().thread_pid.own().ns().common.user_ns().clone()
+    }
+
+    fn shows_the_machine(&self) -> bool {
+        true
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let ns = task::current().active_pid_ns();
-        let sb = SuperBlock::new("proc", PROC_SUPER_MAGIC, Box::new(ProcSuper { ns }))?;
+        let ops = Box::new(ProcSuper { ns });
+        let sb = SuperBlock::new_in(self.owner(request), "proc", PROC_SUPER_MAGIC, ops)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, Some(Box::new(Root)))?)
     }
 }

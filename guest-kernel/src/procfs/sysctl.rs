@@ -10,11 +10,50 @@ use crate::fs::SuperBlock;
 use crate::fs::pipe::PIPE_MAX_SIZE;
 use crate::mm::frame;
 use crate::ns::uts::{UTS_LEN, uts_name};
-use crate::ns::{Cap, pid::PID_MAX};
+use crate::ns::{Cap, NsKind, pid};
 use crate::put;
 use crate::sync::{Once, SpinLock};
 use crate::syscall::system::{RELEASE, VERSION};
 use crate::task;
+
+/// A limit of the caller's user namespace on namespaces of one kind (namespaces(7)).
+macro_rules! max_namespaces {
+    ($name:literal, $kind:ident) => {
+        setting(
+            $name,
+            |_, out| {
+                let ns = &task::current().cred().user_ns;
+                put!(out, "{}\n", ns.limits.max(NsKind::$kind))
+            },
+            |data| set_max_namespaces(NsKind::$kind, data),
+        )
+    };
+}
+
+fn set_max_namespaces(kind: NsKind, data: &[u8]) -> Result<()> {
+    let cred = task::current().cred();
+    if !cred.own_capable(Cap::SysResource) {
+        return Err(Errno::EPERM);
+    }
+    let max = parse_number(data)?;
+    let max = i32::try_from(max).ok().filter(|max| *max >= 0).ok_or(Errno::EINVAL)?;
+    cred.user_ns.limits.set_max(kind, max as u32);
+    Ok(())
+}
+
+/// The number after which the next one of the caller's pid namespace comes.
+fn store_last_pid(data: &[u8]) -> Result<()> {
+    let task = task::current();
+    let ns = task.thread_pid.own().ns();
+    let owner = ns.common.user_ns();
+    let cred = task.cred();
+    if !cred.ns_capable(owner, Cap::CheckpointRestore) && !cred.ns_capable(owner, Cap::SysAdmin) {
+        return Err(Errno::EPERM);
+    }
+    let last = u32::try_from(parse_number(data)?).ok().filter(|&last| last < pid::pid_max());
+    ns.set_last_pid(last.ok_or(Errno::EINVAL)?);
+    Ok(())
+}
 
 /// /proc/sys.
 pub static ENTRIES: &[Entry] = &[
@@ -22,6 +61,7 @@ pub static ENTRIES: &[Entry] = &[
         "fs",
         &[
             dir("epoll", &[text("max_user_watches", |_, out| put!(out, "{}\n", 1 << 20))]),
+            text("mount-max", |_, out| put!(out, "{}\n", crate::fs::mntns::MOUNT_MAX)),
             text("file-max", |_, out| put!(out, "{}\n", i64::MAX)),
             text("file-nr", |_, out| put!(out, "0\t0\t{}\n", i64::MAX)),
             text("nr_open", |_, out| out.bytes(b"1048576\n")),
@@ -42,7 +82,19 @@ pub static ENTRIES: &[Entry] = &[
             text("ostype", |_, out| out.bytes(b"Linux\n")),
             text("overflowgid", |_, out| out.bytes(b"65534\n")),
             text("overflowuid", |_, out| out.bytes(b"65534\n")),
-            text("pid_max", |_, out| put!(out, "{PID_MAX}\n")),
+            setting(
+                "ns_last_pid",
+                |_, out| put!(out, "{}\n", task::current().active_pid_ns().last_pid()),
+                store_last_pid,
+            ),
+            setting(
+                "pid_max",
+                |_, out| put!(out, "{}\n", pid::pid_max()),
+                |data| {
+                    let max = u32::try_from(parse_number(data)?).map_err(|_| Errno::EINVAL)?;
+                    pid::set_pid_max(max)
+                },
+            ),
             text("printk", |_, out| out.bytes(b"4\t4\t1\t7\n")),
             dir(
                 "pty",
@@ -66,6 +118,19 @@ pub static ENTRIES: &[Entry] = &[
             text("tainted", |_, out| out.bytes(b"0\n")),
             text("threads-max", |_, out| put!(out, "{}\n", frame::total_frames() / 32)),
             text("version", |_, out| put!(out, "{VERSION}\n")),
+        ],
+    ),
+    dir(
+        "user",
+        &[
+            max_namespaces!("max_cgroup_namespaces", Cgroup),
+            max_namespaces!("max_ipc_namespaces", Ipc),
+            max_namespaces!("max_mnt_namespaces", Mnt),
+            max_namespaces!("max_net_namespaces", Net),
+            max_namespaces!("max_pid_namespaces", Pid),
+            max_namespaces!("max_time_namespaces", Time),
+            max_namespaces!("max_user_namespaces", User),
+            max_namespaces!("max_uts_namespaces", Uts),
         ],
     ),
     dir("net", &[dir("core", &[text("somaxconn", |_, out| out.bytes(b"4096\n"))])]),

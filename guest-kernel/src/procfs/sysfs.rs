@@ -9,10 +9,12 @@ use crate::errno::{Errno, Result};
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
 use crate::kref::Ref;
+use crate::ns::UserNs;
 use crate::process::smp;
 use crate::put;
 use crate::sched::cpu::{self, online_mask, possible_mask};
 use crate::sync::MAX_CPUS;
+use crate::task;
 
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 
@@ -152,6 +154,19 @@ pub struct SysFs;
 impl FileSystem for SysFs {
     fn name(&self) -> &'static str {
         "sysfs"
+    }
+
+    fn allows_user_ns(&self) -> bool {
+        true
+    }
+
+    fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
+        // It shows the interfaces of the caller's network namespace.
+        task::current().nsproxy().net.common.user_ns().clone()
+    }
+
+    fn shows_the_machine(&self) -> bool {
+        true
     }
 
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {

@@ -94,6 +94,21 @@ impl SigInfo {
         (self.fields[0] >> 32) as u32
     }
 
+    /// True if a program sent it; the kernel's timers look like programs otherwise.
+    pub fn is_from_user(&self) -> bool {
+        self.code <= 0 && self.code != SI_TIMER
+    }
+
+    /// True if `si_pid` and `si_uid` say who sent it.
+    pub fn has_sender(&self) -> bool {
+        self.is_from_user()
+    }
+
+    /// Sets `si_pid` and `si_uid`.
+    pub fn set_sender(&mut self, pid: u32, uid: u32) {
+        self.fields[0] = pair(pid, uid);
+    }
+
     /// True if the kernel sent it.
     pub fn from_kernel(&self) -> bool {
         self.code > 0

@@ -1,9 +1,11 @@
 //! Calls about credentials: user and group ids, supplementary groups, capabilities.
 
+use super::ids::{self, kgid, kuid};
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::ns::{Cap, CapSet, Cred};
+use crate::process::creds::commit_creds;
 use crate::task::{self, list};
 
 /// "Leave unchanged" in the `setre*` and `setres*` calls.
@@ -19,38 +21,43 @@ fn change(change: impl FnOnce(&mut Cred, &Cred) -> Result<()>) -> SysResult {
     let mut new = old.try_clone()?;
     change(&mut new, &old)?;
     let new = crate::kref::Ref::try_new(new)?;
-    drop(task.cred.replace(new));
+    commit_creds(task, new);
     Ok(0)
+}
+
+/// Translates the ids that are not left unchanged.
+fn given<const N: usize>(to_kernel: fn(u32) -> Result<u32>, mut ids: [u32; N]) -> Result<[u32; N]> {
+    for id in ids.iter_mut().filter(|id| **id != KEEP) {
+        *id = to_kernel(*id)?;
+    }
+    Ok(ids)
 }
 
 /// getuid(2).
 pub fn sys_getuid(_: &mut Args) -> SysResult {
-    Ok(task::current().cred().uid as usize)
+    Ok(ids::uid(task::current().cred().uid) as usize)
 }
 
 /// geteuid(2).
 pub fn sys_geteuid(_: &mut Args) -> SysResult {
-    Ok(task::current().cred().euid as usize)
+    Ok(ids::uid(task::current().cred().euid) as usize)
 }
 
 /// getgid(2).
 pub fn sys_getgid(_: &mut Args) -> SysResult {
-    Ok(task::current().cred().gid as usize)
+    Ok(ids::gid(task::current().cred().gid) as usize)
 }
 
 /// getegid(2).
 pub fn sys_getegid(_: &mut Args) -> SysResult {
-    Ok(task::current().cred().egid as usize)
+    Ok(ids::gid(task::current().cred().egid) as usize)
 }
 
 /// setuid(2).
 pub fn sys_setuid(a: &mut Args) -> SysResult {
-    let uid = a.u32(0);
+    let uid = kuid(a.u32(0))?;
     change(|new, old| {
-        if uid == KEEP {
-            return Err(Errno::EINVAL);
-        }
-        if old.capable(Cap::Setuid) {
+        if old.own_capable(Cap::Setuid) {
             (new.uid, new.suid) = (uid, uid);
         } else if uid != old.uid && uid != old.suid {
             return Err(Errno::EPERM);
@@ -63,12 +70,9 @@ pub fn sys_setuid(a: &mut Args) -> SysResult {
 
 /// setgid(2).
 pub fn sys_setgid(a: &mut Args) -> SysResult {
-    let gid = a.u32(0);
+    let gid = kgid(a.u32(0))?;
     change(|new, old| {
-        if gid == KEEP {
-            return Err(Errno::EINVAL);
-        }
-        if old.capable(Cap::Setgid) {
+        if old.own_capable(Cap::Setgid) {
             (new.gid, new.sgid) = (gid, gid);
         } else if gid != old.gid && gid != old.sgid {
             return Err(Errno::EPERM);
@@ -80,9 +84,9 @@ pub fn sys_setgid(a: &mut Args) -> SysResult {
 
 /// setreuid(2).
 pub fn sys_setreuid(a: &mut Args) -> SysResult {
-    let (ruid, euid) = (a.u32(0), a.u32(1));
+    let [ruid, euid] = given(kuid, [a.u32(0), a.u32(1)])?;
     change(|new, old| {
-        let privileged = old.capable(Cap::Setuid);
+        let privileged = old.own_capable(Cap::Setuid);
         if ruid != KEEP {
             if !privileged && ruid != old.uid && ruid != old.euid {
                 return Err(Errno::EPERM);
@@ -106,9 +110,9 @@ pub fn sys_setreuid(a: &mut Args) -> SysResult {
 
 /// setregid(2).
 pub fn sys_setregid(a: &mut Args) -> SysResult {
-    let (rgid, egid) = (a.u32(0), a.u32(1));
+    let [rgid, egid] = given(kgid, [a.u32(0), a.u32(1)])?;
     change(|new, old| {
-        let privileged = old.capable(Cap::Setgid);
+        let privileged = old.own_capable(Cap::Setgid);
         if rgid != KEEP {
             if !privileged && rgid != old.gid && rgid != old.egid {
                 return Err(Errno::EPERM);
@@ -131,10 +135,10 @@ pub fn sys_setregid(a: &mut Args) -> SysResult {
 
 /// setresuid(2).
 pub fn sys_setresuid(a: &mut Args) -> SysResult {
-    let ids = [a.u32(0), a.u32(1), a.u32(2)];
+    let ids = given(kuid, [a.u32(0), a.u32(1), a.u32(2)])?;
     change(|new, old| {
         let own = [old.uid, old.euid, old.suid];
-        if !old.capable(Cap::Setuid) && ids.iter().any(|id| *id != KEEP && !own.contains(id)) {
+        if !old.own_capable(Cap::Setuid) && ids.iter().any(|id| *id != KEEP && !own.contains(id)) {
             return Err(Errno::EPERM);
         }
         for (slot, id) in [&mut new.uid, &mut new.euid, &mut new.suid].into_iter().zip(ids) {
@@ -150,10 +154,10 @@ pub fn sys_setresuid(a: &mut Args) -> SysResult {
 
 /// setresgid(2).
 pub fn sys_setresgid(a: &mut Args) -> SysResult {
-    let ids = [a.u32(0), a.u32(1), a.u32(2)];
+    let ids = given(kgid, [a.u32(0), a.u32(1), a.u32(2)])?;
     change(|new, old| {
         let own = [old.gid, old.egid, old.sgid];
-        if !old.capable(Cap::Setgid) && ids.iter().any(|id| *id != KEEP && !own.contains(id)) {
+        if !old.own_capable(Cap::Setgid) && ids.iter().any(|id| *id != KEEP && !own.contains(id)) {
             return Err(Errno::EPERM);
         }
         for (slot, id) in [&mut new.gid, &mut new.egid, &mut new.sgid].into_iter().zip(ids) {
@@ -176,45 +180,46 @@ fn write_three(a: &Args, ids: [u32; 3]) -> SysResult {
 /// getresuid(2).
 pub fn sys_getresuid(a: &mut Args) -> SysResult {
     let cred = task::current().cred();
-    write_three(a, [cred.uid, cred.euid, cred.suid])
+    write_three(a, [cred.uid, cred.euid, cred.suid].map(ids::uid))
 }
 
 /// getresgid(2).
 pub fn sys_getresgid(a: &mut Args) -> SysResult {
     let cred = task::current().cred();
-    write_three(a, [cred.gid, cred.egid, cred.sgid])
+    write_three(a, [cred.gid, cred.egid, cred.sgid].map(ids::gid))
 }
 
 /// setfsuid(2): returns the old id, whether or not it changed.
 pub fn sys_setfsuid(a: &mut Args) -> SysResult {
     let old = task::current().cred().fsuid;
-    let uid = a.u32(0);
+    let wanted = kuid(a.u32(0));
     let _ = change(|new, old| {
-        if uid == KEEP
-            || !old.capable(Cap::Setuid) && ![old.uid, old.euid, old.suid, old.fsuid].contains(&uid)
+        let uid = wanted?;
+        if !old.own_capable(Cap::Setuid) && ![old.uid, old.euid, old.suid, old.fsuid].contains(&uid)
         {
             return Err(Errno::EPERM);
         }
         new.fsuid = uid;
+        new.fix_caps_after_setfsuid(old);
         Ok(())
     });
-    Ok(old as usize)
+    Ok(ids::uid(old) as usize)
 }
 
 /// setfsgid(2).
 pub fn sys_setfsgid(a: &mut Args) -> SysResult {
     let old = task::current().cred().fsgid;
-    let gid = a.u32(0);
+    let wanted = kgid(a.u32(0));
     let _ = change(|new, old| {
-        if gid == KEEP
-            || !old.capable(Cap::Setgid) && ![old.gid, old.egid, old.sgid, old.fsgid].contains(&gid)
+        let gid = wanted?;
+        if !old.own_capable(Cap::Setgid) && ![old.gid, old.egid, old.sgid, old.fsgid].contains(&gid)
         {
             return Err(Errno::EPERM);
         }
         new.fsgid = gid;
         Ok(())
     });
-    Ok(old as usize)
+    Ok(ids::gid(old) as usize)
 }
 
 /// getgroups(2).
@@ -228,7 +233,9 @@ pub fn sys_getgroups(a: &mut Args) -> SysResult {
         if (size as usize) < groups.len() {
             return Err(Errno::EINVAL);
         }
-        a.ptr::<u32>(1).write_array(groups)?;
+        let mut shown = groups.try_clone()?;
+        shown.iter_mut().for_each(|group| *group = ids::gid(*group));
+        a.ptr::<u32>(1).write_array(&shown)?;
     }
     Ok(groups.len())
 }
@@ -236,7 +243,8 @@ pub fn sys_getgroups(a: &mut Args) -> SysResult {
 /// setgroups(2).
 pub fn sys_setgroups(a: &mut Args) -> SysResult {
     let n = a.usize(0);
-    if !task::current().cred().capable(Cap::Setgid) {
+    let cred = task::current().cred();
+    if !cred.own_capable(Cap::Setgid) || !cred.user_ns.allows_setgroups() {
         return Err(Errno::EPERM);
     }
     if n > NGROUPS_MAX {
@@ -247,7 +255,7 @@ pub fn sys_setgroups(a: &mut Args) -> SysResult {
         new.groups.clear();
         new.groups.try_reserve(wanted.len())?;
         for gid in wanted {
-            new.groups.try_push(gid)?;
+            new.groups.try_push(kgid(gid)?)?;
         }
         Ok(())
     })
@@ -315,14 +323,13 @@ pub fn sys_capset(a: &mut Args) -> SysResult {
     }
     let [effective, permitted, inheritable] = sets.map(|s| CapSet(s).and(CapSet::FULL));
     change(|new, old| {
-        let within = |a: CapSet, b: CapSet| a.0 & !b.0 == 0;
-        let inheritable_ok = within(inheritable, old.cap_inheritable.or(old.cap_permitted))
-            || old.capable(Cap::Setpcap);
-        let bounded = within(inheritable, old.cap_inheritable.or(old.cap_bounding));
+        let inheritable_ok = inheritable.is_within(old.cap_inheritable.or(old.cap_permitted))
+            || old.own_capable(Cap::Setpcap);
+        let bounded = inheritable.is_within(old.cap_inheritable.or(old.cap_bounding));
         if !inheritable_ok
             || !bounded
-            || !within(permitted, old.cap_permitted)
-            || !within(effective, permitted)
+            || !permitted.is_within(old.cap_permitted)
+            || !effective.is_within(permitted)
         {
             return Err(Errno::EPERM);
         }

@@ -8,9 +8,11 @@ use crate::errno::{Errno, Result};
 use crate::ipc::futex::{self, BITSET_ANY};
 use crate::ipc::futex_pi;
 use crate::mm::UserPtr;
-use crate::ns::Cap;
+use crate::ns::time::WallClock;
+use crate::process::access::{AccessMode, may_access};
+use crate::process::clocks::time_ns;
 use crate::sched::{ClockBase, Deadline, RestartBlock};
-use crate::task::{self, Task, list};
+use crate::task::{self, list};
 use crate::uapi::{
     FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_LOCK_PI, FUTEX_LOCK_PI2, FUTEX_PRIVATE_FLAG,
     FUTEX_REQUEUE, FUTEX_TRYLOCK_PI, FUTEX_UNLOCK_PI, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE,
@@ -26,6 +28,11 @@ fn deadline(timeout: UserPtr<Timespec>, relative: bool, clock: ClockBase) -> Res
     Ok(if relative {
         Deadline { clock, ns: clock.now().saturating_add(ns) }
     } else {
+        // A time of the caller's time namespace; the wall clock is everybody's.
+        let ns = match clock {
+            ClockBase::Monotonic => time_ns().to_machine(WallClock::MONOTONIC, ns),
+            ClockBase::Realtime => ns,
+        };
         Deadline { clock, ns }
     })
 }
@@ -131,13 +138,6 @@ pub fn sys_set_robust_list(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
-/// Who may look into whom (ptrace(2), "Ptrace access mode checking"): the same user, or CAP_SYS_PTRACE.
-fn may_access(caller: &Task, target: &Task) -> bool {
-    let cred = caller.cred();
-    let same = |t: &crate::ns::Cred| [t.uid, t.euid, t.suid].iter().all(|uid| *uid == cred.fsuid);
-    caller.same_group(target) || target.cred.with(|t| same(t)) || cred.capable(Cap::SysPtrace)
-}
-
 /// get_robust_list(2).
 pub fn sys_get_robust_list(a: &mut Args) -> SysResult {
     let me = task::current();
@@ -146,7 +146,7 @@ pub fn sys_get_robust_list(a: &mut Args) -> SysResult {
         pid => {
             let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
             let target = list::find_thread(pid, me.thread_pid.own().ns()).ok_or(Errno::ESRCH)?;
-            if !may_access(me, &target) {
+            if !may_access(&target, AccessMode::RealCreds) {
                 return Err(Errno::EPERM);
             }
             target.robust_list.load(Ordering::Relaxed)

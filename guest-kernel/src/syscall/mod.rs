@@ -7,11 +7,15 @@
 pub mod cred;
 pub mod fs;
 pub mod futex;
+pub mod ids;
 pub mod membarrier;
 pub mod mm;
+pub mod namespaces;
 pub mod net;
+pub mod pidfd;
 pub mod pipe;
 pub mod poll;
+pub mod prctl;
 pub mod process;
 #[cfg(test)]
 mod reference;

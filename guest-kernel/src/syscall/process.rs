@@ -10,7 +10,7 @@ use crate::ns::{Cap, Pid, PidType};
 use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
 use crate::process::{exec, exit, jobs};
-use crate::signal::{SigInfo, is_valid};
+use crate::signal::SigInfo;
 use crate::task::rlimit::{RLIM_NLIMITS, Resource, Rlimit, resource};
 use crate::task::{self, Accounting, Task, list};
 
@@ -26,6 +26,7 @@ pub fn sys_clone(a: &mut Args) -> SysResult {
         child_tid: a.u64(4),
         // clone(2) returns the pid descriptor where CLONE_PARENT_SETTID would store the tid.
         pidfd: a.u64(2),
+        set_tid: alloc::vec::Vec::new(),
     };
     if args.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -82,10 +83,12 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
     if flags.intersects(CloneFlags::THREAD | CloneFlags::PARENT) && exit_signal != 0 {
         return Err(Errno::EINVAL);
     }
-    // Chosen numbers need CAP_CHECKPOINT_RESTORE and come with checkpoints; cgroups are not there.
-    if (set_tid == 0) != (set_tid_size == 0) || set_tid != 0 || cgroup != 0 {
+    let most = u64::from(crate::ns::pid::MAX_PID_NS_LEVEL) + 1;
+    // Control groups are not there.
+    if (set_tid == 0) != (set_tid_size == 0) || set_tid_size > most || cgroup != 0 {
         return Err(Errno::EINVAL);
     }
+    let set_tid = UserPtr::<u32>::new(set_tid).read_array(set_tid_size as usize)?;
     let args = CloneArgs {
         flags,
         exit_signal: exit_signal as i32,
@@ -94,6 +97,7 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
         parent_tid,
         child_tid,
         pidfd,
+        set_tid,
     };
     Ok(kernel_clone(&args, a.regs())? as usize)
 }
@@ -189,19 +193,30 @@ pub fn sys_waitid(a: &mut Args) -> SysResult {
     const P_ALL: i32 = 0;
     const P_PID: i32 = 1;
     const P_PGID: i32 = 2;
+    const P_PIDFD: i32 = 3;
     let (kind, id, info, options, rusage) = (a.i32(0), a.i32(1), a.u64(2), a.u32(3), a.u64(4));
     let options = WaitOptions::from_bits(options).ok_or(Errno::EINVAL)?;
     if !options.intersects(WaitOptions::EXITED | WaitOptions::STOPPED | WaitOptions::CONTINUED) {
         return Err(Errno::EINVAL);
     }
+    let mut nonblocking = false;
     let which = match kind {
         P_ALL => Which::All,
         P_PID if id > 0 => Which::Pid(child_pid(id)?),
         P_PGID if id > 0 => Which::Pgid(child_pid(id)?),
         P_PGID if id == 0 => Which::Pgid(own_pgrp()?),
+        P_PIDFD if id >= 0 => {
+            let file = super::fs::fget(id)?;
+            nonblocking = file.is_nonblocking();
+            Which::Pid(super::pidfd::pid_of(&file)?)
+        }
         _ => return Err(Errno::EINVAL),
     };
-    let found = do_wait(&which, options)?;
+    let how = if nonblocking { options | WaitOptions::NOHANG } else { options };
+    let found = do_wait(&which, how)?;
+    if found.is_none() && nonblocking && !options.contains(WaitOptions::NOHANG) {
+        return Err(Errno::EAGAIN);
+    }
     if info != 0 {
         let bytes = match &found {
             // No child yet: si_pid and si_signo are zero.
@@ -287,10 +302,10 @@ fn limit_target(pid: i32) -> Result<crate::kref::Ref<Task>> {
     let target = list::find_thread(nr, &caller.active_pid_ns()).ok_or(Errno::ESRCH)?;
     let cred = caller.cred();
     let same = target.same_group(caller)
-        || cred.capable(Cap::SysResource)
         || target.cred.with(|t| {
-            [t.uid, t.euid, t.suid].iter().all(|&u| u == cred.uid)
-                && [t.gid, t.egid, t.sgid].iter().all(|&g| g == cred.gid)
+            cred.ns_capable(&t.user_ns, Cap::SysResource)
+                || [t.uid, t.euid, t.suid].iter().all(|&u| u == cred.uid)
+                    && [t.gid, t.egid, t.sgid].iter().all(|&g| g == cred.gid)
         });
     if same { Ok(target) } else { Err(Errno::EPERM) }
 }
@@ -395,96 +410,6 @@ pub fn sys_getrusage(a: &mut Args) -> SysResult {
     }
     let words = rusage_words(sum[0], sum[1], [sum[2], sum[3], sum[4], sum[5]], maxrss);
     a.ptr::<[i64; 18]>(1).write(words)?;
-    Ok(0)
-}
-
-/// prctl(2): the operations that concern what this kernel has; others are `EINVAL`.
-pub fn sys_prctl(a: &mut Args) -> SysResult {
-    let task = task::current();
-    let (arg2, arg3, arg4, arg5) = (a.u64(1), a.u64(2), a.u64(3), a.u64(4));
-    let flag = |value: u64| match value {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Errno::EINVAL),
-    };
-    match a.i32(0) {
-        // PR_SET_PDEATHSIG
-        1 => {
-            let sig = arg2 as i32;
-            if sig != 0 && !is_valid(sig) {
-                return Err(Errno::EINVAL);
-            }
-            task.pdeath_signal.store(sig, Ordering::Relaxed);
-        }
-        // PR_GET_PDEATHSIG
-        2 => UserPtr::<i32>::new(arg2).write(task.pdeath_signal.load(Ordering::Relaxed))?,
-        // PR_GET_DUMPABLE, PR_SET_DUMPABLE
-        3 => return Ok(1),
-        4 if arg2 <= 1 => {}
-        // PR_GET_KEEPCAPS, PR_SET_KEEPCAPS
-        7 => {
-            return Ok(usize::from(
-                task.cred().securebits & crate::ns::cred::SECBIT_KEEP_CAPS != 0,
-            ));
-        }
-        8 => {
-            let keep = flag(arg2)?;
-            let cred = task.cred().with(|c| {
-                c.securebits &= !crate::ns::cred::SECBIT_KEEP_CAPS;
-                if keep {
-                    c.securebits |= crate::ns::cred::SECBIT_KEEP_CAPS;
-                }
-            })?;
-            drop(task.cred.replace(cred));
-        }
-        // PR_SET_NAME, PR_GET_NAME
-        15 => {
-            let mut name = [0; task::TASK_COMM_LEN];
-            for (i, byte) in name[..task::TASK_COMM_LEN - 1].iter_mut().enumerate() {
-                *byte = UserPtr::<u8>::new(arg2.wrapping_add(i as u64)).read()?;
-                if *byte == 0 {
-                    break;
-                }
-            }
-            *task.comm.lock() = name;
-        }
-        16 => UserPtr::<[u8; 16]>::new(arg2).write(task.comm().0)?,
-        // PR_CAPBSET_READ, PR_CAPBSET_DROP
-        23 if arg2 <= Cap::CheckpointRestore as u64 => {
-            return Ok((task.cred().cap_bounding.0 >> arg2 & 1) as usize);
-        }
-        24 if arg2 <= Cap::CheckpointRestore as u64 => {
-            if !task.cred().capable(Cap::Setpcap) {
-                return Err(Errno::EPERM);
-            }
-            let cred = task.cred().with(|c| c.cap_bounding.0 &= !(1 << arg2))?;
-            drop(task.cred.replace(cred));
-        }
-        // PR_GET_SECUREBITS
-        27 => return Ok(task.cred().securebits as usize),
-        // PR_SET_TIMERSLACK, PR_GET_TIMERSLACK: timers are exact here.
-        29 => {}
-        30 => return Ok(50_000),
-        // PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER
-        36 => task.signal.is_child_subreaper.store(arg2 != 0, Ordering::Relaxed),
-        37 => {
-            let on = task.signal.is_child_subreaper.load(Ordering::Relaxed);
-            UserPtr::<i32>::new(arg2).write(i32::from(on))?;
-        }
-        // PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS
-        38 => {
-            if arg2 != 1 || arg3 | arg4 | arg5 != 0 {
-                return Err(Errno::EINVAL);
-            }
-            let cred = task.cred().with(|c| c.no_new_privs = true)?;
-            drop(task.cred.replace(cred));
-        }
-        39 => return Ok(usize::from(task.cred().no_new_privs)),
-        // PR_GET_TID_ADDRESS
-        40 => UserPtr::<u64>::new(arg2).write(task.clear_child_tid.load(Ordering::Relaxed))?,
-        // PR_SET_VMA (anonymous names) is optional in Linux too.
-        _ => return Err(Errno::EINVAL),
-    }
     Ok(0)
 }
 

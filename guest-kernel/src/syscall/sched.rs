@@ -43,16 +43,21 @@ fn find(pid: i32) -> Result<Ref<Task>> {
     }
 }
 
+/// True if the caller has CAP_SYS_NICE over a task with credentials `target`.
+fn nice_over(target: &crate::kref::Ref<crate::ns::Cred>) -> bool {
+    task::current().cred().ns_capable(&target.user_ns, Cap::SysNice)
+}
+
 /// True if the caller may change how `target` is scheduled: the same user, or CAP_SYS_NICE.
 fn owns(target: &Task) -> bool {
     let cred = task::current().cred();
-    target.cred.with(|t| cred.euid == t.uid || cred.euid == t.euid) || cred.capable(Cap::SysNice)
+    target.cred.with(|t| cred.euid == t.uid || cred.euid == t.euid || nice_over(t))
 }
 
 /// True if the caller may give `target` that nice value: not below what it has and RLIMIT_NICE allows.
 fn may_nice(target: &Task, nice: i32) -> bool {
     let floor = 20 - target.signal.rlimits.soft(Resource::Nice).min(40) as i32;
-    nice >= target.se.nice().min(floor) || task::current().cred().capable(Cap::SysNice)
+    nice >= target.se.nice().min(floor) || target.cred.with(nice_over)
 }
 
 /// Changes policy and parameters (sched(7), "Privileges and resource limits").
@@ -64,7 +69,7 @@ fn set(target: &Task, policy: u32, priority: u32, nice: Option<i32>, reset: bool
     }
     let se = &target.se;
     let nice = nice.unwrap_or(se.nice()).clamp(MIN_NICE, MAX_NICE);
-    if !task::current().cred().capable(Cap::SysNice) {
+    if !target.cred.with(nice_over) {
         if !owns(target) || !may_nice(target, nice) || (se.reset_on_fork() && !reset) {
             return Err(Errno::EPERM);
         }
@@ -281,8 +286,8 @@ pub fn sys_setpriority(a: &mut Args) -> SysResult {
     let mut result = Ok(0);
     for_each(a.u32(0), a.i32(1), |target| {
         let cred = task::current().cred();
-        let same = target.cred.with(|t| cred.euid == t.uid || cred.euid == t.euid);
-        if !same && !cred.capable(Cap::SysNice) {
+        let same = target.cred.with(|t| cred.uid == t.uid || cred.euid == t.uid || nice_over(t));
+        if !same {
             result = Err(Errno::EPERM);
         } else if nice < target.se.nice() && !may_nice(target, nice) {
             result = Err(Errno::EACCES);

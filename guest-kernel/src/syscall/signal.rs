@@ -21,17 +21,22 @@ fn read_set(addr: u64) -> Result<SigSet> {
     Ok(SigSet(UserPtr::<u64>::new(addr).read()?))
 }
 
-fn own_info(sig: i32, code: i32) -> SigInfo {
+pub(super) fn own_info(sig: i32, code: i32) -> SigInfo {
     let task = task::current();
     let ns = task.thread_pid.own().ns();
-    SigInfo::user(sig, code, task.nr_of(PidType::Tgid, ns), task.cred().uid)
+    SigInfo::user(sig, code, task.nr_of(PidType::Tgid, ns), super::ids::uid(task.cred().uid))
 }
 
-fn check_signal(sig: i32) -> Result<()> {
+pub(super) fn check_signal(sig: i32) -> Result<()> {
     if sig == 0 || is_valid(sig) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-fn send_checked(list: &list::TaskList, info: SigInfo, target: &Task, group: bool) -> Result<()> {
+pub(super) fn send_checked(
+    list: &list::TaskList,
+    info: SigInfo,
+    target: &Task,
+    group: bool,
+) -> Result<()> {
     if !deliver::may_send(task::current(), &info, target) {
         return Err(Errno::EPERM);
     }
@@ -115,7 +120,8 @@ pub fn sys_tgkill(a: &mut Args) -> SysResult {
     send_to_thread(Some(a.i32(0)), a.i32(1), own_info(a.i32(2), SI_TKILL)).map(|()| 0)
 }
 
-fn queued_info(addr: u64, sig: i32, to_self: bool) -> Result<SigInfo> {
+/// The information that a program queues with a signal, and the number that it wrote there itself.
+pub(super) fn queued_info(addr: u64, sig: i32, to_self: bool) -> Result<(SigInfo, i32)> {
     check_signal(sig)?;
     let mut bytes = [0; SigInfo::USER_SIZE];
     copy_in(addr, &mut bytes)?;
@@ -124,8 +130,8 @@ fn queued_info(addr: u64, sig: i32, to_self: bool) -> Result<SigInfo> {
     if (info.code >= 0 || info.code == SI_TKILL) && !to_self {
         return Err(Errno::EPERM);
     }
-    info.signo = sig;
-    Ok(info)
+    let given = core::mem::replace(&mut info.signo, sig);
+    Ok((info, given))
 }
 
 /// rt_sigqueueinfo(2).
@@ -133,7 +139,7 @@ pub fn sys_rt_sigqueueinfo(a: &mut Args) -> SysResult {
     let task = task::current();
     let (pid, sig) = (a.i32(0), a.i32(1));
     let to_self = pid > 0 && pid as u32 == task.nr_of(PidType::Tgid, task.thread_pid.own().ns());
-    let info = queued_info(a.u64(2), sig, to_self)?;
+    let (info, _) = queued_info(a.u64(2), sig, to_self)?;
     if pid <= 0 {
         return Err(Errno::ESRCH);
     }
@@ -146,7 +152,7 @@ pub fn sys_rt_tgsigqueueinfo(a: &mut Args) -> SysResult {
     let (tgid, tid, sig) = (a.i32(0), a.i32(1), a.i32(2));
     let pid = task.thread_pid.own();
     let to_self = tid > 0 && tid as u32 == pid.nr_in(pid.ns());
-    let info = queued_info(a.u64(3), sig, to_self)?;
+    let (info, _) = queued_info(a.u64(3), sig, to_self)?;
     send_to_thread(Some(tgid), tid, info).map(|()| 0)
 }
 

@@ -7,20 +7,18 @@ use crate::arch;
 use crate::errno::{Errno, Result};
 use crate::mm::frame;
 use crate::mm::{UserPtr, copy_in, copy_out};
+use crate::ns::time::WallClock;
 use crate::ns::uts::{UTS_LEN, UtsName, uts_name};
-use crate::ns::{Cap, Cred};
+use crate::ns::{Cap, PidNs};
+use crate::process::clocks::time_ns;
 use crate::sched;
+use crate::signal::{SIGHUP, SIGINT, SIGKILL, SigInfo};
 use crate::task::{self, list};
 
 /// What `uname -r` says: the Linux release whose interface this kernel follows.
 pub const RELEASE: &str = concat!("6.1.0-belljar-", env!("CARGO_PKG_VERSION"));
 /// What `uname -v` says.
 pub const VERSION: &str = "#1 SMP PREEMPT Bell Jar";
-
-fn capable(cap: Cap) -> Result<()> {
-    let cred: &Cred = task::current().cred();
-    if cred.capable(cap) { Ok(()) } else { Err(Errno::EPERM) }
-}
 
 /// uname(2).
 pub fn sys_uname(a: &mut Args) -> SysResult {
@@ -38,7 +36,10 @@ pub fn sys_uname(a: &mut Args) -> SysResult {
 }
 
 fn read_name(addr: u64, len: i32) -> Result<UtsName> {
-    capable(Cap::SysAdmin)?;
+    let task = task::current();
+    if !task.cred().ns_capable(task.nsproxy().uts.common.user_ns(), Cap::SysAdmin) {
+        return Err(Errno::EPERM);
+    }
     let len = usize::try_from(len).ok().filter(|&l| l <= UTS_LEN).ok_or(Errno::EINVAL)?;
     let mut bytes = [0; UTS_LEN];
     copy_in(addr, &mut bytes[..len])?;
@@ -64,7 +65,8 @@ pub fn sys_sysinfo(a: &mut Args) -> SysResult {
     let loads = sched::loadavg();
     let mut bytes = [0_u8; 112];
     let mut put = |at: usize, v: u64| bytes[at..at + 8].copy_from_slice(&v.to_le_bytes());
-    put(0, sched::boottime_ns() / 1_000_000_000);
+    let uptime = time_ns().shown(WallClock::BOOTTIME, sched::boottime_ns());
+    put(0, uptime / sched::NSEC_PER_SEC);
     for (i, load) in loads.iter().enumerate() {
         // Fixed point with 16 bits here, 11 bits in the scheduler.
         put(8 + i * 8, *load << 5);
@@ -95,9 +97,16 @@ pub fn sys_getcpu(a: &mut Args) -> SysResult {
 pub fn sys_reboot(a: &mut Args) -> SysResult {
     const MAGIC1: u32 = 0xfee1_dead;
     const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
-    capable(Cap::SysBoot)?;
+    let task = task::current();
+    let pids = task.thread_pid.own().ns();
+    if !task.cred().ns_capable(pids.common.user_ns(), Cap::SysBoot) {
+        return Err(Errno::EPERM);
+    }
     if a.u32(0) != MAGIC1 || !MAGIC2.contains(&a.u32(1)) {
         return Err(Errno::EINVAL);
+    }
+    if pids.level > 0 {
+        return reboot_namespace(pids, a.u32(2));
     }
     match a.u32(2) {
         0x0123_4567 => crate::process::init::shutdown(0, true),
@@ -105,4 +114,22 @@ pub fn sys_reboot(a: &mut Args) -> SysResult {
         0 | 0x89ab_cdef => Ok(0),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// In a namespace of its own, rebooting ends its reaper, and with it the namespace; the parent learns
+/// how from the signal (pid_namespaces(7), "Miscellaneous").
+fn reboot_namespace(ns: &PidNs, command: u32) -> SysResult {
+    let signal = match command {
+        0x0123_4567 | 0xa1b2_c3d4 => SIGHUP,
+        0xcdef_0123 | 0x4321_fedc => SIGINT,
+        _ => return Err(Errno::EINVAL),
+    };
+    let list = list::lock();
+    let reaper = ns.child_reaper.load(Ordering::Acquire).cast::<task::Task>();
+    // SAFETY: null, or alive under the list's lock.
+    let Some(reaper) = (unsafe { reaper.as_ref() }) else { return Ok(0) };
+    ns.reboot.store(signal, Ordering::Relaxed);
+    crate::process::signal::send_locked(&list, SigInfo::kernel(SIGKILL), reaper, true)?;
+    drop(list);
+    crate::process::exit::do_exit(0)
 }

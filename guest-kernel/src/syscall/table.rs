@@ -1,8 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, membarrier, mm, net, pipe, poll, process, sched, signal, signalfd,
-    system, time, timer, tty,
+    Handler, cred, fs, futex, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl, process,
+    sched, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -96,6 +96,7 @@ pub const ROWS: &[Row] = &[
     (94, "exit_group", process::sys_exit_group),
     (95, "waitid", process::sys_waitid),
     (96, "set_tid_address", process::sys_set_tid_address),
+    (97, "unshare", namespaces::sys_unshare),
     (98, "futex", futex::sys_futex),
     (99, "set_robust_list", futex::sys_set_robust_list),
     (100, "get_robust_list", futex::sys_get_robust_list),
@@ -160,7 +161,7 @@ pub const ROWS: &[Row] = &[
     (164, "setrlimit", process::sys_setrlimit),
     (165, "getrusage", process::sys_getrusage),
     (166, "umask", fs::dir::sys_umask),
-    (167, "prctl", process::sys_prctl),
+    (167, "prctl", prctl::sys_prctl),
     (168, "getcpu", system::sys_getcpu),
     (169, "gettimeofday", time::sys_gettimeofday),
     (170, "settimeofday", time::sys_settimeofday),
@@ -212,6 +213,7 @@ pub const ROWS: &[Row] = &[
     (264, "name_to_handle_at", fs::special::sys_name_to_handle_at),
     (266, "clock_adjtime", time::sys_clock_adjtime),
     (267, "syncfs", fs::sync::sys_syncfs),
+    (268, "setns", namespaces::sys_setns),
     (269, "sendmmsg", net::message::sys_sendmmsg),
     (274, "sched_setattr", sched::sys_sched_setattr),
     (275, "sched_getattr", sched::sys_sched_getattr),
@@ -225,9 +227,12 @@ pub const ROWS: &[Row] = &[
     (286, "preadv2", fs::rw::sys_preadv2),
     (287, "pwritev2", fs::rw::sys_pwritev2),
     (291, "statx", fs::stat::sys_statx),
+    (424, "pidfd_send_signal", pidfd::sys_pidfd_send_signal),
+    (434, "pidfd_open", pidfd::sys_pidfd_open),
     (435, "clone3", process::sys_clone3),
     (436, "close_range", fs::open::sys_close_range),
     (437, "openat2", fs::open::sys_openat2),
+    (438, "pidfd_getfd", pidfd::sys_pidfd_getfd),
     (439, "faccessat2", fs::stat::sys_faccessat2),
     (441, "epoll_pwait2", poll::sys_epoll_pwait2),
     (452, "fchmodat2", fs::stat::sys_fchmodat2),

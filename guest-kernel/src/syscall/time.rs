@@ -4,9 +4,10 @@ use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::ns::Cap;
+use crate::ns::time::WallClock;
 use crate::pod;
 use crate::process::clocks::{self, ClockId};
-use crate::sched::{self, ClockBase, Deadline, NSEC_PER_SEC, RestartBlock};
+use crate::sched::{self, Deadline, NSEC_PER_SEC, RestartBlock};
 use crate::task;
 
 /// `struct timespec`.
@@ -72,7 +73,7 @@ pub fn sys_clock_gettime(a: &mut Args) -> SysResult {
     // The two that everybody asks for come first.
     let ns = match a.i32(0) {
         0 => sched::realtime_ns(),
-        1 => sched::monotonic_ns(),
+        1 => clocks::time_ns().shown(WallClock::MONOTONIC, sched::monotonic_ns()),
         id => clocks::now(ClockId::from_number(id)?)?,
     };
     a.ptr::<Timespec>(1).write(Timespec::from_ns(ns))?;
@@ -106,7 +107,7 @@ pub fn sys_clock_settime(a: &mut Args) -> SysResult {
     let clock = ClockId::from_number(a.i32(0))?;
     let ns = a.ptr::<Timespec>(1).read()?.to_ns()?;
     match clock {
-        ClockId::Wall(ClockBase::Realtime) if a.i32(0) == 0 => set_wall_clock(ns).map(|()| 0),
+        ClockId::Wall(WallClock::REALTIME) if a.i32(0) == 0 => set_wall_clock(ns).map(|()| 0),
         ClockId::Cpu(_) => Err(Errno::EPERM),
         ClockId::Wall(_) => Err(Errno::EINVAL),
     }
@@ -176,7 +177,7 @@ pub fn sys_adjtimex(a: &mut Args) -> SysResult {
 /// clock_adjtime(2).
 pub fn sys_clock_adjtime(a: &mut Args) -> SysResult {
     match ClockId::from_number(a.i32(0))? {
-        ClockId::Wall(ClockBase::Realtime) if a.i32(0) == 0 => adjtime(a.ptr(1)),
+        ClockId::Wall(WallClock::REALTIME) if a.i32(0) == 0 => adjtime(a.ptr(1)),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
@@ -229,8 +230,9 @@ pub fn sys_clock_nanosleep(a: &mut Args) -> SysResult {
         }
         // CLOCK_MONOTONIC_RAW and the coarse clocks only tell the time.
         ClockId::Wall(_) if matches!(a.i32(0), 4..=6) => Err(Errno::EOPNOTSUPP),
-        ClockId::Wall(base) if absolute => {
-            let deadline = Deadline { clock: base, ns };
+        ClockId::Wall(clock) if absolute => {
+            let ns = clocks::time_ns().to_machine(clock, ns);
+            let deadline = Deadline { clock: clock.base, ns };
             sched::sleep_until(deadline).map_err(|_| Errno::ERESTARTNOHAND)?;
             Ok(0)
         }

@@ -11,9 +11,9 @@ use crate::fs::{File, OpenFlags, anon};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::PidType;
+use crate::ns::time::WallClock;
 use crate::process::clocks::{self, ClockId, CpuTimeKind};
 use crate::process::timers::{self, Setting};
-use crate::sched::ClockBase;
 use crate::signal::{SIGALRM, is_valid};
 use crate::task::rlimit::Resource;
 use crate::task::timers::{Notify, PosixTimer, TimerClock};
@@ -25,6 +25,15 @@ const ABSTIME: u32 = 1;
 fn read_itimerspec(from: UserPtr<[Timespec; 2]>) -> Result<Setting> {
     let [interval, value] = from.read()?;
     Ok(Setting { value: value.to_ns()?, interval: interval.to_ns()? })
+}
+
+/// An absolute time of the caller's time namespace as one of the machine. 0 still means none.
+fn on_machine(clock: WallClock, setting: Setting) -> Setting {
+    let value = match setting.value {
+        0 => 0,
+        value => clocks::time_ns().to_machine(clock, value).max(1),
+    };
+    Setting { value, ..setting }
 }
 
 fn itimerspec(setting: Setting) -> [Timespec; 2] {
@@ -128,7 +137,7 @@ fn read_notify(from: UserPtr<SigEvent>, id: i32) -> Result<Notify> {
 fn timer_clock(id: i32) -> Result<TimerClock> {
     match (id, ClockId::from_number(id)?) {
         (4..=6 | 8 | 9, _) => Err(Errno::EOPNOTSUPP),
-        (_, ClockId::Wall(base)) => Ok(TimerClock::Wall(base)),
+        (_, ClockId::Wall(clock)) => Ok(TimerClock::Wall(clock)),
         (_, clock @ ClockId::Cpu(cpu)) => {
             clocks::check(clock)?;
             let me = task::current();
@@ -186,7 +195,12 @@ fn find_timer(id: i32) -> Result<Arc<PosixTimer>> {
 pub fn sys_timer_settime(a: &mut Args) -> SysResult {
     let new = read_itimerspec(a.ptr::<[Timespec; 2]>(2).non_null().ok_or(Errno::EINVAL)?)?;
     let timer = find_timer(a.i32(0))?;
-    let old = timers::set(&timer, new, a.u32(1) & ABSTIME != 0);
+    let absolute = a.u32(1) & ABSTIME != 0;
+    let new = match timer.clock {
+        TimerClock::Wall(clock) if absolute => on_machine(clock, new),
+        _ => new,
+    };
+    let old = timers::set(&timer, new, absolute);
     if let Some(to) = a.ptr(3).non_null() {
         to.write(itimerspec(old))?;
     }
@@ -222,8 +236,9 @@ pub fn sys_timer_delete(a: &mut Args) -> SysResult {
 /// timerfd_create(2).
 pub fn sys_timerfd_create(a: &mut Args) -> SysResult {
     let clock = match a.i32(0) {
-        0 => ClockBase::Realtime,
-        1 | 7 => ClockBase::Monotonic,
+        0 => WallClock::REALTIME,
+        1 => WallClock::MONOTONIC,
+        7 => WallClock::BOOTTIME,
         // CLOCK_REALTIME_ALARM and CLOCK_BOOTTIME_ALARM: nothing here wakes a suspended machine.
         8 | 9 => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
@@ -254,8 +269,10 @@ pub fn sys_timerfd_settime(a: &mut Args) -> SysResult {
     }
     let new = read_itimerspec(a.ptr(2))?;
     let absolute = flags & ABSTIME != 0;
-    let (value, interval) =
-        with_timerfd(a.fd(0), |timer| timer.set(new.value, new.interval, absolute))?;
+    let (value, interval) = with_timerfd(a.fd(0), |timer| {
+        let new = if absolute { on_machine(timer.clock(), new) } else { new };
+        timer.set(new.value, new.interval, absolute)
+    })?;
     if let Some(to) = a.ptr(3).non_null() {
         to.write(itimerspec(Setting { value, interval }))?;
     }

@@ -100,6 +100,9 @@ impl TaskList {
                 let pid = task.thread_pid.share();
                 pid.members[PidType::Pid as usize]
                     .push_back(&task.pid_links[PidType::Pid as usize]);
+                for upid in pid.numbers.iter() {
+                    upid.ns.nr_tasks.fetch_add(1, Ordering::Relaxed);
+                }
                 task.signal.threads.push_back(task);
             }
             task.signal.nr_threads.fetch_add(1, Ordering::Relaxed);
@@ -120,6 +123,7 @@ impl TaskList {
                     member.unlink();
                 }
             }
+            task.thread_pid.with(|pid| pid.numbers.iter().for_each(|upid| leave(task, &upid.ns)));
             task.signal.nr_threads.fetch_sub(1, Ordering::Relaxed);
             NR_THREADS.fetch_sub(1, Ordering::Relaxed);
         });
@@ -210,6 +214,21 @@ impl TaskList {
     pub fn process_of<'a>(&'a self, pid: &'a Pid) -> Option<&'a Task> {
         pid.members[PidType::Tgid as usize].first().map(|m| task_of(m, PidType::Tgid))
     }
+}
+
+/// A namespace numbers one thread less. Its reaper may wait for that, and is none once it goes itself.
+fn leave(task: &Task, ns: &PidNs) {
+    let left = ns.nr_tasks.fetch_sub(1, Ordering::Release) - 1;
+    if left <= 2 && ns.dying.load(Ordering::Acquire) {
+        ns.empty_wait.wake_all();
+    }
+    let me = core::ptr::from_ref(task).cast_mut().cast();
+    let _ = ns.child_reaper.compare_exchange(
+        me,
+        core::ptr::null_mut(),
+        Ordering::AcqRel,
+        Ordering::Relaxed,
+    );
 }
 
 /// The task that a member link lies in.

@@ -146,6 +146,11 @@ impl SignalStruct {
         })
     }
 
+    /// How many threads there are.
+    pub fn nr_threads(&self) -> usize {
+        self.nr_threads.load(Ordering::Relaxed) as usize
+    }
+
     /// The group's pid of a kind other than [`PidType::Pid`].
     pub fn pid(&self, kind: PidType) -> Option<Ref<Pid>> {
         self.pids[kind as usize].lock().clone()

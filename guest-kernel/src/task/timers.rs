@@ -9,6 +9,7 @@ use crate::kref::Ref;
 use crate::list::Link;
 use crate::list_link;
 use crate::ns::Pid;
+use crate::ns::time::WallClock;
 use crate::sched::{ClockBase, Timer};
 use crate::sync::SpinLock;
 
@@ -33,7 +34,7 @@ pub enum Notify {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerClock {
     /// A clock of the system.
-    Wall(ClockBase),
+    Wall(WallClock),
     /// CPU time of the process, all or user time only.
     ProcessCpu {
         /// User time only.

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::pty::{NR_PTYS, PTS_MAJOR};
 use super::{Tty, job};
 use crate::errno::{Errno, Result};
-use crate::fs::mount::init_mnt_ns;
+use crate::fs::mntns::init_mnt_ns;
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{
     Dentry, Dev, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest,
@@ -223,9 +223,15 @@ impl FileSystem for DevPts {
         "devpts"
     }
 
+    fn allows_user_ns(&self) -> bool {
+        true
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let instance = instance()?;
-        for (name, value) in request.options() {
+        // There is one instance, and its settings are the machine's.
+        let ours = request.cred.user_ns.level == 0;
+        for (name, value) in request.options().filter(|_| ours) {
             let value = core::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;
             let octal = || u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL);
             match name {

@@ -23,7 +23,8 @@ use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm;
-use crate::ns::Cred;
+use crate::ns::user::init_user_ns;
+use crate::ns::{Cred, UserNs};
 use crate::uapi;
 
 use dir::TmpDir;
@@ -93,8 +94,8 @@ struct Options {
     pages: Option<u64>,
     inodes: Option<u64>,
     mode: Option<u32>,
-    uid: u32,
-    gid: u32,
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 fn number(text: &[u8], radix: u32) -> Result<u64> {
@@ -126,8 +127,16 @@ impl Options {
                 b"nr_blocks" => options.pages = Some(size(value)?),
                 b"nr_inodes" => options.inodes = Some(size(value)?),
                 b"mode" => options.mode = Some(number(value, 8)? as u32 & 0o7777),
-                b"uid" => options.uid = number(value, 10)? as u32,
-                b"gid" => options.gid = number(value, 10)? as u32,
+                b"uid" => {
+                    let ids = request.cred.user_ns.uids();
+                    let uid = number(value, 10)? as u32;
+                    options.uid = Some(ids.to_kernel(uid).ok_or(Errno::EINVAL)?);
+                }
+                b"gid" => {
+                    let ids = request.cred.user_ns.gids();
+                    let gid = number(value, 10)? as u32;
+                    options.gid = Some(ids.to_kernel(gid).ok_or(Errno::EINVAL)?);
+                }
                 b"huge" | b"mpol" | b"inode32" | b"inode64" | b"noswap" => {}
                 _ => return Err(Errno::EINVAL),
             }
@@ -166,7 +175,8 @@ impl SuperOps for TmpSuper {
     }
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
-        let request = MountRequest { source: b"", data, flags: Default::default() };
+        let cred = Cred::root();
+        let request = MountRequest { source: b"", data, flags: Default::default(), cred: &cred };
         let options = Options::parse(&request)?;
         for (new, used, max) in [
             (options.pages, &self.quota.pages, &self.quota.max_pages),
@@ -197,21 +207,27 @@ impl FileSystem for Tmpfs {
         self.name
     }
 
+    fn allows_user_ns(&self) -> bool {
+        true
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let options = Options::parse(request)?;
         let half = mm::total_pages() as u64 / 2;
         let quota = Quota::unlimited();
         quota.max_pages.store(options.pages.unwrap_or(half), Ordering::Relaxed);
         quota.max_inodes.store(options.inodes.unwrap_or(half), Ordering::Relaxed);
-        let root = new_root(self.name, options.mode.unwrap_or(0o1777), quota)?;
-        root.require_inode()?.set_owner(options.uid, options.gid);
+        let user_ns = request.cred.user_ns.clone();
+        let root = new_root(user_ns, self.name, options.mode.unwrap_or(0o1777), quota)?;
+        let uid = options.uid.unwrap_or(request.cred.fsuid);
+        root.require_inode()?.set_owner(uid, options.gid.unwrap_or(request.cred.fsgid));
         Ok(root)
     }
 }
 
 /// A file system without limits, and its root: for the kernel's own.
 pub fn new_unlimited(fs_type: &'static str, mode: u32) -> Result<Ref<Dentry>> {
-    new_root(fs_type, mode, Quota::unlimited())
+    new_root(init_user_ns().clone(), fs_type, mode, Quota::unlimited())
 }
 
 /// Limits a file system that is in use already to what it holds and `pages` more.
@@ -222,9 +238,14 @@ pub fn limit_growth(sb: &SuperBlock, pages: u64) {
     }
 }
 
-fn new_root(fs_type: &'static str, mode: u32, quota: Quota) -> Result<Ref<Dentry>> {
+fn new_root(
+    user_ns: Ref<UserNs>,
+    fs_type: &'static str,
+    mode: u32,
+    quota: Quota,
+) -> Result<Ref<Dentry>> {
     let quota = Arc::new(quota);
-    let sb = SuperBlock::new(fs_type, MAGIC, Box::new(TmpSuper { quota }))?;
+    let sb = SuperBlock::new_in(user_ns, fs_type, MAGIC, Box::new(TmpSuper { quota }))?;
     let new = NewNode { mode: uapi::S_IFDIR | mode, uid: 0, gid: 0, kind: NodeKind::Plain };
     Dentry::new_root(new_inode(&sb, &new)?)
 }

@@ -177,10 +177,12 @@ fn link_counts_of_folders_count_their_folders() {
 
 #[test]
 fn options_that_make_no_sense_are_refused() {
+    let cred = Cred::root();
     let request = |data: &'static [u8]| crate::fs::MountRequest {
         source: b"none",
         data,
         flags: Default::default(),
+        cred: &cred,
     };
     for bad in [&b"size=x"[..], b"mode=9", b"color=red", b"size=99999999999999999999g", b"size="] {
         assert!(super::Options::parse(&request(bad)).is_err(), "{}", bad.escape_ascii());

@@ -181,7 +181,8 @@ impl Protocol for UnixProtocol {
             uapi::SO_PEERCRED => {
                 let identity = self.sock.state.lock().peer_identity.clone();
                 let (pid, uid, gid) = identity.map_or((0, !0, !0), |identity| {
-                    (hooks::visible_pid(&identity.pid), identity.uid, identity.gid)
+                    let (uid, gid) = hooks::visible_ids(identity.uid, identity.gid);
+                    (hooks::visible_pid(&identity.pid), uid, gid)
                 });
                 let mut bytes = [0; 12];
                 bytes[..4].copy_from_slice(&pid.to_ne_bytes());

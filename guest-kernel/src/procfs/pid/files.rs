@@ -4,14 +4,12 @@ use core::sync::atomic::Ordering;
 
 use super::Subject;
 use crate::errno::{Errno, Result};
-use crate::fs::dentry::hold_renames;
+use crate::fs::Path;
 use crate::fs::pagecache::FileBacking;
-use crate::fs::{Dentry, Mount, MountFlags, Path};
 use crate::kref::Ref;
 use crate::mm::frame;
-use crate::ns::user::init_user_ns;
-use crate::ns::{Cap, NsProxy, PidType};
-use crate::procfs::nsfs::{self, Namespace};
+use crate::ns::{Cap, Namespace, NsProxy, PidNs, PidType};
+use crate::procfs::nsfs;
 use crate::procfs::text::{Text, parse_number};
 use crate::put;
 use crate::task::rlimit::{RLIM_INFINITY, Resource};
@@ -86,15 +84,6 @@ pub(super) fn no_id(_: &Subject, out: &mut Text) -> Result<()> {
     put!(out, "{}", u32::MAX)
 }
 
-/// uid_map and gid_map of the initial user namespace.
-pub(super) fn id_map(_: &Subject, out: &mut Text) -> Result<()> {
-    put!(out, "{:10} {:10} {:10}\n", 0, 0, u32::MAX)
-}
-
-pub(super) fn setgroups(_: &Subject, out: &mut Text) -> Result<()> {
-    out.bytes(b"allow\n")
-}
-
 pub(super) fn schedstat(subject: &Subject, out: &mut Text) -> Result<()> {
     let (voluntary, involuntary) = subject.task.se.context_switches();
     put!(out, "{} 0 {}\n", subject.task.se.sum_exec_runtime(), voluntary + involuntary)
@@ -157,97 +146,16 @@ pub(super) fn exe(subject: &Subject) -> Result<Path> {
     Ok(backing.ok_or(Errno::ENOENT)?.file.path.clone())
 }
 
-// --- Mounts ---
-
-/// Bytes that would break a line of mounts.
-const SPECIAL: &[u8] = b" \t\n\\#";
-
-/// Calls `show` with every mount that the task sees below its root, and where it is.
-fn for_each_mount(
-    subject: &Subject,
-    mut show: impl FnMut(&Ref<Mount>, &[u8]) -> Result<()>,
-) -> Result<()> {
-    let root = root(subject)?;
-    let mounts = proxy(subject)?.mnt.clone();
-    let mut i = 0;
-    while let Some(mount) = mounts.mount_at(i) {
-        i += 1;
-        let top = Path { dentry: mount.root.clone(), mnt: mount.clone() };
-        let mut buf = alloc::vec::Vec::new();
-        buf.try_reserve_exact(crate::fs::PATH_MAX).map_err(|_| Errno::ENOMEM)?;
-        buf.resize(crate::fs::PATH_MAX, 0);
-        if let Ok((place, true)) = top.text_in(&root, &mut buf) {
-            show(&mount, place)?;
-        }
-    }
-    Ok(())
-}
-
-fn source(mount: &Mount) -> &[u8] {
-    if mount.source.is_empty() { b"none" } else { &mount.source }
-}
-
-fn options(out: &mut Text, mount: &Mount) -> Result<()> {
-    let mut flags = mount.flags();
-    flags.set(MountFlags::RDONLY, mount.is_read_only() || mount.sb.is_read_only());
-    flags.show(out).map_err(|_| Errno::ENOMEM)
-}
-
-/// /proc/PID/mounts.
-pub(super) fn mounts(subject: &Subject, out: &mut Text) -> Result<()> {
-    for_each_mount(subject, |mount, place| {
-        out.escaped(source(mount), SPECIAL)?;
-        out.bytes(b" ")?;
-        out.escaped(place, SPECIAL)?;
-        put!(out, " {} ", mount.sb.fs_type)?;
-        options(out, mount)?;
-        mount.sb.ops.show_options(out).map_err(|_| Errno::ENOMEM)?;
-        out.bytes(b" 0 0\n")
-    })
-}
-
-/// /proc/PID/mountinfo.
-pub(super) fn mountinfo(subject: &Subject, out: &mut Text) -> Result<()> {
-    for_each_mount(subject, |mount, place| {
-        let parent = mount.place().map_or(mount.id, |at| at.mnt.id);
-        let dev = mount.sb.dev;
-        put!(out, "{} {parent} {}:{} ", mount.id, dev.major(), dev.minor())?;
-        within_super(out, &mount.root)?;
-        out.bytes(b" ")?;
-        out.escaped(place, SPECIAL)?;
-        out.bytes(b" ")?;
-        options(out, mount)?;
-        put!(out, " - {} ", mount.sb.fs_type)?;
-        out.escaped(source(mount), SPECIAL)?;
-        let rw = if mount.sb.is_read_only() { "ro" } else { "rw" };
-        put!(out, " {rw}")?;
-        mount.sb.ops.show_options(out).map_err(|_| Errno::ENOMEM)?;
-        out.bytes(b"\n")
-    })
-}
-
-/// The path of a name from the root of its file system: what part of it a mount shows.
-fn within_super(out: &mut Text, dentry: &Ref<Dentry>) -> Result<()> {
-    let mut names = alloc::vec::Vec::new();
-    let mut at = dentry.clone();
-    while let Some(parent) = at.parent() {
-        names.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        names.push(core::mem::replace(&mut at, parent));
-    }
-    if names.is_empty() {
-        return out.bytes(b"/");
-    }
-    for name in names.iter().rev() {
-        out.bytes(b"/")?;
-        out.escaped(name.name_held(&hold_renames()), SPECIAL)?;
-    }
-    Ok(())
-}
-
 // --- Namespaces ---
 
-fn proxy(subject: &Subject) -> Result<Ref<NsProxy>> {
+pub(super) fn proxy(subject: &Subject) -> Result<Ref<NsProxy>> {
     subject.task.nsproxy.share().ok_or(Errno::ENOENT)
+}
+
+/// A pid namespace that was prepared for children; none before the first of them is there.
+fn pid_for_children(subject: &Subject) -> Result<Ref<PidNs>> {
+    let ns = proxy(subject)?.pid_for_children.clone();
+    if ns.child_reaper.load(Ordering::Acquire).is_null() { Err(Errno::ENOENT) } else { Ok(ns) }
 }
 
 macro_rules! namespaces {
@@ -264,8 +172,9 @@ namespaces! {
     ns_mnt, |s| Namespace::Mnt(proxy(s)?.mnt.clone());
     ns_net, |s| Namespace::Net(proxy(s)?.net.clone());
     ns_pid, |s| Namespace::Pid(s.task.active_pid_ns());
-    ns_pid_for_children, |s| Namespace::Pid(proxy(s)?.pid_for_children.clone());
+    ns_pid_for_children, |s| Namespace::Pid(pid_for_children(s)?);
     ns_time, |s| Namespace::Time(proxy(s)?.time.clone());
-    ns_user, |_s| Namespace::User(init_user_ns().clone());
+    ns_time_for_children, |s| Namespace::Time(proxy(s)?.time_for_children.clone());
+    ns_user, |s| Namespace::User(s.task.cred.share().user_ns.clone());
     ns_uts, |s| Namespace::Uts(proxy(s)?.uts.clone());
 }

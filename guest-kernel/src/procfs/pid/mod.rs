@@ -5,7 +5,9 @@
 
 mod fd;
 mod files;
+mod idmaps;
 mod memory;
+mod mounts;
 mod stat;
 mod status;
 
@@ -21,7 +23,8 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::Mm;
-use crate::ns::{Cap, Cred, Pid, PidNs};
+use crate::ns::{Cred, Pid, PidNs};
+use crate::process::access::{AccessMode, may_access};
 use crate::put;
 use crate::task::{self, Task, list};
 use crate::uapi::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
@@ -34,12 +37,14 @@ pub struct Subject {
     pub group: bool,
     /// The pid namespace that the mount shows.
     pub ns: Ref<PidNs>,
+    /// Who opened the file.
+    pub opener: Ref<Cred>,
 }
 
 impl Subject {
-    fn find(pid: &Ref<Pid>, group: bool, sb: &SuperBlock) -> Result<Self> {
+    fn find(pid: &Ref<Pid>, group: bool, sb: &SuperBlock, opener: &Ref<Cred>) -> Result<Self> {
         let task = list::lock().thread_of(pid).map(Task::to_ref).ok_or(Errno::ESRCH)?;
-        Ok(Self { task, group, ns: namespace(sb).clone() })
+        Ok(Self { task, group, ns: namespace(sb).clone(), opener: opener.clone() })
     }
 
     /// Runs `f` on the task's memory, kept from going meanwhile; `None` for tasks without.
@@ -47,18 +52,10 @@ impl Subject {
         self.task.se.get_mm()?.visit(f)
     }
 
-    /// `EACCES` unless the caller may look into the task: it is its own, of the same user, or the
-    /// caller has CAP_SYS_PTRACE (ptrace(2), PTRACE_MODE_READ_FSCREDS).
+    /// `EACCES` unless the caller may look into the task.
     fn check_access(&self) -> Result<()> {
-        let caller = task::current();
-        if caller.same_group(&self.task) {
-            return Ok(());
-        }
-        let mine = caller.cred();
-        let its = self.task.cred.share();
-        let same = [its.uid, its.euid, its.suid].iter().all(|&id| id == mine.fsuid)
-            && [its.gid, its.egid, its.sgid].iter().all(|&id| id == mine.fsgid);
-        if same || mine.capable(Cap::SysPtrace) { Ok(()) } else { Err(Errno::EACCES) }
+        let may = may_access(&self.task, AccessMode::FsCreds);
+        if may { Ok(()) } else { Err(Errno::EACCES) }
     }
 }
 
@@ -115,6 +112,7 @@ static NAMESPACES: &[Entry] = &[
     entry("pid", 0o777, Kind::Place(files::ns_pid)),
     entry("pid_for_children", 0o777, Kind::Place(files::ns_pid_for_children)),
     entry("time", 0o777, Kind::Place(files::ns_time)),
+    entry("time_for_children", 0o777, Kind::Place(files::ns_time_for_children)),
     entry("user", 0o777, Kind::Place(files::ns_user)),
     entry("uts", 0o777, Kind::Place(files::ns_uts)),
 ];
@@ -131,32 +129,41 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("exe", 0o777, Kind::Place(files::exe)),
     entry("fd", 0o500, Kind::Fds),
     entry("fdinfo", 0o555, Kind::FdInfos),
-    entry("gid_map", 0o644, Kind::Text(files::id_map)),
+    entry("gid_map", 0o644, Kind::Setting(idmaps::gid_map, idmaps::set_gid_map)),
     entry("io", 0o400, Kind::Private(files::io)),
     entry("limits", 0o444, Kind::Text(files::limits)),
     entry("loginuid", 0o644, Kind::Text(files::no_id)),
     entry("maps", 0o444, Kind::Private(memory::maps)),
     entry("mem", 0o600, Kind::Memory),
-    entry("mountinfo", 0o444, Kind::Text(files::mountinfo)),
-    entry("mounts", 0o444, Kind::Text(files::mounts)),
+    entry("mountinfo", 0o444, Kind::Text(mounts::mountinfo)),
+    entry("mounts", 0o444, Kind::Text(mounts::mounts)),
+    entry("mountstats", 0o400, Kind::Private(mounts::mountstats)),
     entry("ns", 0o511, Kind::Dir(NAMESPACES)),
     entry("oom_score", 0o444, Kind::Text(files::oom_score)),
     entry("oom_score_adj", 0o644, Kind::Setting(files::oom_score_adj, files::set_oom_score_adj)),
     entry("personality", 0o400, Kind::Private(files::personality)),
+    entry("projid_map", 0o644, Kind::Setting(idmaps::projid_map, idmaps::set_projid_map)),
     entry("root", 0o777, Kind::Place(files::root)),
     entry("schedstat", 0o444, Kind::Text(files::schedstat)),
     entry("sessionid", 0o444, Kind::Text(files::no_id)),
-    entry("setgroups", 0o644, Kind::Text(files::setgroups)),
+    entry("setgroups", 0o644, Kind::Setting(idmaps::setgroups, idmaps::set_setgroups)),
     entry("smaps_rollup", 0o444, Kind::Private(memory::smaps_rollup)),
     entry("stat", 0o444, Kind::Text(stat::stat)),
     entry("statm", 0o444, Kind::Text(stat::statm)),
     entry("status", 0o444, Kind::Text(status::status)),
-    entry("uid_map", 0o644, Kind::Text(files::id_map)),
+    entry("uid_map", 0o644, Kind::Setting(idmaps::uid_map, idmaps::set_uid_map)),
     entry("wchan", 0o444, Kind::Text(files::wchan)),
 ];
 
 /// What a process's directory has besides its main thread's entries.
-static PROCESS_ENTRIES: &[Entry] = &[entry("task", 0o555, Kind::Threads)];
+static PROCESS_ENTRIES: &[Entry] = &[
+    entry("task", 0o555, Kind::Threads),
+    entry(
+        "timens_offsets",
+        0o644,
+        Kind::Setting(idmaps::timens_offsets, idmaps::set_timens_offsets),
+    ),
+];
 
 /// The inode number of a process's or thread's directory.
 pub fn directory_ino(pid: &Ref<Pid>, group: bool) -> u64 {
@@ -176,10 +183,19 @@ pub fn directory(sb: &Ref<SuperBlock>, pid: Ref<Pid>, group: bool) -> Result<Ref
     Ok(inode)
 }
 
-/// Gives an inode the task's owner; false if the task is gone. The owner is the effective user.
+/// The process whose directory an inode is.
+pub fn process_of(inode: &Inode) -> Option<Ref<Pid>> {
+    let directory = inode.ops_as::<Directory>().filter(|directory| directory.group)?;
+    Some(directory.pid.clone())
+}
+
+/// Gives an inode the task's owner; false if the task is gone. The owner is the effective user, but root
+/// for what is in the directory of a task that nobody else may look into.
 fn own(inode: &Inode, pid: &Pid) -> bool {
     let Some(task) = list::lock().thread_of(pid).map(Task::to_ref) else { return false };
-    let (uid, gid) = task.cred.with(|cred| (cred.euid, cred.egid));
+    let open =
+        inode.mode() == S_IFDIR | 0o555 || task.se.get_mm().is_some_and(|mm| mm.is_dumpable());
+    let (uid, gid) = if open { task.cred.with(|cred| (cred.euid, cred.egid)) } else { (0, 0) };
     inode.set_owner(uid, gid);
     true
 }
@@ -251,7 +267,7 @@ struct Node {
 
 impl Node {
     fn subject(&self, inode: &Inode) -> Result<Subject> {
-        Subject::find(&self.pid, self.group, &inode.sb)
+        Subject::find(&self.pid, self.group, &inode.sb, task::current().cred())
     }
 }
 
@@ -346,7 +362,8 @@ impl Node {
         store: Option<Store>,
     ) -> Box<dyn FileOps> {
         let (pid, group, sb) = (self.pid.clone(), self.group, inode.sb.clone());
-        Box::new(TextFile::new(TaskText { pid, group, sb, show, store }))
+        let opener = task::current().cred().clone();
+        Box::new(TextFile::new(TaskText { pid, group, sb, opener, show, store }))
     }
 }
 
@@ -358,18 +375,19 @@ struct TaskText {
     pid: Ref<Pid>,
     group: bool,
     sb: Ref<SuperBlock>,
+    opener: Ref<Cred>,
     show: fn(&Subject, &mut Text) -> Result<()>,
     store: Option<Store>,
 }
 
 impl Source for TaskText {
     fn show(&self, out: &mut Text) -> Result<()> {
-        (self.show)(&Subject::find(&self.pid, self.group, &self.sb)?, out)
+        (self.show)(&Subject::find(&self.pid, self.group, &self.sb, &self.opener)?, out)
     }
 
     fn store(&self, data: &[u8]) -> Result<()> {
         let store = self.store.ok_or(Errno::EIO)?;
-        store(&Subject::find(&self.pid, self.group, &self.sb)?, data)
+        store(&Subject::find(&self.pid, self.group, &self.sb, &self.opener)?, data)
     }
 }
 

@@ -7,6 +7,8 @@ use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::Result;
 use crate::mm::Mm;
 use crate::ns::PidType;
+use crate::ns::time::WallClock;
+use crate::process::clocks::time_ns;
 use crate::procfs::cpu::TICK;
 use crate::procfs::text::Text;
 use crate::put;
@@ -138,10 +140,11 @@ pub(super) fn stat(subject: &Subject, out: &mut Text) -> Result<()> {
     put!(out, "{} {} ", time.user / TICK, time.system / TICK)?;
     let (cutime, cstime) = (children.utime.load(relaxed), children.stime.load(relaxed));
     put!(out, "{} {} ", cutime / TICK, cstime / TICK)?;
+    let start = time_ns().shown(WallClock::BOOTTIME, task.start_boottime.load(relaxed));
     // 18 priority to 25 rsslim
     put!(out, "{} {} ", task.se.prio() - MAX_RT_PRIO, task.se.nice())?;
     put!(out, "{} 0 ", signal.nr_threads.load(relaxed))?;
-    put!(out, "{} ", task.start_boottime.load(relaxed) / TICK)?;
+    put!(out, "{} ", start / TICK)?;
     put!(out, "{} {} {} ", mem.vsize, mem.rss, signal.rlimits.soft(Resource::Rss))?;
     // 26 startcode to 37 cnswap; the stack pointer and program counter are not told
     let [start_code, end_code, start_stack] = mem.code;

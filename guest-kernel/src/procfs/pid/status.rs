@@ -44,12 +44,17 @@ pub(super) fn status(subject: &Subject, out: &mut Text) -> Result<()> {
     put!(out, "Pid:\t{}\nPPid:\t{}\n", task.pid_nr(ns), parent_number(subject))?;
     put!(out, "TracerPid:\t{}\n", tracer(subject))?;
     let cred = task.cred.share();
-    put!(out, "Uid:\t{}\t{}\t{}\t{}\n", cred.uid, cred.euid, cred.suid, cred.fsuid)?;
-    put!(out, "Gid:\t{}\t{}\t{}\t{}\n", cred.gid, cred.egid, cred.sgid, cred.fsgid)?;
+    let viewer = &subject.opener.user_ns;
+    let uids = [cred.uid, cred.euid, cred.suid, cred.fsuid];
+    let [real, effective, saved, fs] = uids.map(|id| viewer.uids().from_kernel_munged(id));
+    put!(out, "Uid:\t{real}\t{effective}\t{saved}\t{fs}\n")?;
+    let gids = [cred.gid, cred.egid, cred.sgid, cred.fsgid];
+    let [real, effective, saved, fs] = gids.map(|id| viewer.gids().from_kernel_munged(id));
+    put!(out, "Gid:\t{real}\t{effective}\t{saved}\t{fs}\n")?;
     let fd_size = task.files.share().map_or(0, |files| files.capacity().next_multiple_of(64));
     put!(out, "FDSize:\t{fd_size}\nGroups:\t")?;
     for group in cred.groups.iter() {
-        put!(out, "{group} ")?;
+        put!(out, "{} ", viewer.gids().from_kernel_munged(*group))?;
     }
     if cred.groups.is_empty() {
         out.bytes(b" ")?;

@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use super::{Args, SysResult, UserPath, caller, only};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
-use crate::fs::mount::UmountFlags;
+use crate::fs::mntns::{Propagation, UmountFlags};
 use crate::fs::namei::{LookupFlags, lookup};
 use crate::fs::{MntNs, MountFlags, MountRequest, Path};
 use crate::kref::Ref;
 use crate::mm::user;
-use crate::ns::Cap;
+use crate::ns::{Cap, Namespace};
+use crate::procfs::nsfs;
 use crate::{task, uapi};
 
 /// The mounts that the caller sees.
@@ -19,7 +20,8 @@ fn namespace() -> &'static Ref<MntNs> {
 }
 
 fn require_admin() -> Result<()> {
-    if caller().cred.capable(Cap::SysAdmin) { Ok(()) } else { Err(Errno::EPERM) }
+    let admin = caller().cred.ns_capable(namespace().common.user_ns(), Cap::SysAdmin);
+    if admin { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 fn directory_or_file(addr: u64, flags: LookupFlags) -> Result<Path> {
@@ -56,15 +58,28 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
     let flags = MountFlags::from_bits_truncate(raw);
     let ns = namespace();
     if raw & uapi::MS_REMOUNT != 0 {
-        ns.remount(&place, flags, &options(a.u64(4))?, raw & uapi::MS_BIND != 0)?;
+        // Nothing said about access times: they stay as they are.
+        const ATIME: u32 =
+            uapi::MS_NOATIME | uapi::MS_NODIRATIME | uapi::MS_RELATIME | uapi::MS_STRICTATIME;
+        let kept = if raw & ATIME == 0 {
+            place.mnt.flags() & MountFlags::from_bits_truncate(ATIME)
+        } else {
+            MountFlags::empty()
+        };
+        let bind = raw & uapi::MS_BIND != 0;
+        ns.remount(&place, flags | kept, &options(a.u64(4))?, bind, caller().cred)?;
     } else if raw & uapi::MS_BIND != 0 {
         let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
-        ns.bind(&from, &place, raw & uapi::MS_REC != 0)?;
+        ns.bind(&from, &place, raw & uapi::MS_REC != 0, is_namespace(&from, ns)?)?;
     } else if raw & PROPAGATION != 0 {
-        // Every mount is private already, and nothing propagates to a slave.
-        if !Ref::ptr_eq(&place.dentry, &place.mnt.root) || raw & uapi::MS_SHARED != 0 {
-            return Err(Errno::EINVAL);
-        }
+        let how = match raw & !(uapi::MS_REC | uapi::MS_SILENT) {
+            uapi::MS_SHARED => Propagation::Shared,
+            uapi::MS_PRIVATE => Propagation::Private,
+            uapi::MS_SLAVE => Propagation::Slave,
+            uapi::MS_UNBINDABLE => Propagation::Unbindable,
+            _ => return Err(Errno::EINVAL),
+        };
+        ns.set_propagation(&place, how, raw & uapi::MS_REC != 0)?;
     } else if raw & uapi::MS_MOVE != 0 {
         let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
         ns.move_mount(&from, &place)?;
@@ -72,9 +87,19 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
         let (source, fs_type) = (text(a.u64(0))?, text(a.u64(2))?);
         let data = options(a.u64(4))?;
         let source = if source.is_empty() { &b"none"[..] } else { &source };
-        ns.mount(&fs_type, &MountRequest { source, data: &data, flags }, &place)?;
+        let request = MountRequest { source, data: &data, flags, cred: caller().cred };
+        ns.mount(&fs_type, &request, &place)?;
     }
     Ok(0)
+}
+
+/// True if `place` is the file of a namespace, which can be bound though it is in no tree. A mount
+/// namespace must be younger than the one that is to hold it, or they could hold each other.
+fn is_namespace(place: &Path, into: &MntNs) -> Result<bool> {
+    match nsfs::namespace_at(place.inode()?) {
+        Some(Namespace::Mnt(ns)) if ns.seq <= into.seq => Err(Errno::EINVAL),
+        other => Ok(other.is_some()),
+    }
 }
 
 /// umount2(2).

@@ -8,7 +8,9 @@ use crate::fs::perm::Access;
 use crate::fs::verbs::{self, SetTime};
 use crate::fs::{Caller, MountFlags, Path, Timestamp};
 use crate::mm::UserPtr;
+use crate::ns::cred::SECBIT_NO_SETUID_FIXUP;
 use crate::ns::{CapSet, Cred};
+use crate::syscall::ids;
 use crate::task;
 use crate::uapi::{self, Stat};
 
@@ -20,8 +22,8 @@ fn encode(attr: &Attr) -> Stat {
         st_ino: attr.ino,
         st_mode: attr.mode,
         st_nlink: attr.nlink,
-        st_uid: attr.uid,
-        st_gid: attr.gid,
+        st_uid: ids::uid(attr.uid),
+        st_gid: ids::gid(attr.gid),
         st_rdev: u64::from(attr.rdev.encode()),
         st_size: attr.size as i64,
         st_blksize: attr.blksize as i32,
@@ -116,8 +118,8 @@ pub fn sys_statx(a: &mut Args) -> SysResult {
         attributes: if mount_root { u64::from(uapi::STATX_ATTR_MOUNT_ROOT) } else { 0 },
         attributes_mask: u64::from(uapi::STATX_ATTR_MOUNT_ROOT),
         nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
+        uid: ids::uid(attr.uid),
+        gid: ids::gid(attr.gid),
         mode: attr.mode as u16,
         ino: attr.ino,
         size: attr.size,
@@ -210,7 +212,10 @@ fn real_cred(cred: &Cred) -> Result<Cred> {
     let mut real = cred.try_clone()?;
     real.fsuid = cred.uid;
     real.fsgid = cred.gid;
-    real.cap_effective = if cred.uid == 0 { cred.cap_permitted } else { CapSet::EMPTY };
+    if cred.securebits & SECBIT_NO_SETUID_FIXUP == 0 {
+        let root = cred.user_ns.root_uid() == Some(cred.uid);
+        real.cap_effective = if root { cred.cap_permitted } else { CapSet::EMPTY };
+    }
     Ok(real)
 }
 
@@ -269,14 +274,17 @@ pub fn sys_fchmodat2(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
-/// An id for chown(2); -1 leaves it.
-fn id(raw: u32) -> Option<u32> {
-    (raw != u32::MAX).then_some(raw)
+/// Ids for chown(2); -1 leaves one as it is.
+fn owner(a: &Args, first: usize) -> Result<(Option<u32>, Option<u32>)> {
+    let given = |raw: u32| (raw != u32::MAX).then_some(raw);
+    let uid = given(a.u32(first)).map(ids::kuid).transpose()?;
+    Ok((uid, given(a.u32(first + 1)).map(ids::kgid).transpose()?))
 }
 
 /// fchown(2).
 pub fn sys_fchown(a: &mut Args) -> SysResult {
-    verbs::chown(caller(), &fget(a.fd(0))?.path, id(a.u32(1)), id(a.u32(2)))?;
+    let (uid, gid) = owner(a, 1)?;
+    verbs::chown(caller(), &fget(a.fd(0))?.path, uid, gid)?;
     Ok(0)
 }
 
@@ -285,7 +293,8 @@ pub fn sys_fchownat(a: &mut Args) -> SysResult {
     let flags = a.u32(4);
     only(flags, uapi::AT_SYMLINK_NOFOLLOW | uapi::AT_EMPTY_PATH)?;
     let path = place_at(a.fd(0), a.u64(1), flags)?;
-    verbs::chown(caller(), &path, id(a.u32(2)), id(a.u32(3)))?;
+    let (uid, gid) = owner(a, 2)?;
+    verbs::chown(caller(), &path, uid, gid)?;
     Ok(0)
 }
 

@@ -13,6 +13,7 @@ use crate::net::hooks::{self, Identity};
 use crate::net::message::{ControlBytes, RecvMsg, SCM_MAX_FD, SendMsg};
 use crate::net::options::SOL_SOCKET;
 use crate::ns::{Cap, Pid};
+use crate::syscall::ids;
 use crate::task;
 
 const SCM_RIGHTS: u32 = 1;
@@ -84,9 +85,10 @@ fn credentials(data: &[u8]) -> Result<Identity> {
     let cred = task.cred();
     let ns = task.active_pid_ns();
     let own = task.nr_of(crate::ns::PidType::Tgid, &ns);
-    let may_pid = nr == own || cred.capable(Cap::SysAdmin);
-    let may_uid = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable(Cap::Setuid);
-    let may_gid = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable(Cap::Setgid);
+    let (uid, gid) = (ids::kuid(uid)?, ids::kgid(gid)?);
+    let may_pid = nr == own || cred.ns_capable(ns.common.user_ns(), Cap::SysAdmin);
+    let may_uid = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.own_capable(Cap::Setuid);
+    let may_gid = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.own_capable(Cap::Setgid);
     if !may_pid || !may_uid || !may_gid {
         return Err(Errno::EPERM);
     }
@@ -140,7 +142,9 @@ pub(super) fn write(
         /// Of a user or group that has no number here.
         const OVERFLOW: u32 = 65534;
         let (pid, uid, gid) = match &message.identity {
-            Some(identity) => (hooks::visible_pid(&identity.pid), identity.uid, identity.gid),
+            Some(identity) => {
+                (hooks::visible_pid(&identity.pid), ids::uid(identity.uid), ids::gid(identity.gid))
+            }
             None => (0, OVERFLOW, OVERFLOW),
         };
         let mut data = [0; 12];

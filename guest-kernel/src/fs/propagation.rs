@@ -1,0 +1,369 @@
+//! Propagation of mounts (mount_namespaces(7), "Shared subtrees"): what is mounted or unmounted below a
+//! shared mount is mounted or unmounted below all its peers and their slaves as well.
+//!
+//! Peers form a [`PeerGroup`]. All members of a group have the same master group, if any. Groups know
+//! their members and slaves by plain pointers; a mount takes itself off as it leaves or goes. Who
+//! changes or follows bonds holds the lock of all mount trees; `GROUPS` guards the lists themselves.
+
+use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::mntns::MntNs;
+use super::{Dentry, Mount, Path};
+use crate::array::Array;
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::sync::SpinLock;
+
+/// Mounts that tell each other everything.
+pub struct PeerGroup {
+    /// Its number in /proc/PID/mountinfo.
+    pub id: u32,
+    lists: SpinLock<Lists>,
+}
+
+#[derive(Default)]
+struct Lists {
+    members: Array<MountPtr>,
+    slaves: Array<MountPtr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct MountPtr(*const Mount);
+// SAFETY: it is followed under `GROUPS` only, under which a mount takes itself off before it goes.
+unsafe impl Send for MountPtr {}
+// SAFETY: as above.
+unsafe impl Sync for MountPtr {}
+
+/// Guards every list of members and slaves, and so the mounts that they point at.
+static GROUPS: SpinLock<()> = SpinLock::new(());
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+impl PeerGroup {
+    fn new() -> Result<Ref<Self>> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ref::try_new(Self { id, lists: SpinLock::new(Lists::default()) })
+    }
+
+    /// References to what a list holds now.
+    fn collect(&self, pick: impl FnOnce(&Lists) -> &Array<MountPtr>) -> Result<Vec<Ref<Mount>>> {
+        let _groups = GROUPS.lock();
+        let lists = self.lists.lock();
+        let from = pick(&lists);
+        let mut all = Vec::new();
+        all.try_reserve_exact(from.len()).map_err(|_| Errno::ENOMEM)?;
+        // SAFETY: the lock is held (see there).
+        all.extend(from.iter().filter_map(|m| unsafe { Ref::try_from_ref(&*m.0) }));
+        Ok(all)
+    }
+
+    fn members(&self) -> Result<Vec<Ref<Mount>>> {
+        self.collect(|lists| &lists.members)
+    }
+
+    fn slaves(&self) -> Result<Vec<Ref<Mount>>> {
+        self.collect(|lists| &lists.slaves)
+    }
+}
+
+fn remove(list: &mut Array<MountPtr>, mount: &Mount) {
+    if let Some(at) = list.iter().position(|m| ptr::eq(m.0, mount)) {
+        list.remove(at);
+    }
+}
+
+fn add(
+    group: &PeerGroup,
+    mount: &Mount,
+    pick: fn(&mut Lists) -> &mut Array<MountPtr>,
+) -> Result<()> {
+    let _groups = GROUPS.lock();
+    pick(&mut group.lists.lock()).try_push(MountPtr(mount))
+}
+
+/// How the copy of a mount is bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CopyAs {
+    /// Like the original: its peer, and of the same master.
+    Peer,
+    /// As a slave of the original if that is shared, else like it.
+    SlaveIfShared,
+    /// As a slave of the original.
+    Slave,
+    /// As a slave of the original that is shared itself.
+    SharedSlave,
+}
+
+/// Binds a fresh copy.
+pub(super) fn bind_copy(copy: &Mount, original: &Mount, how: CopyAs) -> Result<()> {
+    let (group, master, unbindable) = {
+        let bonds = original.bonds.lock();
+        (bonds.group.clone(), bonds.master.clone(), bonds.unbindable)
+    };
+    let slave = matches!(how, CopyAs::Slave | CopyAs::SharedSlave)
+        || how == CopyAs::SlaveIfShared && group.is_some();
+    copy.bonds.lock().unbindable = unbindable;
+    if slave {
+        set_master(copy, group.or(master))?;
+        if how == CopyAs::SharedSlave {
+            make_shared(copy)?;
+        }
+        return Ok(());
+    }
+    set_master(copy, master)?;
+    if let Some(group) = group {
+        add(&group, copy, |lists| &mut lists.members)?;
+        copy.bonds.lock().group = Some(group);
+    }
+    Ok(())
+}
+
+fn set_master(mount: &Mount, master: Option<Ref<PeerGroup>>) -> Result<()> {
+    let Some(master) = master else { return Ok(()) };
+    add(&master, mount, |lists| &mut lists.slaves)?;
+    mount.bonds.lock().master = Some(master);
+    Ok(())
+}
+
+/// Makes a mount shared; it becomes a group of its own unless it is in one.
+pub(super) fn make_shared(mount: &Mount) -> Result<()> {
+    if mount.bonds.lock().group.is_some() {
+        return Ok(());
+    }
+    let group = PeerGroup::new()?;
+    add(&group, mount, |lists| &mut lists.members)?;
+    let mut bonds = mount.bonds.lock();
+    bonds.group = Some(group);
+    bonds.unbindable = false;
+    Ok(())
+}
+
+/// Makes a mount a slave of the group that it leaves. If nobody is left there, it stays its master's.
+pub(super) fn make_slave(mount: &Mount) -> Result<()> {
+    let Some(group) = mount.bonds.lock().group.clone() else { return Ok(()) };
+    let alone = group.members()?.len() <= 1;
+    leave_group(mount);
+    if !alone {
+        leave_master(mount);
+        set_master(mount, Some(group))?;
+    }
+    Ok(())
+}
+
+/// Cuts all bonds of a mount.
+pub(super) fn make_private(mount: &Mount) {
+    leave_group(mount);
+    leave_master(mount);
+    mount.bonds.lock().unbindable = false;
+}
+
+/// Cuts all bonds of a mount and forbids to bind it.
+pub(super) fn make_unbindable(mount: &Mount) {
+    make_private(mount);
+    mount.bonds.lock().unbindable = true;
+}
+
+/// A mount goes: nobody may find it any more.
+pub(super) fn forget(mount: &Mount) {
+    leave_group(mount);
+    leave_master(mount);
+}
+
+fn leave_master(mount: &Mount) {
+    let master = mount.bonds.lock().master.take();
+    if let Some(master) = master {
+        let _groups = GROUPS.lock();
+        remove(&mut master.lists.lock().slaves, mount);
+    }
+}
+
+/// Takes a mount out of its group. The slaves of a group that nobody is left in become those of its
+/// master.
+fn leave_group(mount: &Mount) {
+    let (group, master) = {
+        let mut bonds = mount.bonds.lock();
+        (bonds.group.take(), bonds.master.clone())
+    };
+    let Some(group) = group else { return };
+    let mut orphans = Array::new();
+    {
+        let _groups = GROUPS.lock();
+        let mut lists = group.lists.lock();
+        remove(&mut lists.members, mount);
+        if lists.members.is_empty() {
+            core::mem::swap(&mut orphans, &mut lists.slaves);
+        }
+        drop(lists);
+        for slave in orphans.iter() {
+            // SAFETY: the lock is held (see `GROUPS`).
+            let slave = unsafe { &*slave.0 };
+            let mut bonds = slave.bonds.lock();
+            bonds.master = None;
+            if let Some(master) = &master
+                && master.lists.lock().slaves.try_push(MountPtr(slave)).is_ok()
+            {
+                bonds.master = Some(master.clone());
+            }
+        }
+    }
+}
+
+/// True if it is shared.
+pub(super) fn is_shared(mount: &Mount) -> bool {
+    mount.bonds.lock().group.is_some()
+}
+
+/// True if it cannot be bind mounted.
+pub(super) fn is_unbindable(mount: &Mount) -> bool {
+    mount.bonds.lock().unbindable
+}
+
+/// Calls `f` with every mount that hears what happens below `from`, itself not included, and the mount
+/// closest to it that `f` returned something for: a copy's original. Peers come before slaves.
+fn for_each_receiver<T: Clone>(
+    from: &Mount,
+    own: T,
+    mut f: impl FnMut(&Ref<Mount>, &T, CopyAs) -> Result<Option<T>>,
+) -> Result<()> {
+    let Some(group) = from.bonds.lock().group.clone() else { return Ok(()) };
+    let mut pending: Vec<(Ref<PeerGroup>, T)> = Vec::new();
+    for member in group.members()?.iter().filter(|m| !ptr::eq(Ref::as_ptr(m), from)) {
+        f(member, &own, CopyAs::Peer)?;
+    }
+    pending.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    pending.push((group, own));
+    while let Some((group, source)) = pending.pop() {
+        let mut seen: Vec<Ref<PeerGroup>> = Vec::new();
+        for slave in group.slaves()? {
+            let Some(inner) = slave.bonds.lock().group.clone() else {
+                f(&slave, &source, CopyAs::Slave)?;
+                continue;
+            };
+            if seen.iter().any(|g| Ref::ptr_eq(g, &inner)) {
+                continue;
+            }
+            let mut nearest = source.clone();
+            let mut first = true;
+            for member in inner.members()? {
+                let how = if first { CopyAs::SharedSlave } else { CopyAs::Peer };
+                if let Some(made) = f(&member, &nearest, how)? {
+                    nearest = made;
+                    first = false;
+                }
+            }
+            seen.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            pending.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            seen.push(inner.clone());
+            pending.push((inner, nearest));
+        }
+    }
+    Ok(())
+}
+
+/// Copies the tree of `top` for everybody who hears of a mount at `place`: the copies' tops, and where
+/// each belongs (`propagate_mnt`). The tree's mounts are shared already.
+pub(super) fn copies_for(place: &Path, top: &Ref<Mount>) -> Result<Vec<(Ref<Mount>, Path)>> {
+    let mut copies: Vec<(Ref<Mount>, Path)> = Vec::new();
+    let told = for_each_receiver(&place.mnt, top.clone(), |receiver, original, how| {
+        let reaches = !receiver.namespace().is_null() && place.dentry.is_below(&receiver.root);
+        if !reaches {
+            return Ok(None);
+        }
+        let copy = copy_tree(original, &original.root, how, true)?;
+        copy.set_locks(copy.locks().difference(super::mount::MountLocks::PLACE));
+        copies.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let at = Path { mnt: receiver.clone(), dentry: place.dentry.clone() };
+        copies.push((copy.clone(), at));
+        Ok(Some(copy))
+    });
+    if told.is_err() {
+        copies.iter().for_each(|(copy, _)| cut(copy));
+    }
+    told.map(|()| copies)
+}
+
+/// Cuts the ties within a tree that was never attached.
+pub(super) fn cut(top: &Ref<Mount>) {
+    if let Ok(tree) = Mount::subtree(top) {
+        tree.iter().for_each(|mount| drop(Mount::detach(mount)));
+    }
+}
+
+/// Whoever hears of `mount` being taken away: the mounts at the same place below its parent's peers and
+/// slaves (`propagate_umount`).
+pub(super) fn counterparts(mount: &Mount) -> Result<Vec<Ref<Mount>>> {
+    let mut found: Vec<Ref<Mount>> = Vec::new();
+    let Some(place) = mount.place() else { return Ok(found) };
+    for_each_receiver(&place.mnt, (), |receiver, (), _| {
+        if let Some(child) = receiver.child_at(&place.dentry) {
+            found.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            found.push(child);
+        }
+        Ok(Some(()))
+    })?;
+    Ok(found)
+}
+
+/// Copies `mount` from `top` down with everything mounted there; the copies are attached to each
+/// other, the first one to nothing. Mounts that cannot be bound are left out, with what is on them,
+/// unless `unbindable` says otherwise.
+pub(super) fn copy_tree(
+    mount: &Ref<Mount>,
+    top: &Ref<Dentry>,
+    how: CopyAs,
+    unbindable: bool,
+) -> Result<Ref<Mount>> {
+    let mut pairs: Vec<(Ref<Mount>, Ref<Mount>)> = Vec::new();
+    let copied = copy_all(mount, top, how, unbindable, &mut pairs);
+    if copied.is_err() {
+        // Nobody else knows the copies: cutting the ties frees them.
+        pairs.iter().for_each(|(_, copy)| drop(Mount::detach(copy)));
+    }
+    copied?;
+    pairs.first().map(|(_, copy)| copy.clone()).ok_or(Errno::EINVAL)
+}
+
+/// [`copy_tree`] that tells which mount became which.
+pub(super) fn copy_all(
+    mount: &Ref<Mount>,
+    top: &Ref<Dentry>,
+    how: CopyAs,
+    unbindable: bool,
+    pairs: &mut Vec<(Ref<Mount>, Ref<Mount>)>,
+) -> Result<()> {
+    let old = Mount::subtree(mount)?;
+    pairs.try_reserve(old.len()).map_err(|_| Errno::ENOMEM)?;
+    for (i, mount) in old.iter().enumerate() {
+        if i == 0 {
+            let copy = mount.another(top.clone())?;
+            bind_copy(&copy, mount, how)?;
+            pairs.push((mount.clone(), copy));
+            continue;
+        }
+        let Some(place) = mount.place() else { continue };
+        let parent = pairs.iter().position(|(old, _)| Ref::ptr_eq(old, &place.mnt));
+        let Some(parent) = parent else { continue };
+        if parent == 0 && !place.dentry.is_below(top) {
+            continue;
+        }
+        if !unbindable && is_unbindable(mount) {
+            if mount.locks().contains(super::mount::MountLocks::PLACE) {
+                // What it hides must stay hidden.
+                return Err(Errno::EPERM);
+            }
+            continue;
+        }
+        let copy = mount.another(mount.root.clone())?;
+        bind_copy(&copy, mount, how)?;
+        Mount::attach(&copy, Path { mnt: pairs[parent].1.clone(), dentry: place.dentry })?;
+        pairs.push((mount.clone(), copy));
+    }
+    Ok(())
+}
+
+/// The namespace that a mount's tree belongs to, as the lock of all mount trees keeps it.
+pub(super) fn namespace_of(mount: &Mount) -> Option<&MntNs> {
+    // SAFETY: a namespace takes its mounts out under that lock before it goes.
+    unsafe { mount.namespace().as_ref() }
+}
