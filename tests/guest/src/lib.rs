@@ -33,6 +33,18 @@ macro_rules! check_eq {
             ));
         }
     }};
+    ($a:expr, $b:expr, $($arg:tt)+) => {{
+        let (a, b) = (&$a, &$b);
+        if a != b {
+            $crate::fail(&format!(
+                "{}:{}: {} is {a:?}, not {b:?}: {}",
+                file!(),
+                line!(),
+                stringify!($a),
+                format_args!($($arg)+)
+            ));
+        }
+    }};
 }
 
 /// Prints the reason and exits with 1, also from a forked child.
