@@ -220,9 +220,8 @@ fn zap_pid_ns(task: &Task, ns: &PidNs) {
     loop {
         // Our own death is no reason to stop waiting.
         task.se.thread.info.clear(ThreadFlags::SIGPENDING);
-        match do_wait(&Which::All, children) {
-            Err(Errno::ECHILD) => break,
-            Ok(_) | Err(_) => {}
+        if let Err(Errno::ECHILD) = do_wait(&Which::All, children) {
+            break;
         }
     }
     // Those who came by setns(2) have parents outside, who wait for them.

@@ -108,7 +108,8 @@ impl Apt {
         } else {
             query.args(["-qq", "--print-uris", "download"]);
         }
-        let uris = exec::output(query.args(packages))?;
+        // Not where the package files are: apt-get does not name those that lie in its current folder.
+        let uris = exec::output(query.args(packages).current_dir(&self.dir))?;
         let mut archives = Vec::new();
         let mut absent = Vec::new();
         // 'URI' FILE SIZE HASH, one line a package
