@@ -35,7 +35,7 @@ pub fn init(initrd: &[u8]) -> Result<Path> {
     let bottom = Path { mnt, dentry };
 
     let dentry = tmpfs::new_unlimited("rootfs", 0o755)?;
-    let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::empty())?;
+    let mnt = Mount::new(dentry.clone(), b"rootfs", MountFlags::RELATIME)?;
     init_mnt_ns().attach(&mnt, &bottom)?;
     let root = Path { mnt, dentry };
     let fs = FsStruct::new(root.clone(), 0)?;
@@ -91,6 +91,7 @@ fn mount_default(fs_type: &str, place: &[u8], data: &[u8], flags: MountFlags) ->
         Err(error) => return Err(error),
     }
     let at = namei::lookup(caller, None, place, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    let flags = flags | MountFlags::RELATIME;
     let request = MountRequest { source: fs_type.as_bytes(), data, flags, cred: caller.cred };
     ns.mount(fs_type.as_bytes(), &request, &at)
 }

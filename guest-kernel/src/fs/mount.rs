@@ -34,7 +34,7 @@ bitflags::bitflags! {
         const NOATIME = uapi::MS_NOATIME;
         /// Nor those of directories.
         const NODIRATIME = uapi::MS_NODIRATIME;
-        /// Access times are kept while they are older than the last change; the default.
+        /// Access times are kept while they are older than the last change; the default of mount(2).
         const RELATIME = uapi::MS_RELATIME;
     }
 }
@@ -55,7 +55,7 @@ impl MountFlags {
                 out.write_str(name)?;
             }
         }
-        if !self.contains(Self::NOATIME) { out.write_str(",relatime") } else { Ok(()) }
+        if self.contains(Self::RELATIME) { out.write_str(",relatime") } else { Ok(()) }
     }
 }
 

@@ -55,19 +55,20 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
     let raw = raw as u32;
     let place = directory_or_file(a.u64(1), LookupFlags::FOLLOW)?;
     require_admin()?;
-    let flags = MountFlags::from_bits_truncate(raw);
+    let mut flags = MountFlags::from_bits_truncate(raw);
+    // The default, unless something else is asked for (mount(2), `MS_STRICTATIME`).
+    let relative = !flags.contains(MountFlags::NOATIME) && raw & uapi::MS_STRICTATIME == 0;
+    flags.set(MountFlags::RELATIME, relative);
     let ns = namespace();
     if raw & uapi::MS_REMOUNT != 0 {
         // Nothing said about access times: they stay as they are.
-        const ATIME: u32 =
-            uapi::MS_NOATIME | uapi::MS_NODIRATIME | uapi::MS_RELATIME | uapi::MS_STRICTATIME;
-        let kept = if raw & ATIME == 0 {
-            place.mnt.flags() & MountFlags::from_bits_truncate(ATIME)
-        } else {
-            MountFlags::empty()
-        };
+        const ATIME: MountFlags =
+            MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
+        if raw & (ATIME.bits() | uapi::MS_STRICTATIME) == 0 {
+            flags = flags - ATIME | place.mnt.flags() & ATIME;
+        }
         let bind = raw & uapi::MS_BIND != 0;
-        ns.remount(&place, flags | kept, &options(a.u64(4))?, bind, caller().cred)?;
+        ns.remount(&place, flags, &options(a.u64(4))?, bind, caller().cred)?;
     } else if raw & uapi::MS_BIND != 0 {
         let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
         ns.bind(&from, &place, raw & uapi::MS_REC != 0, is_namespace(&from, ns)?)?;
