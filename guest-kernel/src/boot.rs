@@ -51,9 +51,11 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     }
     drivers::cmdline::set(&command_line(&machine, payload.as_ref()));
     drivers::random::seed(machine.rng_seed);
-    // Namespaces, the root file system, the console's terminal.
+    // Namespaces, devices, the console's terminal, the root file system.
     boot_step("namespaces", ns::init());
-    boot_step("console", tty::console::init_serial(drivers::cmdline::text()));
+    drivers::virtio::init(machine.virtio.as_slice());
+    let console = boot_step("console", tty::console::init(drivers::cmdline::text()));
+    introspect::publish_console(console);
     let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));
     if let Some(span) = &machine.initrd {
         // SAFETY: every file was copied out of it, and the slice above is gone.

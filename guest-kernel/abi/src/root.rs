@@ -59,6 +59,29 @@ impl ExitState {
     }
 }
 
+/// Which device is the kernel's console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Console {
+    /// Not known yet.
+    None = 0,
+    /// The UART.
+    Uart = 1,
+    /// Port 0 of the virtio console.
+    Virtio = 2,
+}
+
+impl Console {
+    /// The device with that number.
+    pub const fn from_u32(value: u32) -> Self {
+        match value {
+            1 => Self::Uart,
+            2 => Self::Virtio,
+            _ => Self::None,
+        }
+    }
+}
+
 /// The page itself.
 #[repr(C, align(4096))]
 pub struct RootPage {
@@ -173,6 +196,8 @@ pub struct RootPage {
     pub freezes: AtomicU32,
     /// What the VMM tells a copy before it starts.
     pub copy: CopyNote,
+    /// [`Console`], from when it takes input.
+    pub console: AtomicU32,
 }
 
 /// Bytes of [`CopyNote::seed`].
@@ -243,6 +268,7 @@ const _: () = {
     assert!(offset_of!(RootPage, copy) == 1376, "root page: copy");
     assert!(offset_of!(CopyNote, seed) == 8, "copy note: the number, then the seed");
     assert!(size_of::<CopyNote>() == CopyNote::SIZE, "copy note: nothing behind the seed");
+    assert!(offset_of!(RootPage, console) == 1448, "root page: console");
 };
 
 impl RootPage {
@@ -252,7 +278,7 @@ impl RootPage {
         Self {
             magic: MAGIC,
             version: VERSION,
-            size: (offset_of!(Self, copy) + CopyNote::SIZE) as u32,
+            size: (offset_of!(Self, console) + size_of::<AtomicU32>()) as u32,
             build_id: [const { AtomicU8::new(0) }; 32],
             build_id_len: AtomicU32::new(0),
             boot_state: AtomicU32::new(BootState::Early as u32),
@@ -299,12 +325,18 @@ impl RootPage {
             release: AtomicU32::new(0),
             freezes: AtomicU32::new(0),
             copy: CopyNote::new(),
+            console: AtomicU32::new(Console::None as u32),
         }
     }
 
     /// Records that everything up to `state` can be read now.
     pub fn set_boot_state(&self, state: BootState) {
         self.boot_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Records which device is the console, now that it takes input.
+    pub fn set_console(&self, console: Console) {
+        self.console.store(console as u32, Ordering::Release);
     }
 
     /// Records an orderly end with init's wait status.

@@ -40,6 +40,14 @@ impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
     }
 }
 
+impl<const N: usize> Few<Device, N> {
+    /// No device.
+    pub const fn new() -> Self {
+        let none = Device { registers: Span { start: 0, end: 0 }, irq: 0, edge: false };
+        Self { items: [none; N], len: 0 }
+    }
+}
+
 impl<T: Copy, const N: usize> Few<T, N> {
     /// Adds an item, if there is room.
     pub fn push(&mut self, item: T) {
@@ -107,6 +115,8 @@ pub struct Device {
     pub registers: Span,
     /// Its interrupt, as the controller numbers it.
     pub irq: u32,
+    /// The interrupt is an edge, not a level.
+    pub edge: bool,
 }
 
 /// What the device tree says about the machine.
@@ -225,8 +235,14 @@ impl<'a> Properties<'a> {
         number.checked_add(if kind == 1 { 16 } else { 32 })
     }
 
+    /// Bits 0 and 1 of the first interrupt's flags say edge, bits 2 and 3 level.
+    fn interrupts_by_edge(&self) -> bool {
+        be32(self.interrupts, 8).is_some_and(|flags| flags & 3 != 0)
+    }
+
     fn device(&self) -> Option<Device> {
-        Some(Device { registers: self.registers(0)?, irq: self.interrupt()? })
+        let edge = self.interrupts_by_edge();
+        Some(Device { registers: self.registers(0)?, irq: self.interrupt()?, edge })
     }
 }
 
@@ -252,7 +268,7 @@ impl<'a> Machine<'a> {
                 distributor: span(0x0800_0000, 0x1_0000),
                 redistributors: span(0x080a_0000, 0xf6_0000),
             },
-            uart: Device { registers: span(0x0900_0000, 0x1000), irq: 33 },
+            uart: Device { registers: span(0x0900_0000, 0x1000), irq: 33, edge: false },
             rtc: None,
             virtio: Few::default(),
         };
@@ -449,6 +465,7 @@ mod tests {
         assert_eq!(machine.uart.irq, 33);
         assert_eq!(machine.uart.registers.start, 0x900_0000);
         assert_eq!(machine.virtio.as_slice()[0].irq, 48);
+        assert!(machine.virtio.as_slice()[0].edge && !machine.uart.edge);
         assert_eq!((machine.bootargs, machine.rng_seed), ("quiet x=1", &[7; 32][..]));
         let (distributor, cpu) = (span(0x800_0000, 0x1_0000), span(0x801_0000, 0x1_0000));
         assert_eq!(machine.gic, Gic::V2 { distributor, cpu });

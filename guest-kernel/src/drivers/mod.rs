@@ -8,4 +8,7 @@ pub mod klog;
 pub mod pl011;
 pub mod pl031;
 pub mod random;
+pub mod ring;
+pub mod serial;
 pub mod tty;
+pub mod virtio;

@@ -1,17 +1,21 @@
 //! The PL011 UART (Arm DDI 0183): the machine's console.
 //!
 //! Output is polled; with an empty FIFO, which a virtual UART always has, that is one look at it for
-//! sixteen bytes. Input interrupts and is handed, in one piece, to the [`RxHook`] (the terminal), in
-//! interrupt context. What the terminal has no room for stays in the FIFO, so that whoever feeds the
-//! UART waits instead of losing bytes, until [`resume_rx`].
+//! sixteen bytes. Input interrupts and goes to whoever listens to the [`LINE`]. What that has no room for
+//! stays in the FIFO, with the interrupt masked, until it is taken.
+//!
+//! Messages of the kernel are written past the line's ring: they come out whatever state the rest is in.
 
 use core::ptr::{read_volatile, write_volatile};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fdt::Device;
+use super::ring::Ring;
+use super::serial::{Line, SerialDevice};
 use crate::addr::PhysAddr;
 use crate::arch::{self, phys_to_virt};
-use crate::sync::{IrqLock, Once};
+use crate::errno::Result;
+use crate::sync::{IrqGuard, IrqLock, Once};
 
 const DR: u64 = 0x00;
 const FR: u64 = 0x18;
@@ -34,17 +38,13 @@ const RX_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
 
 /// Before the device tree is read: where QEMU's board has it.
 static BASE: AtomicU64 = AtomicU64::new(0x0900_0000);
-static RX_HOOK: Once<RxHook> = Once::new();
-/// The terminal was full; its input waits in the FIFO.
-static RX_HELD: AtomicBool = AtomicBool::new(false);
+/// Output on its way to the FIFO: short pieces of it go out at a time, so that interrupts are not off for
+/// long.
+static OUTPUT: Once<IrqLock<Ring>> = Once::new();
+const OUTPUT_RING: usize = 4096;
 
-/// Who takes input, with interrupts off.
-pub struct RxHook {
-    /// How many bytes it takes now.
-    pub room: fn() -> usize,
-    /// Takes bytes, no more than there is room for.
-    pub receive: fn(&[u8]),
-}
+/// The line of the UART.
+pub static LINE: Line = Line::new(&Uart);
 
 #[inline]
 fn read(offset: u64) -> u32 {
@@ -70,7 +70,7 @@ pub fn init(device: &Device) {
     write(IFLS, 0);
     write(CR, CR_ON);
     super::console::set_sink(put);
-    super::irq::register(device.irq, rx_interrupt);
+    super::irq::register(device.irq, interrupt);
     arch::irq::enable(device.irq);
 }
 
@@ -81,10 +81,9 @@ pub fn reinit(device: &Device) {
     write(LCR_H, LCR_8N1_FIFO);
     write(IFLS, 0);
     write(CR, CR_ON);
-    super::irq::register(device.irq, rx_interrupt);
+    super::irq::register(device.irq, interrupt);
     arch::irq::enable(device.irq);
-    RX_HELD.store(false, Ordering::Release);
-    drain_rx();
+    LINE.pull();
 }
 
 /// Writes bytes; waits while the FIFO is full.
@@ -100,53 +99,71 @@ pub fn put(bytes: &[u8]) {
     }
 }
 
-/// Sets who takes input, and lets it interrupt. What came before waits in the FIFO.
-pub fn set_rx_hook(hook: RxHook) {
-    RX_HOOK.set(hook);
-    drain_rx();
+/// Makes the ring of the [`LINE`]; boot does it before somebody listens.
+pub fn init_line() -> Result<()> {
+    OUTPUT.set(IrqLock::new(Ring::try_new(OUTPUT_RING)?));
+    Ok(())
 }
 
-/// The terminal has room again.
-pub fn resume_rx() {
-    if RX_HELD.load(Ordering::Acquire) && RX_HELD.swap(false, Ordering::AcqRel) {
-        drain_rx();
+/// Input came. It is masked until all of it was taken.
+fn interrupt(_irq: u32) {
+    write(IMSC, 0);
+    LINE.pull();
+}
+
+/// The UART under its line.
+struct Uart;
+
+impl SerialDevice for Uart {
+    fn room(&self) -> usize {
+        OUTPUT.try_get().map_or(0, |ring| ring.lock().room())
     }
-}
 
-fn rx_interrupt(_irq: u32) {
-    drain_rx();
-}
+    fn queue(&self, bytes: &[u8]) -> usize {
+        OUTPUT.try_get().map_or(0, |ring| ring.lock().write(bytes))
+    }
 
-/// Keeps the interrupt's CPU and one that resumes apart.
-static RX: IrqLock<()> = IrqLock::new(());
-
-/// Hands the FIFO's content over. With no room left, receive interrupts stay masked and unacknowledged
-/// until [`resume_rx`].
-fn drain_rx() {
-    let Some(hook) = RX_HOOK.try_get() else { return };
-    let _rx = RX.lock();
-    let mut bytes = [0; 64];
-    loop {
-        let room = (hook.room)().min(bytes.len());
-        if room == 0 && read(FR) & FR_RX_EMPTY == 0 {
-            write(IMSC, 0);
-            RX_HELD.store(true, Ordering::Release);
-            return;
+    fn start(&self) {
+        let Some(ring) = OUTPUT.try_get() else { return };
+        loop {
+            let mut ring = ring.lock();
+            let front = ring.front();
+            let n = front.len().min(FIFO_DEPTH);
+            if n == 0 {
+                return;
+            }
+            put(&front[..n]);
+            ring.consume(n);
         }
-        let mut n = 0;
-        while n < room && read(FR) & FR_RX_EMPTY == 0 {
-            bytes[n] = read(DR) as u8;
-            n += 1;
-        }
-        if n == 0 {
+    }
+
+    fn pending(&self) -> usize {
+        OUTPUT.try_get().map_or(0, |ring| ring.lock().len())
+    }
+
+    fn watch(&self) {
+        // `start` leaves nothing behind.
+    }
+
+    fn take(&self, buf: &mut [u8]) -> usize {
+        let _irqs_off = IrqGuard::new();
+        loop {
+            let mut n = 0;
+            while n < buf.len() && read(FR) & FR_RX_EMPTY == 0 {
+                buf[n] = read(DR) as u8;
+                n += 1;
+            }
+            if n > 0 {
+                return n;
+            }
             write(ICR, RX_INTERRUPTS);
             write(IMSC, RX_INTERRUPTS);
             // A byte that came between the last look and the acknowledgement would wait for the next.
             if read(FR) & FR_RX_EMPTY != 0 {
-                return;
+                return 0;
             }
-        } else {
-            (hook.receive)(&bytes[..n]);
         }
     }
+
+    fn open(&self) {}
 }

@@ -11,8 +11,8 @@ mod publish;
 #[cfg(target_os = "none")]
 pub use publish::publish_layout;
 pub use publish::{
-    publish_frames, publish_image, publish_init_running, publish_log, publish_run_queues,
-    publish_tasks, set_exit, set_not_resumed, set_panic_message,
+    publish_console, publish_frames, publish_image, publish_init_running, publish_log,
+    publish_run_queues, publish_tasks, set_exit, set_not_resumed, set_panic_message,
 };
 
 #[cfg(target_os = "none")]

@@ -6,10 +6,11 @@ use core::fmt::{self, Write};
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
-use belljar_abi::root::{BootState, LogRing, PANIC_MESSAGE_SIZE};
+use belljar_abi::root::{BootState, Console, LogRing, PANIC_MESSAGE_SIZE};
 
 use super::ROOT;
 use crate::addr::{LINEAR_OFFSET, PAGE_SHIFT, PhysAddr};
+use crate::drivers::tty::console::Kind;
 use crate::ns::pid;
 use crate::sched::schedule::RUNQUEUES;
 use crate::task::{Task, list};
@@ -42,6 +43,14 @@ pub fn publish_image(
         ROOT.payload_phys.store(image.end.0, Relaxed);
         ROOT.payload_size.store(payload_len as u64, Relaxed);
     }
+}
+
+/// Publishes which device is the console, now that it takes input.
+pub fn publish_console(kind: Kind) {
+    ROOT.set_console(match kind {
+        Kind::Uart => Console::Uart,
+        Kind::Virtio => Console::Virtio,
+    });
 }
 
 /// Publishes the log.

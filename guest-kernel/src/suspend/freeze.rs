@@ -6,7 +6,7 @@ use belljar_abi::root::RootPage;
 
 use super::thaw;
 use crate::arch;
-use crate::drivers::pl031;
+use crate::drivers::{pl031, virtio};
 use crate::errno::Result;
 use crate::introspect::ROOT;
 use crate::process::smp;
@@ -26,7 +26,8 @@ pub enum Role {
 ///
 /// Called by a kernel thread that is bound to CPU 0, which may sleep.
 pub fn freeze() -> Result<Role> {
-    let others = smp::stop_secondary_cpus()?;
+    virtio::quiesce();
+    let others = smp::stop_secondary_cpus().inspect_err(|_| virtio::resume())?;
     let role = stop_cpu();
     smp::start_cpus(match role {
         Role::Original => others,
@@ -46,7 +47,10 @@ fn stop_cpu() -> Role {
     // SAFETY: a kernel thread on CPU 0, interrupts masked, the others off.
     let tree = unsafe { arch::suspend(stand_still) };
     let role = match tree {
-        None => Role::Original,
+        None => {
+            virtio::resume();
+            Role::Original
+        }
         Some(tree) => thaw::rebuild(tree, rtc),
     };
     sched::timer::reprogram();

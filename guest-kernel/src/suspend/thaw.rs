@@ -13,7 +13,7 @@ use super::freeze::Role;
 use crate::addr::PhysAddr;
 use crate::arch;
 use crate::drivers::fdt::{self, Machine, Span};
-use crate::drivers::{pl011, pl031, random};
+use crate::drivers::{pl011, pl031, random, virtio};
 use crate::introspect::{self, ROOT};
 use crate::mm::asid;
 use crate::sched;
@@ -77,6 +77,7 @@ pub(super) fn rebuild(tree: PhysAddr, rtc: Option<u64>) -> Role {
     sched::current().reactivate_mm();
     restart_clocks(&machine, rtc);
     pl011::reinit(&machine.uart);
+    virtio::reinit(machine.virtio.as_slice());
     let (number, seed) = ROOT.copy.take();
     random::mix(&seed);
     random::seed(machine.rng_seed);

@@ -115,14 +115,22 @@ pub trait Machine: Send + Sync {
     }
     /// The process that the host accounts the guest's CPU time to, if it is not this one.
     fn pid(&self) -> Option<u32>;
+    /// Whether the guest has ever opened port 0 of its virtio console, as far as it did so before this
+    /// call.
+    fn console_is_open(&self) -> bool;
 }
 
-/// A machine that was built, still paused, and its console.
+/// A machine that was built, still paused, and the other ends of its lines. What the guest sends can be
+/// read there, and what is written there it receives, once its driver takes it.
 pub struct Started {
     /// The machine.
     pub machine: Box<dyn Machine>,
-    /// The guest's console: what it prints can be read here, what is written here it reads as typed.
+    /// Port 0 of the virtio console, the terminal. It holds what is written until the guest opens the port.
     pub console: UnixStream,
+    /// The UART: messages of the kernel, and the console of a kernel that drives no virtio.
+    pub serial: UnixStream,
+    /// The virtio console's port `org.belljar.control`.
+    pub control: UnixStream,
 }
 
 /// What the user may ask for.

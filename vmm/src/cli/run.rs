@@ -178,9 +178,11 @@ fn finish((name, outcome): (String, Outcome)) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(outcome.exit_status()))
 }
 
-/// What the kernel is told: where its console is and how it shall treat it.
+/// What the kernel is told: where its console is (the last of these that it has) and how it shall treat
+/// it.
 fn cmdline(console: Console, more: Option<&str>) -> String {
-    let mut words = vec!["console=ttyAMA0".to_owned(), "quiet".into(), "belljar.mounts=1".into()];
+    let words = ["console=ttyAMA0", "console=hvc0", "quiet", "belljar.mounts=1"];
+    let mut words = words.map(str::to_owned).to_vec();
     match console {
         // Bytes pass as they are, and what is sent is not shown again.
         Console::Pipe => words.push("belljar.console=raw".into()),

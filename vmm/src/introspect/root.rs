@@ -7,7 +7,9 @@
 use std::mem::offset_of;
 
 use belljar_abi::image::{HEADER_LEN, Header};
-use belljar_abi::root::{BootState, ExitState, MAGIC, PANIC_MESSAGE_SIZE, RootPage, VERSION};
+use belljar_abi::root::{
+    BootState, Console, ExitState, MAGIC, PANIC_MESSAGE_SIZE, RootPage, VERSION,
+};
 
 use super::error::{Error, Result};
 use crate::target::{PAGE_SIZE, Ram};
@@ -147,6 +149,18 @@ impl Root {
     /// Whether the kernel has come at least as far as `state`.
     pub fn has_reached(&self, state: BootState) -> bool {
         self.u32(offset_of!(RootPage, boot_state)) >= state as u32
+    }
+
+    /// Which device is the kernel's console, once it takes input. A kernel too old to say has the UART.
+    pub fn console(&self) -> Console {
+        let at = offset_of!(RootPage, console);
+        if self.u32(offset_of!(RootPage, size)) as usize >= at + 4 {
+            Console::from_u32(self.u32(at))
+        } else if self.has_reached(BootState::Memory) {
+            Console::Uart
+        } else {
+            Console::None
+        }
     }
 
     /// Whether the kernel runs, has ended or has panicked; an unknown number counts as running.

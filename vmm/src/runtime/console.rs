@@ -1,4 +1,5 @@
-//! The guest's console: one thread copies what the guest prints, one what the user types.
+//! The guest's console: threads copy what the guest prints on either of its lines, and one what the user
+//! types to the line that the guest's console is.
 //!
 //! Output goes to stdout (or nowhere, if detached), and its last bytes are kept. Input comes from a
 //! terminal, where Ctrl-A starts a command to Bell Jar itself, or from a pipe or file, of which every
@@ -7,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -55,35 +57,68 @@ impl Tail {
     }
 }
 
-/// Copies the guest's output to `out`, if any, and to `tail` until the console closes; then calls
-/// `done`, with the error if `out` could not be written.
+/// Where the guest's output goes.
+struct Output<F> {
+    out: Option<Mutex<Box<dyn Write + Send>>>,
+    tail: Arc<Tail>,
+    lines: AtomicUsize,
+    done: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce(io::Result<()>)> Output<F> {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        self.tail.push(bytes);
+        let Some(out) = &self.out else { return Ok(()) };
+        let mut out = out.lock().unwrap();
+        out.write_all(bytes).and_then(|()| out.flush())
+    }
+
+    /// One line has closed, or its output could not be written.
+    fn end(&self, result: io::Result<()>) {
+        let last = self.lines.fetch_sub(1, Ordering::AcqRel) == 1;
+        if (last || result.is_err())
+            && let Some(done) = self.done.lock().unwrap().take()
+        {
+            done(result);
+        }
+    }
+}
+
+/// Copies what the guest sends on its lines to `out`, if any, and to `tail` until all have closed; then
+/// calls `done`, or with the error if `out` could not be written.
 pub fn pump_output(
-    mut console: UnixStream,
-    mut out: Option<Box<dyn Write + Send>>,
+    lines: [UnixStream; 2],
+    out: Option<Box<dyn Write + Send>>,
     tail: Arc<Tail>,
     done: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new().name("console-out".into()).spawn(move || {
-        sandbox::enter(Role::Pump);
-        let mut buffer = vec![0; 64 << 10];
-        let result = loop {
-            match console.read(&mut buffer) {
-                Ok(0) => break Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // The other end is gone: that is how the guest's console closes.
-                Err(_) => break Ok(()),
-                Ok(n) => {
-                    tail.push(&buffer[..n]);
-                    if let Some(out) = &mut out
-                        && let Err(e) = out.write_all(&buffer[..n]).and_then(|()| out.flush())
-                    {
-                        break Err(e);
+    let output = Arc::new(Output {
+        out: out.map(Mutex::new),
+        tail,
+        lines: AtomicUsize::new(lines.len()),
+        done: Mutex::new(Some(done)),
+    });
+    for mut line in lines {
+        let output = Arc::clone(&output);
+        thread::Builder::new().name("console-out".into()).spawn(move || {
+            sandbox::enter(Role::Pump);
+            let mut buffer = vec![0; 64 << 10];
+            let result = loop {
+                match line.read(&mut buffer) {
+                    Ok(0) => break Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    // The other end is gone: that is how a line closes.
+                    Err(_) => break Ok(()),
+                    Ok(n) => {
+                        if let Err(e) = output.write(&buffer[..n]) {
+                            break Err(e);
+                        }
                     }
                 }
-            }
-        };
-        done(result);
-    })?;
+            };
+            output.end(result);
+        })?;
+    }
     Ok(())
 }
 
@@ -98,16 +133,19 @@ pub enum Input {
     Plain,
 }
 
-/// Copies stdin to the guest once `until_ready` returns, in the form that it returns. `on_quit` is
-/// called when the user types Ctrl-A x at a terminal.
+/// Which line input goes to: asked whenever there is some.
+pub type Destination = Box<dyn FnMut() -> Arc<UnixStream>>;
+
+/// Copies stdin to the guest once `until_ready` returns, in the form and to the line that it returns.
+/// `on_quit` is called when the user types Ctrl-A x at a terminal.
 pub fn pump_input(
-    mut console: UnixStream,
-    until_ready: impl FnOnce() -> Input + Send + 'static,
+    until_ready: impl FnOnce() -> (Input, Destination) + Send + 'static,
     on_quit: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("console-in".into()).spawn(move || {
         sandbox::enter(Role::Pump);
-        let input = until_ready();
+        let (input, mut destination) = until_ready();
+        let mut send = |bytes: &[u8]| (&*destination()).write_all(bytes);
         let mut stdin = io::stdin().lock();
         let mut keys = Keys::default();
         let mut line_ended = true;
@@ -127,7 +165,7 @@ pub fn pump_input(
             if let Some(last) = forward.last() {
                 line_ended = *last == b'\n';
             }
-            if console.write_all(&forward).is_err() {
+            if send(&forward).is_err() {
                 return;
             }
             if quit {
@@ -143,7 +181,7 @@ pub fn pump_input(
             Input::Plain => &[CTRL_D, CTRL_D],
         };
         // A guest that is gone needs no end of file.
-        let _ = console.write_all(end);
+        let _ = send(end);
     })?;
     Ok(())
 }

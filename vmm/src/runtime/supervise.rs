@@ -14,12 +14,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use belljar_abi::root::BootState;
+use belljar_abi::root::Console as GuestConsole;
 use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use super::Error;
-use super::console::{self, Console, Input, Tail};
+use super::console::{self, Console, Destination, Input, Tail};
 use super::folder::{self, Folder};
 use super::guard::Guard;
 use super::outcome::{self, Outcome};
@@ -28,7 +28,6 @@ use super::vm::{Info, Vm};
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
 use crate::sandbox::{self, Role};
-use crate::target::Ram;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -122,7 +121,8 @@ fn run_guarded(
 
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
-    connect_console(&vm, &started.console, plan.console, tail, &sender).map_err(Error::Host)?;
+    let lines = Lines { console: started.console, serial: started.serial };
+    connect_console(&vm, lines, plan.console, tail, &sender).map_err(Error::Host)?;
     // Every other thread has started. From here on this one cleans up and ends.
     sandbox::enter(Role::Supervisor);
     let resumed = vm.machine().resume();
@@ -148,10 +148,24 @@ fn run_guarded(
     Ok(outcome)
 }
 
+/// The lines that a guest's console may be.
+struct Lines {
+    /// Port 0 of the virtio console.
+    console: UnixStream,
+    /// The UART.
+    serial: UnixStream,
+}
+
+impl Lines {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { console: self.console.try_clone()?, serial: self.serial.try_clone()? })
+    }
+}
+
 /// Starts the threads between the guest's console and ours. A detached guest hears nothing.
 fn connect_console(
-    vm: &Vm,
-    guest: &UnixStream,
+    vm: &Arc<Vm>,
+    lines: Lines,
     ours: Console,
     tail: Arc<Tail>,
     sender: &Sender<Message>,
@@ -162,7 +176,8 @@ fn connect_console(
     };
     let attached = out.is_some();
     let done = sender.clone();
-    console::pump_output(guest.try_clone()?, out, tail, move |result| {
+    let Lines { console, serial } = lines.try_clone()?;
+    console::pump_output([console, serial], out, tail, move |result| {
         // See above.
         let _ = done.send(Message::OutputDone(result));
     })?;
@@ -172,31 +187,42 @@ fn connect_console(
             // See above.
             let _ = quit.send(Message::Kill);
         };
-        let memory = vm.machine().memory();
-        let until_ready = move || {
-            let foreign = wait_until_it_listens(&*memory);
-            match ours {
-                Console::Terminal => Input::Keys,
-                _ if foreign => Input::Plain,
-                _ => Input::Framed,
-            }
-        };
-        console::pump_input(guest.try_clone()?, until_ready, on_quit)?;
+        let vm = Arc::clone(vm);
+        console::pump_input(move || input_of(vm, lines, ours), on_quit)?;
     }
     Ok(())
 }
 
-/// Waits until the guest's kernel has set its console up, because that empties the UART's FIFO.
-/// Whether it is a foreign kernel, which does not say when.
-fn wait_until_it_listens(ram: &dyn Ram) -> bool {
+/// Waits until the guest's kernel says which line its console is, and decides how input is sent. A
+/// foreign kernel does not say: its console is the virtio port from when it opens that.
+fn input_of(vm: Arc<Vm>, lines: Lines, ours: Console) -> (Input, Destination) {
     const MOMENT: Duration = Duration::from_millis(1);
-    if outcome::is_foreign(ram) {
-        return true;
-    }
-    while Root::find(ram).is_ok_and(|root| !root.has_reached(BootState::Memory)) {
-        thread::sleep(MOMENT);
-    }
-    false
+    let ram = vm.machine().memory();
+    let foreign = outcome::is_foreign(&*ram);
+    let own = || Root::find(&*ram).map_or(GuestConsole::Uart, |root| root.console());
+    let kind = match foreign {
+        true => GuestConsole::None,
+        false => loop {
+            match own() {
+                GuestConsole::None => thread::sleep(MOMENT),
+                kind => break kind,
+            }
+        },
+    };
+    let (console, serial) = (Arc::new(lines.console), Arc::new(lines.serial));
+    let destination: Destination = Box::new(move || {
+        let virtio = match kind {
+            GuestConsole::None => vm.machine().console_is_open(),
+            kind => kind == GuestConsole::Virtio,
+        };
+        Arc::clone(if virtio { &console } else { &serial })
+    });
+    let input = match ours {
+        Console::Terminal => Input::Keys,
+        _ if foreign => Input::Plain,
+        _ => Input::Framed,
+    };
+    (input, destination)
 }
 
 /// Stdout without the line buffer of the standard library: the guest's bytes pass as they come.

@@ -11,6 +11,9 @@ pub fn init_v2(_distributor: PhysAddr, _cpu_interface: PhysAddr) {}
 /// Lets an interrupt through.
 pub fn enable(_irq: u32) {}
 
+/// Says whether an interrupt is an edge.
+pub fn set_edge_triggered(_irq: u32, _edge: bool) {}
+
 /// Stops an interrupt.
 pub fn disable(_irq: u32) {}
 

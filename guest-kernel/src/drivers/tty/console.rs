@@ -1,5 +1,8 @@
-//! Terminals by their device nodes: /dev/console, /dev/ttyAMA0, /dev/tty, /dev/ptmx, /dev/pts/N; and
-//! the terminal of the machine's serial port.
+//! Terminals by their device nodes: /dev/console, /dev/ttyAMA0, /dev/hvc0, /dev/tty, /dev/ptmx, /dev/pts/N.
+//!
+//! The machine has a terminal for each of its serial lines: the UART, and port 0 of a virtio console where
+//! there is one. One of them is /dev/console: the last that the kernel's command line names with
+//! `console=` and the machine has, else the UART.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -8,8 +11,9 @@ use core::sync::atomic::Ordering;
 use super::io::OpenedAs;
 use super::pty::Ptmx;
 use super::termios::{Termios, WinSize};
-use super::{Backend, ConsoleDevice, Tty, devpts, ioctl, job, stream};
-use crate::drivers::pl011::{self, RxHook};
+use super::{Backend, Tty, devpts, ioctl, job, stream};
+use crate::drivers::serial::Line;
+use crate::drivers::{pl011, virtio};
 use crate::errno::{Errno, Result};
 use crate::fs::chrdev::{CharDevEntry, register_chrdev_region};
 use crate::fs::{
@@ -19,8 +23,10 @@ use crate::fs::{
 use crate::kref::Ref;
 use crate::sync::Once;
 
-/// /dev/ttyAMA0, the serial port.
+/// /dev/ttyAMA0, the UART.
 pub const TTY_AMA0: Dev = Dev::new(204, 64);
+/// /dev/hvc0, port 0 of the virtio console.
+pub const HVC0: Dev = Dev::new(229, 0);
 /// /dev/tty, the caller's controlling terminal.
 pub const TTY: Dev = Dev::new(5, 0);
 /// /dev/console.
@@ -28,18 +34,79 @@ pub const CONSOLE: Dev = Dev::new(5, 1);
 /// /dev/ptmx.
 pub const PTMX: Dev = Dev::new(5, 2);
 
-static CONSOLE_TTY: Once<Arc<Tty>> = Once::new();
-
-/// The terminal of the serial port.
-pub fn console() -> Option<&'static Arc<Tty>> {
-    CONSOLE_TTY.try_get()
+/// Which device is the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The UART.
+    Uart,
+    /// Port 0 of the virtio console.
+    Virtio,
 }
 
-/// Makes the console's terminal and the device nodes.
-fn init(device: &'static dyn ConsoleDevice) -> Result<()> {
-    CONSOLE_TTY.set(Tty::try_new(TTY_AMA0, Backend::Console(device), Termios::STANDARD)?);
+static UART_TTY: Once<Arc<Tty>> = Once::new();
+static VIRTIO_TTY: Once<Arc<Tty>> = Once::new();
+static CONSOLE_KIND: Once<Kind> = Once::new();
+
+impl Kind {
+    fn line(self) -> &'static Line {
+        match self {
+            Self::Uart => &pl011::LINE,
+            Self::Virtio => &virtio::console::LINE,
+        }
+    }
+
+    fn tty(self) -> &'static Once<Arc<Tty>> {
+        match self {
+            Self::Uart => &UART_TTY,
+            Self::Virtio => &VIRTIO_TTY,
+        }
+    }
+
+    /// The console among the devices that there are.
+    fn choose(bootargs: &str, has_virtio: bool) -> Self {
+        bootargs
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix("console="))
+            .filter_map(|value| match value.split(',').next() {
+                Some("ttyAMA0") => Some(Self::Uart),
+                Some("hvc0") if has_virtio => Some(Self::Virtio),
+                _ => None,
+            })
+            .next_back()
+            .unwrap_or(Self::Uart)
+    }
+}
+
+/// The device of the console.
+pub fn kind() -> Kind {
+    CONSOLE_KIND.try_get().copied().unwrap_or(Kind::Uart)
+}
+
+/// The terminal of the console.
+pub fn console() -> Option<&'static Arc<Tty>> {
+    kind().tty().try_get()
+}
+
+/// The terminal at the other end has another size; its foreground group learns of that.
+pub fn set_winsize(rows: u16, columns: u16) {
+    if let Some(tty) = console() {
+        tty.resize(WinSize { ws_row: rows, ws_col: columns, ..WinSize::default() });
+    }
+}
+
+/// Sleeps until everything that was written to the console is out.
+pub fn drain() {
+    if console().is_some() {
+        kind().line().drain();
+    }
+}
+
+fn register_nodes() {
     register_chrdev(CONSOLE, "console", 0o600, &TerminalNodes);
     register_chrdev(TTY_AMA0, "ttyAMA0", 0o600, &TerminalNodes);
+    if VIRTIO_TTY.try_get().is_some() {
+        register_chrdev(HVC0, "hvc0", 0o600, &TerminalNodes);
+    }
     register_chrdev(TTY, "tty", 0o666, &TerminalNodes);
     register_chrdev(PTMX, "ptmx", 0o666, &Ptmx);
     register_chrdev_region(CharDevEntry {
@@ -50,7 +117,6 @@ fn init(device: &'static dyn ConsoleDevice) -> Result<()> {
         ops: &TerminalNodes,
     });
     register_filesystem(&devpts::DevPts);
-    Ok(())
 }
 
 /// The word on the kernel's command line that says that the console is no terminal: see [`stream`].
@@ -59,33 +125,33 @@ const RAW_CONSOLE: &str = "belljar.console=raw";
 /// The word that says how many rows and columns the user's terminal has: `24x80`.
 const CONSOLE_SIZE: &str = "belljar.winsize=";
 
-/// Puts the console's terminal on the serial port.
-pub fn init_serial(bootargs: &str) -> Result<()> {
-    init(&SerialPort)?;
-    if bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE) {
-        stream::init(&SerialPort)?;
-        pl011::set_rx_hook(RxHook {
-            room: || stream::get().map_or(0, |stream| stream.room()),
-            receive: |bytes| {
-                if let Some(stream) = stream::get() {
-                    stream.receive(bytes);
-                }
-            },
-        });
-        return Ok(());
+/// Makes the terminals of the machine's lines and all device nodes, and lets input come. Boot order calls
+/// it once, when the virtio devices are known.
+pub fn init(bootargs: &str) -> Result<Kind> {
+    pl011::init_line()?;
+    let has_virtio = virtio::console::device().is_some();
+    let kind = *CONSOLE_KIND.set(Kind::choose(bootargs, has_virtio));
+    let raw = bootargs.split_ascii_whitespace().any(|word| word == RAW_CONSOLE);
+    for (one, dev) in [(Kind::Uart, TTY_AMA0), (Kind::Virtio, HVC0)] {
+        if one == Kind::Virtio && !has_virtio {
+            continue;
+        }
+        let tty = one.tty().set(Tty::try_new(dev, Backend::Line(one.line()), Termios::STANDARD)?);
+        if one == kind
+            && let Some(size) = console_size(bootargs)
+        {
+            tty.state.lock().winsize = size;
+        }
+        // Port 0 stays closed, and what is sent to it waits outside, unless it is the console: the VMM
+        // then knows that the user's input is for the UART.
+        if one == kind && raw {
+            one.line().attach(stream::init(one.line())?);
+        } else if one == kind || one == Kind::Uart {
+            one.line().attach(&**tty);
+        }
     }
-    if let (Some(tty), Some(size)) = (console(), console_size(bootargs)) {
-        tty.state.lock().winsize = size;
-    }
-    pl011::set_rx_hook(RxHook {
-        room: || CONSOLE_TTY.try_get().map_or(0, |tty| tty.input_room()),
-        receive: |bytes| {
-            if let Some(tty) = CONSOLE_TTY.try_get() {
-                tty.receive(bytes);
-            }
-        },
-    });
-    Ok(())
+    register_nodes();
+    Ok(kind)
 }
 
 fn console_size(bootargs: &str) -> Option<WinSize> {
@@ -94,19 +160,6 @@ fn console_size(bootargs: &str) -> Option<WinSize> {
         words.find_map(|word| word.strip_prefix(CONSOLE_SIZE))?.split_once('x')?;
     let (ws_row, ws_col) = (rows.parse().ok()?, columns.parse().ok()?);
     Some(WinSize { ws_row, ws_col, ..WinSize::default() })
-}
-
-/// The machine's UART.
-struct SerialPort;
-
-impl ConsoleDevice for SerialPort {
-    fn write(&self, bytes: &[u8]) {
-        pl011::put(bytes);
-    }
-
-    fn resume_input(&self) {
-        pl011::resume_rx();
-    }
 }
 
 /// Opens terminals.
@@ -127,7 +180,13 @@ impl CharDevice for TerminalNodes {
         }
         let tty = match dev {
             TTY => job::controlling_tty().ok_or(Errno::ENXIO)?,
-            CONSOLE | TTY_AMA0 => console().ok_or(Errno::ENXIO)?.clone(),
+            CONSOLE => console().ok_or(Errno::ENXIO)?.clone(),
+            TTY_AMA0 => UART_TTY.try_get().ok_or(Errno::ENXIO)?.clone(),
+            HVC0 => {
+                let tty = VIRTIO_TTY.try_get().ok_or(Errno::ENXIO)?;
+                virtio::console::LINE.attach(&**tty);
+                tty.clone()
+            }
             _ => devpts::find(dev.minor()).ok_or(Errno::EIO)?,
         };
         let may_control = !flags.contains(OpenFlags::NOCTTY) && dev != TTY && dev != CONSOLE;
@@ -230,5 +289,19 @@ impl FileOps for TtyFile {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::Tty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_is_the_last_that_is_named_and_exists() {
+        assert_eq!(Kind::choose("quiet", true), Kind::Uart);
+        assert_eq!(Kind::choose("console=ttyAMA0 console=hvc0", true), Kind::Virtio);
+        assert_eq!(Kind::choose("console=ttyAMA0 console=hvc0", false), Kind::Uart);
+        assert_eq!(Kind::choose("console=hvc0 console=ttyAMA0,115200", true), Kind::Uart);
+        assert_eq!(Kind::choose("console=hvc0 console=tty9", true), Kind::Virtio);
     }
 }

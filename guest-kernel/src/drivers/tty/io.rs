@@ -182,7 +182,7 @@ impl Tty {
     fn input_was_read(&self) {
         match &self.backend {
             Backend::Pty(master) => master.wait.wake_all(),
-            Backend::Console(device) => {
+            Backend::Line(line) => {
                 let go_on = {
                     let mut state = self.state.lock();
                     let State { ldisc, termios, sent_stop, .. } = &mut *state;
@@ -190,9 +190,9 @@ impl Tty {
                     (roomy && core::mem::take(sent_stop)).then(|| termios.c_cc[VSTART as usize])
                 };
                 if let Some(start) = go_on {
-                    device.write(&[start]);
+                    self.send_char(start);
                 }
-                device.resume_input();
+                line.pull();
             }
         }
     }
@@ -222,6 +222,7 @@ impl Tty {
                 Ok(()) => {}
             }
         }
+        self.start_output();
         Ok(done)
     }
 
@@ -229,10 +230,11 @@ impl Tty {
     fn write_chunk(&self, how: OpenedAs, src: &[u8], done: &mut usize) -> Result<()> {
         let mut used = 0;
         while used < src.len() {
-            let n = self.send_output(how, &src[used..])?;
+            let n = self.queue_output(how, &src[used..])?;
             used += n;
             *done += n;
             if n == 0 {
+                self.start_output();
                 if how.nonblock {
                     return Err(Errno::EAGAIN);
                 }
@@ -247,46 +249,82 @@ impl Tty {
         Ok(())
     }
 
-    /// Sends as much of `src` as goes out without waiting.
-    fn send_output(&self, how: OpenedAs, src: &[u8]) -> Result<usize> {
+    /// Queues as much of `src` as there is room for; [`start_output`](Self::start_output) sends it.
+    fn queue_output(&self, how: OpenedAs, src: &[u8]) -> Result<usize> {
         self.send_echo();
-        let mut out = [0; 2 * CHUNK];
-        let mut len = 0;
-        let used = {
-            let mut state = self.state.lock();
-            if self.is_hung_up(how) || self.master().is_some_and(|m| !m.is_open()) {
-                return Err(Errno::EIO);
+        let mut state = self.state.lock();
+        if self.is_hung_up(how) || self.master().is_some_and(|m| !m.is_open()) {
+            return Err(Errno::EIO);
+        }
+        if state.ldisc.is_stopped() {
+            return Ok(0);
+        }
+        let State { ldisc, termios, .. } = &mut *state;
+        Ok(match &self.backend {
+            // Whatever is queued for the line is queued under the terminal's lock, so there is no less
+            // room than this.
+            Backend::Line(line) => {
+                let device = line.device();
+                ldisc.output.process(termios, src, device.room(), |bytes| {
+                    device.queue(bytes);
+                })
             }
-            if state.ldisc.is_stopped() {
-                return Ok(0);
+            Backend::Pty(master) => {
+                let mut ring = master.output.lock();
+                let room = ring.room();
+                ldisc.output.process(termios, src, room, |bytes| {
+                    ring.write(bytes);
+                })
             }
-            let State { ldisc, termios, .. } = &mut *state;
-            match &self.backend {
-                Backend::Console(_) => ldisc.output.process(termios, src, out.len(), |bytes| {
-                    out[len..len + bytes.len()].copy_from_slice(bytes);
-                    len += bytes.len();
-                }),
-                Backend::Pty(master) => {
-                    let mut ring = master.output.lock();
-                    let room = ring.room();
-                    ldisc.output.process(termios, src, room, |bytes| {
-                        ring.write(bytes);
-                    })
-                }
-            }
-        };
+        })
+    }
+
+    /// Sends what was queued.
+    fn start_output(&self) {
         match &self.backend {
-            Backend::Console(device) => device.write(&out[..len]),
+            Backend::Line(line) => line.device().start(),
             Backend::Pty(master) => master.wait.wake_all(),
         }
-        Ok(used)
+    }
+
+    /// Sends one character past output processing (VSTART, VSTOP).
+    pub(super) fn send_char(&self, byte: u8) {
+        {
+            let _state = self.state.lock();
+            match &self.backend {
+                Backend::Line(line) => {
+                    line.device().queue(&[byte]);
+                }
+                Backend::Pty(master) => {
+                    master.output.lock().push(byte);
+                }
+            }
+        }
+        self.start_output();
+    }
+
+    /// Waits until the device took what was written (tcdrain(3)). What a master has not read counts as
+    /// taken.
+    pub(super) fn drain(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Line(line) => wait(&self.write_wait, || line.is_drained()),
+            Backend::Pty(_) => Ok(()),
+        }
+    }
+
+    /// The device took output: writers and the echo can go on.
+    pub(super) fn output_was_taken(&self) {
+        self.send_echo();
+        self.write_wait.wake_all();
     }
 
     fn has_output_room(&self, state: &State) -> bool {
+        const ENOUGH: usize = super::output::Output::MAX_EXPANSION;
         !state.ldisc.is_stopped()
-            && self
-                .master()
-                .is_none_or(|m| m.output.lock().room() >= super::output::Output::MAX_EXPANSION)
+            && match &self.backend {
+                Backend::Line(line) => line.has_room(ENOUGH),
+                Backend::Pty(master) => master.output.lock().room() >= ENOUGH,
+            }
     }
 
     /// Sends what waits to be echoed, as far as the other side takes it.
@@ -296,19 +334,23 @@ impl Tty {
             let len = {
                 let mut state = self.state.lock();
                 let pending = state.ldisc.pending_echo();
-                let mut len = pending.len().min(out.len());
-                out[..len].copy_from_slice(&pending[..len]);
-                if let Backend::Pty(master) = &self.backend {
-                    len = master.output.lock().write(&out[..len]);
+                let wanted = pending.len().min(out.len());
+                if wanted == 0 {
+                    return;
                 }
+                out[..wanted].copy_from_slice(&pending[..wanted]);
+                let len = match &self.backend {
+                    Backend::Line(line) if line.has_room(1) => line.device().queue(&out[..wanted]),
+                    Backend::Line(_) => 0,
+                    Backend::Pty(master) => master.output.lock().write(&out[..wanted]),
+                };
                 state.ldisc.echoed(len);
                 len
             };
-            match &self.backend {
-                _ if len == 0 => return,
-                Backend::Console(device) => device.write(&out[..len]),
-                Backend::Pty(master) => master.wait.wake_all(),
+            if len == 0 {
+                return;
             }
+            self.start_output();
         }
     }
 
@@ -376,7 +418,7 @@ impl Tty {
 
     /// IXOFF: asks the terminal to stop sending before input is lost.
     fn throttle(&self) {
-        let Backend::Console(device) = &self.backend else { return };
+        let Backend::Line(_) = &self.backend else { return };
         let stop = {
             let mut state = self.state.lock();
             let State { ldisc, termios, sent_stop, .. } = &mut *state;
@@ -385,7 +427,7 @@ impl Tty {
                 .then(|| termios.c_cc[VSTOP as usize])
         };
         if let Some(stop) = stop {
-            device.write(&[stop]);
+            self.send_char(stop);
         }
     }
 

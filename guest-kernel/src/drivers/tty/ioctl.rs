@@ -133,12 +133,18 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
             let mut new = tty.with_state(|s| s.termios);
             old.apply(&mut new);
             new.derive_speeds();
+            if cmd != TCSETS {
+                tty.drain()?;
+            }
             tty.set_termios(new, cmd == TCSETSF);
         }
         TCSETS2 | TCSETSW2 | TCSETSF2 => {
             tty.check_change(SIGTTOU)?;
             let mut new = UserPtr::<Termios>::new(arg).read()?;
             new.derive_speeds();
+            if cmd != TCSETS2 {
+                tty.drain()?;
+            }
             tty.set_termios(new, cmd == TCSETSF2);
         }
         TIOCGWINSZ => UserPtr::<WinSize>::new(arg).write(tty.with_state(|s| s.winsize))?,
@@ -151,7 +157,10 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
             }
         },
         TIOCOUTQ => {
-            let waiting = tty.master().map_or(0, |m| m.output.lock().len());
+            let waiting = match &tty.backend {
+                Backend::Line(line) => line.device().pending(),
+                Backend::Pty(master) => master.output.lock().len(),
+            };
             word(arg).write(waiting as u32)?;
         }
         TCFLSH => {
@@ -162,8 +171,11 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
             tty.check_change(SIGTTOU)?;
             tty.flow(arg)?;
         }
-        // Output leaves at once, and a break has nowhere to go.
-        TCSBRK | TCSBRKP | TIOCSBRK | TIOCCBRK => tty.check_change(SIGTTOU)?,
+        // A break has nowhere to go, but it comes after what was written before.
+        TCSBRK | TCSBRKP | TIOCSBRK | TIOCCBRK => {
+            tty.check_change(SIGTTOU)?;
+            tty.drain()?;
+        }
         TIOCEXCL => tty.set_exclusive(true),
         TIOCNXCL => tty.set_exclusive(false),
         TIOCGEXCL => word(arg).write(u32::from(tty.with_state(|s| s.exclusive)))?,
@@ -208,7 +220,8 @@ impl Tty {
         self.wake_everybody();
     }
 
-    fn resize(&self, size: WinSize) {
+    /// Sets the size; the foreground group learns of a change.
+    pub(super) fn resize(&self, size: WinSize) {
         let old = core::mem::replace(&mut self.state.lock().winsize, size);
         if old != size {
             self.signal_foreground(SIGWINCH);
@@ -249,13 +262,8 @@ impl Tty {
             _ => return Err(Errno::EINVAL),
         };
         let byte = self.with_state(|s| s.termios.c_cc[send as usize]);
-        match &self.backend {
-            _ if byte == super::termios::DISABLED => {}
-            Backend::Console(device) => device.write(&[byte]),
-            Backend::Pty(master) => {
-                master.output.lock().push(byte);
-                master.wait.wake_all();
-            }
+        if byte != super::termios::DISABLED {
+            self.send_char(byte);
         }
         Ok(())
     }

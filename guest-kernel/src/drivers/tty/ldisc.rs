@@ -9,12 +9,12 @@
 use alloc::boxed::Box;
 
 use super::output::Output;
-use super::ring::{Ring, try_zeroed};
 use super::termios::{
     DISABLED, ECHO, ECHOCTL, ECHOE, ECHOK, ECHOKE, ECHONL, ECHOPRT, EXTPROC, ICANON, ICRNL, IEXTEN,
     IGNCR, IMAXBEL, INLCR, ISIG, ISTRIP, IUCLC, IUTF8, IXANY, IXON, NOFLSH, PARMRK, Termios, VEOF,
     VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VQUIT, VREPRINT, VSTART, VSTOP, VSUSP, VWERASE,
 };
+use crate::drivers::ring::{Ring, try_zeroed};
 use crate::errno::Result;
 use crate::signal::{SIGINT, SIGQUIT, SIGTSTP};
 

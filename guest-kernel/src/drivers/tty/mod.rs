@@ -1,17 +1,17 @@
 //! Terminals.
 //!
 //! A [`Tty`] is what a program sees as a terminal: settings, a line discipline and a place in job
-//! control (tty_ioctl(2), termios(3), credentials(7)). Behind it is a [`Backend`]: the console's
-//! serial port, or the master side of a pseudoterminal, which lives in the same [`Tty`].
+//! control (tty_ioctl(2), termios(3), credentials(7)). Behind it is a [`Backend`]: a serial
+//! line, or the master side of a pseudoterminal, which lives in the same [`Tty`].
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`termios`], [`ldisc`], [`output`], [`ring`] | the logic, free of locks and devices |
+//! | [`termios`], [`ldisc`], [`output`] | the logic, free of locks and devices |
 //! | [`io`] | read, write and poll of the terminal side; input from the device |
 //! | [`job`] | controlling terminals, background access, hangup |
 //! | [`ioctl`] | requests that programs make of a terminal |
 //! | [`pty`], [`devpts`] | pseudoterminals: /dev/ptmx and /dev/pts |
-//! | [`console`] | /dev/console, /dev/tty and the serial console |
+//! | [`console`] | /dev/console, /dev/tty and the terminals of serial lines |
 //! | [`stream`] | /dev/console where it is no terminal |
 //!
 //! All state of a terminal is under one lock that interrupt handlers take too: the serial port hands
@@ -26,13 +26,13 @@ pub mod job;
 pub mod ldisc;
 pub mod output;
 pub mod pty;
-pub mod ring;
 pub mod stream;
 pub mod termios;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::drivers::serial::{Line, Listener};
 use crate::errno::Result;
 use crate::fs::Dev;
 use crate::kref::Ref;
@@ -46,18 +46,10 @@ use ldisc::LineDiscipline;
 use pty::Master;
 use termios::{Termios, WinSize};
 
-/// The device under a console terminal.
-pub trait ConsoleDevice: Send + Sync {
-    /// Sends bytes; returns when all of them are on their way.
-    fn write(&self, bytes: &[u8]);
-    /// Input that was held back can be taken again.
-    fn resume_input(&self);
-}
-
 /// What a terminal is attached to.
 pub enum Backend {
-    /// A serial port.
-    Console(&'static dyn ConsoleDevice),
+    /// A serial line.
+    Line(&'static Line),
     /// A program that holds the master side.
     Pty(Master),
 }
@@ -129,7 +121,7 @@ impl Tty {
     pub fn master(&self) -> Option<&Master> {
         match &self.backend {
             Backend::Pty(master) => Some(master),
-            Backend::Console(_) => None,
+            Backend::Line(_) => None,
         }
     }
 
@@ -148,5 +140,23 @@ impl State {
     /// The foreground process group.
     pub fn pgrp(&self) -> Option<&Ref<Pid>> {
         self.pgrp.as_ref()
+    }
+}
+
+impl Listener for Tty {
+    fn room(&self) -> usize {
+        self.input_room()
+    }
+
+    fn receive(&self, bytes: &[u8]) {
+        self.receive(bytes);
+    }
+
+    fn sent(&self) {
+        self.output_was_taken();
+    }
+
+    fn resized(&self, ws_row: u16, ws_col: u16) {
+        self.resize(WinSize { ws_row, ws_col, ..WinSize::default() });
     }
 }

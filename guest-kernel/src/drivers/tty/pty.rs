@@ -10,9 +10,9 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::ring::Ring;
 use super::termios::{EXTPROC, IXON, Termios, VSTART, VSTOP};
 use super::{Backend, Tty, devpts, io, ioctl};
+use crate::drivers::ring::Ring;
 use crate::errno::{Errno, Result};
 use crate::fs::{
     CharDevice, Dev, FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable,
@@ -195,7 +195,7 @@ impl MasterFile {
     fn master(&self) -> &Master {
         match &self.tty.backend {
             Backend::Pty(master) => master,
-            Backend::Console(_) => unreachable!("made by `open_master` only"),
+            Backend::Line(_) => unreachable!("made by `open_master` only"),
         }
     }
 
@@ -300,14 +300,6 @@ impl FileOps for MasterFile {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::Tty)
-    }
-}
-
-impl Tty {
-    /// The master read: writers and the echo can go on.
-    fn output_was_taken(&self) {
-        self.send_echo();
-        self.write_wait.wake_all();
     }
 }
 

@@ -6,8 +6,8 @@
 
 use alloc::boxed::Box;
 
-use super::ConsoleDevice;
-use super::ring::Ring;
+use crate::drivers::ring::Ring;
+use crate::drivers::serial::{Line, Listener};
 use crate::errno::{Errno, Result};
 use crate::fs::{FMode, File, FileOps, PollFlags, PollTable, UserBuf};
 use crate::sched::WaitQueue;
@@ -31,17 +31,24 @@ pub fn get() -> Option<&'static Stream> {
 }
 
 /// Makes the console a stream.
-pub fn init(device: &'static dyn ConsoleDevice) -> Result<&'static Stream> {
+pub fn init(line: &'static Line) -> Result<&'static Stream> {
     let input = IrqLock::new(Input { ring: Ring::try_new(CAPACITY)?, framing: Framing::default() });
-    STREAM.set(Stream { device, input, readers: WaitQueue::new(), writers: Mutex::new(()) });
-    get().ok_or(Errno::ENOMEM)
+    Ok(STREAM.set(Stream {
+        line,
+        input,
+        readers: WaitQueue::new(),
+        room: WaitQueue::new(),
+        writers: Mutex::new(()),
+    }))
 }
 
 /// The console of a machine that talks to a program.
 pub struct Stream {
-    device: &'static dyn ConsoleDevice,
+    line: &'static Line,
     input: IrqLock<Input>,
     readers: WaitQueue,
+    /// Writers that wait for room in the device.
+    room: WaitQueue,
     /// What one write(2) writes stays together.
     writers: Mutex<()>,
 }
@@ -71,14 +78,12 @@ impl Framing {
     }
 }
 
-impl Stream {
-    /// How many bytes [`Stream::receive`] takes now.
-    pub fn room(&self) -> usize {
+impl Listener for Stream {
+    fn room(&self) -> usize {
         self.input.lock().ring.room()
     }
 
-    /// Takes what the device received, in interrupt context.
-    pub fn receive(&self, bytes: &[u8]) {
+    fn receive(&self, bytes: &[u8]) {
         {
             let mut input = self.input.lock();
             for &byte in bytes {
@@ -90,6 +95,14 @@ impl Stream {
         self.readers.wake_all();
     }
 
+    fn sent(&self) {
+        self.room.wake_all();
+    }
+
+    fn resized(&self, _rows: u16, _columns: u16) {}
+}
+
+impl Stream {
     /// Takes input out; `None` if there is none yet.
     fn take(&self, dst: &mut [u8]) -> Option<usize> {
         let mut input = self.input.lock();
@@ -117,7 +130,7 @@ impl FileOps for StreamFile {
             match self.0.take(&mut chunk[..part]) {
                 Some(0) => break,
                 Some(n) => {
-                    self.0.device.resume_input();
+                    self.0.line.pull();
                     done += buf.put(&chunk[..n])?;
                 }
                 None if done > 0 => break,
@@ -128,29 +141,46 @@ impl FileOps for StreamFile {
         Ok(done)
     }
 
-    fn write(&self, _file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
+    fn write(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
         let _together = self.0.writers.lock();
+        let device = self.0.line.device();
         let mut chunk = [0; CHUNK];
         let mut done = 0;
-        while !buf.is_empty() {
-            match buf.take(&mut chunk) {
-                Err(_) if done > 0 => break,
-                taken => {
-                    let n = taken?;
-                    self.0.device.write(&chunk[..n]);
-                    done += n;
+        let result = loop {
+            if buf.is_empty() {
+                break Ok(());
+            }
+            // Only one writer at a time, so the room does not shrink.
+            let room = device.room().min(CHUNK);
+            if room == 0 {
+                device.start();
+                if file.is_nonblocking() {
+                    break Err(Errno::EAGAIN);
+                }
+                match wait_event_interruptible!(self.0.room, self.0.line.has_room(1)) {
+                    Ok(()) => continue,
+                    stopped => break stopped,
                 }
             }
+            match buf.take(&mut chunk[..room]) {
+                Ok(n) => done += device.queue(&chunk[..n]),
+                Err(error) => break Err(error),
+            }
+        };
+        device.start();
+        match result {
+            Err(error) if done == 0 => Err(error),
+            _ => Ok(done),
         }
-        Ok(done)
     }
 
     fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
         table.wait(&self.0.readers);
-        match self.0.is_readable() {
-            true => PollFlags::READABLE | PollFlags::WRITABLE,
-            false => PollFlags::WRITABLE,
-        }
+        table.wait(&self.0.room);
+        let mut ready = PollFlags::empty();
+        ready.set(PollFlags::READABLE, self.0.is_readable());
+        ready.set(PollFlags::WRITABLE, self.0.line.has_room(1));
+        ready
     }
 
     fn abilities(&self) -> FMode {

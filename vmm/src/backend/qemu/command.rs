@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use belljar_abi::control::PORT_NAME;
 use command_fds::FdMapping;
 
 use super::Error;
@@ -11,10 +12,15 @@ use crate::backend::{Boot, Config, Initrd, Start, Thaw};
 
 /// Descriptor numbers in the child.
 const QMP_FD: i32 = 3;
-const CONSOLE_FD: i32 = 4;
+const SERIAL_FD: i32 = 4;
 const RAM_FD: i32 = 5;
-const INITRD_FD: i32 = 6;
+const CONSOLE_FD: i32 = 6;
+const CONTROL_FD: i32 = 7;
+const INITRD_FD: i32 = 8;
 const NOTE_FD: i32 = 9;
+
+/// The identifier of port 0 of the virtio console, in events.
+pub(super) const CONSOLE_ID: &str = "console";
 
 /// The default CPU: everything QEMU can emulate, except that pointer authentication uses a cheap
 /// function of its own instead of QARMA, which is many times slower.
@@ -31,15 +37,23 @@ pub(super) struct Command {
 /// What the child inherits.
 pub(super) struct Files {
     pub qmp: OwnedFd,
-    pub console: OwnedFd,
+    pub serial: OwnedFd,
     pub ram: OwnedFd,
+    pub console: OwnedFd,
+    pub control: OwnedFd,
     pub initrd: Option<OwnedFd>,
     pub note: Option<OwnedFd>,
 }
 
 impl Files {
     pub(super) fn mappings(self) -> Vec<FdMapping> {
-        let fixed = [(self.qmp, QMP_FD), (self.console, CONSOLE_FD), (self.ram, RAM_FD)];
+        let fixed = [
+            (self.qmp, QMP_FD),
+            (self.serial, SERIAL_FD),
+            (self.ram, RAM_FD),
+            (self.console, CONSOLE_FD),
+            (self.control, CONTROL_FD),
+        ];
         fixed
             .into_iter()
             .chain(self.initrd.map(|fd| (fd, INITRD_FD)))
@@ -103,11 +117,21 @@ impl Command {
             "-mon",
             "chardev=qmp,mode=control",
             "-chardev",
-            &format!("socket,id=console,fd={CONSOLE_FD}"),
+            &format!("socket,id=serial,fd={SERIAL_FD}"),
             "-serial",
-            "chardev:console",
+            "chardev:serial",
             "-global",
             "virtio-mmio.force-legacy=false",
+            "-device",
+            "virtio-serial-device,max_ports=2",
+            "-chardev",
+            &format!("socket,id=port0,fd={CONSOLE_FD}"),
+            "-device",
+            &format!("virtconsole,nr=0,chardev=port0,id={CONSOLE_ID}"),
+            "-chardev",
+            &format!("socket,id=port1,fd={CONTROL_FD}"),
+            "-device",
+            &format!("virtserialport,nr=1,chardev=port1,name={PORT_NAME}"),
         ]
         .map(OsString::from)
         .into();
@@ -158,7 +182,8 @@ impl std::fmt::Display for Command {
         for arg in &self.args {
             write!(f, " {}", quoted(&arg.to_string_lossy()))?;
         }
-        write!(f, "  # descriptors: {QMP_FD} QMP, {CONSOLE_FD} console, {RAM_FD} RAM")?;
+        write!(f, "  # descriptors: {QMP_FD} QMP, {SERIAL_FD} serial, {RAM_FD} RAM")?;
+        write!(f, ", {CONSOLE_FD} console, {CONTROL_FD} control")?;
         if self.args.last().is_some_and(|a| a.to_string_lossy().starts_with("/proc/self/fd/")) {
             write!(f, ", {INITRD_FD} initrd")?;
         }

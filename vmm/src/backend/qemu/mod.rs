@@ -14,6 +14,7 @@ mod registers;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::MemfdFlags;
@@ -85,6 +86,7 @@ struct Qemu {
     child: Child,
     qmp: Qmp,
     memory: Arc<dyn LiveRam>,
+    console_open: Arc<AtomicBool>,
 }
 
 /// The files behind the guest's memory.
@@ -128,13 +130,17 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
     let program = find()?;
     let files = GuestFiles::prepare(&config)?;
     let (monitor, child_monitor) = UnixStream::pair().map_err(Error::from)?;
+    let (serial, child_serial) = UnixStream::pair().map_err(Error::from)?;
     let (console, child_console) = UnixStream::pair().map_err(Error::from)?;
+    let (control, child_control) = UnixStream::pair().map_err(Error::from)?;
 
     let command = Command::new(program, &config);
     let inherited = command::Files {
         qmp: child_monitor.into(),
-        console: child_console.into(),
+        serial: child_serial.into(),
         ram: files.ram.try_clone().map_err(Error::from)?.into(),
+        console: child_console.into(),
+        control: child_control.into(),
         initrd: files.initrd.map(Into::into),
         note: files.note.map(Into::into),
     };
@@ -143,10 +149,19 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
     // The reader thread needs the machine to say how the child ended, and the machine needs the
     // connection that the reader serves: the machine comes last.
     let handle: Arc<OnceLock<Child>> = Arc::new(OnceLock::new());
+    let console_open = Arc::new(AtomicBool::new(false));
     let on_event = {
         let handle = Arc::clone(&handle);
+        let console_open = Arc::clone(&console_open);
         let events = Mutex::new(Some(events));
-        move |event| report(event, &handle, &events)
+        move |event| match event {
+            // Once open it counts as open: a driver that starts again opens it again.
+            qmp::Event::Port { id, open } => {
+                console_open.fetch_or(open && id == command::CONSOLE_ID, Ordering::AcqRel);
+            }
+            qmp::Event::Shutdown { reset } => report(Event::Shutdown { reset }, &events),
+            qmp::Event::Closed => report(died(&handle), &events),
+        }
     };
     let qmp = match qmp::connect(monitor, on_event) {
         Ok(qmp) => qmp,
@@ -162,7 +177,8 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
                 .inspect_err(|_| child.kill())?,
         ),
     };
-    Ok(Started { machine: Box::new(Qemu { child, qmp, memory }), console })
+    let machine = Box::new(Qemu { child, qmp, memory, console_open });
+    Ok(Started { machine, console, serial, control })
 }
 
 impl Machine for Qemu {
@@ -191,6 +207,13 @@ impl Machine for Qemu {
     fn pid(&self) -> Option<u32> {
         Some(self.child.pid())
     }
+
+    fn console_is_open(&self) -> bool {
+        // Events come on the same connection as answers: behind one, everything before it is known.
+        self.console_open.load(Ordering::Acquire)
+            || self.qmp.execute(qapi::qmp::query_status {}).is_ok()
+                && self.console_open.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for Qemu {
@@ -200,18 +223,15 @@ impl Drop for Qemu {
 }
 
 /// Passes the first final event on; the end of the connection after it is expected.
-fn report(event: qmp::Event, child: &OnceLock<Child>, events: &Mutex<Option<Events>>) {
-    let mut events = events.lock().unwrap();
-    let event = match event {
-        qmp::Event::Shutdown { reset } => Event::Shutdown { reset },
-        qmp::Event::Closed => {
-            let how = child.get().map_or_else(|| "it is gone".to_owned(), Child::how_it_ended);
-            Event::Died(format!("qemu-system-aarch64 {how}"))
-        }
-    };
-    if let Some(send) = events.take() {
+fn report(event: Event, events: &Mutex<Option<Events>>) {
+    if let Some(send) = events.lock().unwrap().take() {
         send(event);
     }
+}
+
+fn died(child: &OnceLock<Child>) -> Event {
+    let how = child.get().map_or_else(|| "it is gone".to_owned(), Child::how_it_ended);
+    Event::Died(format!("qemu-system-aarch64 {how}"))
 }
 
 /// Why the child closed its monitor before the handshake: mostly an option that it does not know.

@@ -22,6 +22,8 @@ use crate::sandbox::{self, Role};
 pub(super) enum Event {
     /// The guest ended itself.
     Shutdown { reset: bool },
+    /// The guest opened or closed a port of its virtio console.
+    Port { id: String, open: bool },
     /// QEMU closed the connection: it ends or has ended.
     Closed,
 }
@@ -122,6 +124,9 @@ fn read(
             }
             Ok(QmpMessageAny::Event(QapiEvent::SHUTDOWN { data, .. })) => {
                 on_event(Event::Shutdown { reset: data.reason == ShutdownCause::guest_reset });
+            }
+            Ok(QmpMessageAny::Event(QapiEvent::VSERPORT_CHANGE { data, .. })) => {
+                on_event(Event::Port { id: data.id, open: data.open });
             }
             // Other events, and those of a QEMU newer than the schema, say nothing we need.
             Ok(QmpMessageAny::Event(_)) | Err(_) => {}

@@ -21,7 +21,7 @@ static INTERFACE: AtomicU64 = AtomicU64::new(0);
 /// The interface of each CPU, as a bit in the target registers.
 static TARGET: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 
-fn distributor() -> u64 {
+pub(super) fn distributor() -> u64 {
     DISTRIBUTOR.load(Ordering::Relaxed)
 }
 

@@ -92,6 +92,10 @@ pub(super) fn leave_cpu() {
     }
 }
 
+pub(super) fn distributor() -> u64 {
+    DISTRIBUTOR.load(Ordering::Relaxed)
+}
+
 fn wait_for_write(base: u64, offset: u64) {
     while read(base, offset) & CTLR_WRITE_PENDING != 0 {
         cpu_relax();

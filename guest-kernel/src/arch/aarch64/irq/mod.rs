@@ -25,6 +25,7 @@ const GICD_IGROUPR: u64 = 0x0080;
 const GICD_ISENABLER: u64 = 0x0100;
 const GICD_ICENABLER: u64 = 0x0180;
 const GICD_IPRIORITYR: u64 = 0x0400;
+const GICD_ICFGR: u64 = 0x0c00;
 
 static IS_V2: AtomicBool = AtomicBool::new(false);
 
@@ -75,6 +76,15 @@ pub(super) fn leave_cpu() {
 /// Lets an interrupt through: to this CPU if it is private, to CPU 0 otherwise.
 pub fn enable(irq: u32) {
     if is_v2() { gicv2::enable(irq) } else { gicv3::enable(irq) }
+}
+
+/// Says whether a shared interrupt is an edge or a level; while it is stopped.
+pub fn set_edge_triggered(irq: u32, edge: bool) {
+    let base = if is_v2() { gicv2::distributor() } else { gicv3::distributor() };
+    // Two bits each, of which the upper says it.
+    let (word, bit) = (GICD_ICFGR + u64::from(irq) / 16 * 4, 2 << (irq % 16 * 2));
+    let others = read(base, word) & !bit;
+    write(base, word, if edge { others | bit } else { others });
 }
 
 /// Stops an interrupt.

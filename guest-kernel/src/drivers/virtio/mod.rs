@@ -1,0 +1,186 @@
+//! Devices of the virtual machine: virtio over MMIO registers (virtio 1.2, 4.2).
+//!
+//! Every transport that the device tree names is asked what stands behind it, and each device found gets
+//! its driver and its interrupt; nothing is polled. Queue and transport come from the crate
+//! `virtio-drivers`; [`queue::Queue`] makes them safe against what a device may write.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`hal`], [`queue`] | memory that devices see, and queues that own the requests in them |
+//! | [`console`] | ports: the terminal /dev/hvc0, and the one named `org.belljar.control` |
+//! | [`control`] | that port, for kernel threads |
+//!
+//! A machine may be taken out of its devices and put into others: [`quiesce`] resets every device, and
+//! [`reinit`] binds the same drivers to the devices that are found then ([`resume`]: to the same). Whoever waits goes on waiting
+//! across the two.
+
+pub mod console;
+pub mod control;
+pub mod hal;
+pub mod queue;
+#[cfg(test)]
+mod testing;
+
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use virtio_drivers::Error;
+use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
+
+use super::fdt;
+use super::irq;
+use crate::addr::PhysAddr;
+use crate::arch::{self, phys_to_virt};
+use crate::kwarn;
+use crate::sync::{IrqGuard, IrqLock};
+
+/// A transport of the board.
+pub type Mmio = MmioTransport<'static>;
+
+/// The driver of one device.
+pub trait Driver: Send + Sync {
+    /// The device interrupts. Interrupts are off.
+    fn interrupt(&self);
+    /// Lets the device finish what it has in hand, within reason, and resets it. May sleep.
+    fn quiesce(&self);
+    /// Goes on with a fresh device, or with none, whose users then get errors.
+    fn reinit(&self, transport: Option<Mmio>);
+}
+
+/// A device that has its driver.
+#[derive(Clone, Copy)]
+struct Bound {
+    kind: DeviceType,
+    irq: u32,
+    driver: &'static dyn Driver,
+}
+
+static BOUND: IrqLock<Vec<Bound>> = IrqLock::new(Vec::new());
+
+/// Transports that a board has at most.
+const TRANSPORT_COUNT: usize = 32;
+/// All transports of the machine.
+static TRANSPORTS: IrqLock<fdt::Few<fdt::Device, TRANSPORT_COUNT>> = IrqLock::new(fdt::Few::new());
+
+/// What stands behind a transport, if anything that a driver of ours is for.
+fn probe(device: &fdt::Device) -> Option<Mmio> {
+    let header = NonNull::new(phys_to_virt(PhysAddr(device.registers.start)))?.cast();
+    // SAFETY: the device tree says that a transport's registers lie there; the linear map covers them,
+    // and each is used by one driver, which lets go of its transport before another is made.
+    let transport = unsafe { MmioTransport::new(header, device.registers.len() as usize) };
+    // An empty transport has device number 0.
+    transport.ok()
+}
+
+/// Finds all devices and starts their drivers. Boot order calls it once, when interrupts can be
+/// registered.
+pub fn init(devices: &[fdt::Device]) {
+    remember(devices);
+    for device in devices {
+        let Some(transport) = probe(device) else { continue };
+        let kind = transport.device_type();
+        let start = match kind {
+            DeviceType::Console => console::start,
+            _ => continue,
+        };
+        // A device may interrupt as soon as it runs: not before its driver is known.
+        let _irqs_off = IrqGuard::new();
+        listen(device);
+        match start(transport) {
+            Ok(driver) => BOUND.lock().push(Bound { kind, irq: device.irq, driver }),
+            Err(error) => kwarn!("virtio: {kind:?} at {:#x}: {error}", device.registers.start),
+        }
+    }
+}
+
+fn remember(devices: &[fdt::Device]) {
+    let mut transports = TRANSPORTS.lock();
+    *transports = fdt::Few::default();
+    devices.iter().for_each(|device| transports.push(*device));
+}
+
+/// Lets a device's interrupt through. Before the device runs: the edge of one that came earlier would be
+/// missed.
+fn listen(device: &fdt::Device) {
+    irq::register(device.irq, interrupt);
+    arch::irq::set_edge_triggered(device.irq, device.edge);
+    arch::irq::enable(device.irq);
+}
+
+fn interrupt(irq: u32) {
+    let driver = BOUND.lock().iter().find(|bound| bound.irq == irq).map(|bound| bound.driver);
+    if let Some(driver) = driver {
+        driver.interrupt();
+    }
+}
+
+/// Lets every device finish what it has in hand and resets it: from here on no device touches memory or
+/// interrupts. Called by a task, with interrupts on; whoever makes requests meanwhile waits.
+pub fn quiesce() {
+    for i in 0.. {
+        let Some(bound) = BOUND.lock().get(i).copied() else { break };
+        bound.driver.quiesce();
+        arch::irq::disable(bound.irq);
+    }
+}
+
+/// Goes on after [`quiesce`] with the same devices.
+pub fn resume() {
+    let devices = *TRANSPORTS.lock();
+    reinit(devices.as_slice());
+}
+
+/// Goes on after [`quiesce`] with the devices that are there now: drivers and devices are matched by kind
+/// and, within a kind, by the order of the tree. The interrupt controller is up; interrupts may be masked.
+pub fn reinit(devices: &[fdt::Device]) {
+    remember(devices);
+    let mut found = [const { None }; TRANSPORT_COUNT];
+    for (slot, device) in found.iter_mut().zip(devices) {
+        *slot = probe(device).map(|transport| (*device, transport));
+    }
+    for i in 0.. {
+        let Some(Bound { kind, driver, .. }) = BOUND.lock().get(i).copied() else { break };
+        let is_of_kind = |slot: &&mut Option<(fdt::Device, Mmio)>| {
+            slot.as_ref().is_some_and(|(_, transport)| transport.device_type() == kind)
+        };
+        let fresh = found.iter_mut().find(is_of_kind).and_then(Option::take);
+        let _irqs_off = IrqGuard::new();
+        if let Some((device, _)) = &fresh {
+            BOUND.lock()[i].irq = device.irq;
+            listen(device);
+        }
+        driver.reinit(fresh.map(|(_, transport)| transport));
+    }
+}
+
+/// Resets a device and waits until it is (virtio 1.2, 4.2.2.1).
+fn reset<T: Transport>(transport: &mut T) {
+    transport.set_status(DeviceStatus::empty());
+    while !transport.get_status().is_empty() {
+        arch::cpu_relax();
+    }
+}
+
+/// Agrees on features (virtio 1.2, 3.1.1, steps 1 to 6).
+fn negotiate<T: Transport>(transport: &mut T, wanted: Features) -> Result<Features, Error> {
+    let agreed = transport.begin_init(wanted);
+    match transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+        true => Ok(agreed),
+        false => Err(Error::Unsupported),
+    }
+}
+
+bitflags::bitflags! {
+    /// Feature bits: those of all devices, and those of each kind that a driver here uses. Bits of
+    /// different kinds overlap.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Features: u64 {
+        /// Console: the configuration holds the terminal's size.
+        const CONSOLE_SIZE = 1 << 0;
+        /// Console: several ports, and the control queues.
+        const CONSOLE_MULTIPORT = 1 << 1;
+        /// The device follows the standard.
+        const VERSION_1 = 1 << 32;
+    }
+}
