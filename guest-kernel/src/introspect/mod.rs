@@ -159,6 +159,8 @@ mod tests {
         ("RunQueue", "seq", Tag::SeqCount),
         ("RunQueue", "nr_running", Tag::Uint),
         ("RunQueue", "curr", Tag::Ptr),
+        ("RunQueue", "online", Tag::Bool),
+        ("RunQueue", "rt", Tag::Ptr),
         ("RunQueue", "active", Tag::Ptr),
         ("RunQueue", "expired", Tag::Ptr),
         ("PrioArray", "queue", Tag::Array),

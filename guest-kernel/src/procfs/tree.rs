@@ -18,6 +18,8 @@ pub type Store = fn(&[u8]) -> Result<()>;
 
 /// Writes the content of a CPU's file.
 pub type CpuShow = fn(usize, &mut Text) -> Result<()>;
+/// Takes what was written to a CPU's file.
+pub type CpuStore = fn(usize, &[u8]) -> Result<()>;
 
 /// What an entry is.
 #[derive(Clone, Copy)]
@@ -27,7 +29,7 @@ pub enum Kind {
     /// A file to read, below a CPU's directory: it is told which.
     CpuText(CpuShow),
     /// A file to read and write, below a CPU's directory.
-    CpuSetting(CpuShow, fn(usize, &[u8]) -> Result<()>),
+    CpuSetting(CpuShow, CpuStore),
     /// A file to read and write.
     Setting(Show, Store),
     /// A directory.
@@ -196,7 +198,7 @@ impl Source for NodeSource {
 
 struct CpuSource {
     show: CpuShow,
-    store: Option<fn(usize, &[u8]) -> Result<()>>,
+    store: Option<CpuStore>,
     cpu: usize,
 }
 

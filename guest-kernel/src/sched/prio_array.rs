@@ -6,7 +6,7 @@
 use belljar_abi::Described;
 
 use super::entity::{Entity, RunLink};
-use super::prio::{MAX_PRIO, MAX_RT_PRIO};
+use super::prio::MAX_PRIO;
 use crate::list::List;
 
 const WORDS: usize = MAX_PRIO.div_ceil(64);
@@ -100,15 +100,6 @@ impl PrioArray {
     pub fn first_level(&self) -> Option<usize> {
         let word = self.bitmap.iter().position(|w| *w != 0)?;
         Some(word * 64 + self.bitmap[word].trailing_zeros() as usize)
-    }
-
-    /// The first entity of the best level that is not real-time.
-    pub fn first_normal(&self) -> Option<&Entity> {
-        let first = MAX_RT_PRIO as usize;
-        let levels = first..MAX_PRIO;
-        // Forty levels at most: only a CPU whose real-time entities used up their share comes here.
-        let level = levels.into_iter().find(|l| self.bitmap[l / 64] & (1 << (l % 64)) != 0)?;
-        self.queue[level].first()
     }
 
     /// The first entity of the best level.

@@ -3,7 +3,9 @@
 //! Everything here happens under the queue's lock and takes the time as an argument, so that it can be
 //! tried out without a machine. The running entity stays queued while it runs; the idle entity is never
 //! queued. Normal entities that used up their slice wait in the expired array until the active one
-//! is empty and the two change places: nobody is ever searched for.
+//! is empty and the two change places: nobody is ever searched for. Real-time entities have an array of
+//! their own, which goes first: one that never sleeps does not keep the other two from changing places,
+//! and so what it leaves to normal ones is shared among all of them.
 //!
 //! Nobody starves either. Sleepers that wake and interactive entities with a new slice go on in the active
 //! array, and could keep it from ever being empty, or those on its lower levels from ever running. So when
@@ -60,7 +62,9 @@ pub struct RunQueue {
     idle: *const Entity,
     /// Runs before all others (stop class), when it is runnable.
     stop: *const Entity,
-    /// The one of `arrays` whose entities run before the other's.
+    /// The one of `arrays` with the real-time entities.
+    rt: *mut PrioArray,
+    /// The one whose entities run before those of `expired`.
     active: *mut PrioArray,
     /// The other one.
     expired: *mut PrioArray,
@@ -85,7 +89,7 @@ pub struct RunQueue {
     #[described(skip)]
     pub(super) prev_mm: Option<Ref<Mm>>,
     #[described(skip)]
-    arrays: [PrioArray; 2],
+    arrays: [PrioArray; 3],
 }
 
 // SAFETY: the pointers are to entities that live while they are queued or run; the lock guards them.
@@ -111,6 +115,7 @@ impl RunQueue {
             curr_prio: MAX_PRIO as i32,
             idle: ptr::null(),
             stop: ptr::null(),
+            rt: ptr::null_mut(),
             active: ptr::null_mut(),
             expired: ptr::null_mut(),
             entry: ptr::null_mut(),
@@ -122,7 +127,7 @@ impl RunQueue {
             rt_time: 0,
             rt_throttled: false,
             prev_mm: None,
-            arrays: [PrioArray::new(), PrioArray::new()],
+            arrays: [const { PrioArray::new() }; 3],
         }
     }
 
@@ -132,9 +137,9 @@ impl RunQueue {
     /// `idle` lives for ever, and is what runs on the CPU.
     pub unsafe fn start(&mut self, cpu: usize, idle: &'static Entity, now: u64) {
         self.cpu = cpu as u32;
-        let [active, expired] = self.arrays.each_mut();
+        let [rt, active, expired] = self.arrays.each_mut();
         if self.active.is_null() {
-            (self.active, self.expired) = (active, expired);
+            (self.rt, self.active, self.expired) = (rt, active, expired);
             self.open(NOBODY_WAITS);
         }
         self.online = true;
@@ -251,10 +256,10 @@ impl RunQueue {
         entity.on_rq.store(false, Relaxed);
     }
 
-    /// Where an entity goes that becomes runnable. Real-time entities are always in the active array.
+    /// Where an entity goes that becomes runnable.
     #[inline]
     fn entry_of(&self, entity: &Entity) -> *mut PrioArray {
-        if entity.is_rt() { self.active } else { self.entry }
+        if entity.is_rt() { self.rt } else { self.entry }
     }
 
     /// Queues a runnable entity behind its equals.
@@ -350,21 +355,20 @@ impl RunQueue {
             self.open(NOBODY_WAITS);
             return self.idle;
         }
-        // SAFETY: both point into `self.arrays` (set by `start`); `&mut self` is the lock.
+        // SAFETY: all point into `self.arrays` (set by `start`); `&mut self` is the lock.
+        let rt = unsafe { &*self.rt };
+        if !self.rt_throttled
+            && let Some(first) = rt.first()
+        {
+            return first;
+        }
+        // SAFETY: as above.
         if unsafe { (*self.active).is_empty() } {
             core::mem::swap(&mut self.active, &mut self.expired);
             self.open(now);
         }
-        if self.rt_throttled {
-            // SAFETY: as above.
-            let normal =
-                unsafe { (*self.active).first_normal().or((*self.expired).first_normal()) };
-            if let Some(normal) = normal {
-                return normal;
-            }
-        }
         // SAFETY: as above.
-        unsafe { (*self.active).first() }.map_or(self.idle, ptr::from_ref)
+        unsafe { (*self.active).first() }.or_else(|| rt.first()).map_or(self.idle, ptr::from_ref)
     }
 
     /// Charges the running entity up to `now`.
@@ -404,9 +408,10 @@ impl RunQueue {
         if self.rt_throttled && entity.is_rt() && !self.curr().is_rt() {
             return false;
         }
-        entity.prio() < self.curr().prio()
-            && ptr::eq(entity.array.load(Relaxed), self.active)
-            && (entity.is_rt() || entity.policy.load(Relaxed) == Policy::Normal as u32)
+        let array = entity.array.load(Relaxed);
+        let may = ptr::eq(array, self.rt)
+            || ptr::eq(array, self.active) && entity.policy.load(Relaxed) == Policy::Normal as u32;
+        may && entity.prio() < self.curr().prio()
     }
 
     /// Looks at the running entity's slice, after [`update_curr`](Self::update_curr); true if another one
@@ -456,7 +461,7 @@ impl RunQueue {
             return;
         }
         self.extract(curr);
-        let array = if curr.is_rt() { self.active } else { self.expired };
+        let array = if curr.is_rt() { self.rt } else { self.expired };
         self.insert(curr, array, false);
     }
 
@@ -489,8 +494,11 @@ impl RunQueue {
         let array = entity.array.load(Relaxed);
         self.extract(entity);
         entity.prio.store(prio, Relaxed);
-        // A real-time entity is never among the expired ones.
-        let array = if prio < prio::MAX_RT_PRIO { self.active } else { array };
+        let array = match array {
+            _ if prio < prio::MAX_RT_PRIO => self.rt,
+            array if array == self.rt => self.entry,
+            array => array,
+        };
         // sched(7): one that is raised goes behind its new equals, one that is lowered before them.
         self.insert(entity, array, !raised);
     }
@@ -503,7 +511,7 @@ impl RunQueue {
     /// An entity that another CPU may take: not the running one, and allowed there.
     pub(super) fn find_movable(&self, to_cpu: usize) -> Option<&Entity> {
         // What is expired is least likely to have anything of it in this CPU's caches.
-        [self.expired, self.active].into_iter().find_map(|array| {
+        [self.rt, self.expired, self.active].into_iter().find_map(|array| {
             // SAFETY: it points into `self.arrays`, and `&self` is the lock.
             unsafe { &*array }.iter().take(32).find(|e| {
                 !ptr::eq(*e, self.curr)
@@ -514,10 +522,10 @@ impl RunQueue {
         })
     }
 
-    /// Everything queued, the active array first.
+    /// Everything queued, in the order in which it will run.
     pub fn iter(&self) -> impl Iterator<Item = &Entity> {
-        // SAFETY: both point into `self.arrays`, and `&self` is the lock.
-        [self.active, self.expired].into_iter().flat_map(|array| unsafe { &*array }.iter())
+        // SAFETY: all point into `self.arrays`, and `&self` is the lock.
+        [self.rt, self.active, self.expired].into_iter().flat_map(|array| unsafe { &*array }.iter())
     }
 }
 

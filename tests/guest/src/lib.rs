@@ -2,6 +2,8 @@
 //! why on standard error otherwise. They are ordinary Linux programs and must pass on Linux first.
 #![cfg(target_os = "linux")]
 
+pub mod cpus;
+
 use std::io::Error;
 
 /// Ends the program with a reason unless the condition holds.

@@ -106,6 +106,42 @@ fn real_time_entities_leave_others_a_twentieth() {
 }
 
 #[test]
+fn what_a_real_time_hog_leaves_is_for_all_normal_entities() {
+    let mut rq = queue();
+    let fifo = entity(Policy::Fifo, 0, 50);
+    let normals = [normal(-20), normal(0), normal(19)];
+    rq.enqueue_task(&fifo);
+    for e in &normals {
+        rq.enqueue_task(e);
+    }
+    run(&mut rq, 0, 60_000 * MS);
+    let times: Vec<_> = normals.iter().map(|e| ran(e)).collect();
+    assert!(times.iter().all(|t| *t > 0), "{times:?}");
+    assert!(times[0] > times[1] && times[1] > times[2], "{times:?}");
+}
+
+#[test]
+fn a_level_that_changes_class_moves_to_the_array_of_its_class() {
+    let mut rq = queue();
+    let (a, b) = (normal(0), normal(0));
+    rq.enqueue_task(&a);
+    rq.enqueue_task(&b);
+    switch(&mut rq, 0);
+    // Inherited from somebody urgent, and back.
+    rq.set_prio(&b, 10);
+    assert!(ptr::eq(b.array.load(Relaxed), rq.rt) && rq.preempts_curr(&b));
+    assert!(ptr::eq(switch(&mut rq, MS), &*b));
+    rq.set_prio(&b, 120);
+    assert!(ptr::eq(b.array.load(Relaxed), rq.entry) && !rq.preempts_curr(&b));
+    assert_eq!(rq.iter().count(), 2);
+    rq.set_prio(&a, 20);
+    assert!(ptr::eq(switch(&mut rq, 2 * MS), &*a));
+    assert_eq!(rq.curr_prio(), 20);
+    rq.set_prio(&a, 121);
+    assert_eq!(rq.curr_prio(), 121);
+}
+
+#[test]
 fn nobody_starves_and_nice_counts() {
     let mut rq = queue();
     let entities = [normal(-20), normal(0), normal(10), normal(19), entity(Policy::Idle, 0, 0)];
@@ -195,7 +231,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     /// Whatever happens, everybody runnable is queued once, the running entity included, and the one
-    /// picked is on the best level of the active array.
+    /// picked is on the best level of the real-time array, or else of the active one.
     #[test]
     fn the_books_are_right(ops in ops()) {
         let mut rq = queue();
@@ -224,7 +260,9 @@ proptest! {
                     let next = switch(&mut rq, now);
                     if !rq.is_idle() && !rq.rt_throttled {
                         // SAFETY: as above.
-                        let best = unsafe { (*rq.active).first_level() };
+                        let best = unsafe {
+                            (*rq.rt).first_level().or((*rq.active).first_level())
+                        };
                         // SAFETY: as above.
                         prop_assert_eq!(best, Some(unsafe { (*next).prio() } as usize));
                     }

@@ -30,7 +30,7 @@ pub(super) struct Entry {
     cpu: u64,
     /// Runnable tasks of the CPU, the running one included.
     nr_running: u64,
-    /// `running`, `active`, `expired`.
+    /// `running`, `rt`, `active`, `expired`.
     queue: &'static str,
     /// Level in the priority array, 0 to 139; lower runs first.
     level: i64,
@@ -49,6 +49,10 @@ pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Entry>> {
         let addr = root.run_queues().wrapping_add(cpu.wrapping_mul(root.run_queue_stride()));
         let rq = Object::new(kernel, "RunQueue", addr)?;
         kernel.check_seq_of(&rq, "seq")?;
+        // A CPU that was taken out, or never came, has nothing to run. Older kernels had one that was up.
+        if optional(rq.bool("online"))? == Some(false) {
+            continue;
+        }
         let nr_running = rq.uint("nr_running")?;
         let entry = |entity: Object<'_>, queue| -> Result<Entry> {
             let process = Process::new(task_of(kernel, &entity)?);
@@ -69,8 +73,8 @@ pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Entry>> {
         if let Some(current) = current {
             rows.push(entry(current, "running")?);
         }
-        for queue in ["active", "expired"] {
-            let Some(array) = rq.ptr(queue)? else { continue };
+        for queue in ["rt", "active", "expired"] {
+            let Some(array) = optional(rq.ptr(queue))?.flatten() else { continue };
             for level in array.lists("queue")? {
                 for entity in kernel.keep(level as List<'_>) {
                     if Some(entity.addr()) == running {
