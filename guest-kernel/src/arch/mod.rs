@@ -14,6 +14,7 @@
 //! | user memory | [`uaccess`] |
 //! | pages | [`clear_page`], [`copy_page`], [`sync_icache`] |
 //! | freezing | [`suspend`], [`thaw_address`], [`map_devices`] |
+//! | devices | [`mmio_read`], [`mmio_write`] |
 //! | time | [`counter`], [`counter_frequency`], [`set_timer`], [`stop_timer`] |
 //! | interrupts | [`irq`] |
 //! | exceptions | [`exception`], and the entry points that `trap` defines |

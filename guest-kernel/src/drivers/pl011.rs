@@ -6,14 +6,13 @@
 //!
 //! Messages of the kernel are written past the line's ring: they come out whatever state the rest is in.
 
-use core::ptr::{read_volatile, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fdt::Device;
 use super::ring::Ring;
 use super::serial::{Line, SerialDevice};
 use crate::addr::PhysAddr;
-use crate::arch::{self, phys_to_virt};
+use crate::arch;
 use crate::errno::Result;
 use crate::sync::{IrqGuard, IrqLock, Once};
 
@@ -48,16 +47,14 @@ pub static LINE: Line = Line::new(&Uart);
 
 #[inline]
 fn read(offset: u64) -> u32 {
-    let register = phys_to_virt(PhysAddr(BASE.load(Ordering::Relaxed) + offset));
-    // SAFETY: a register of the UART, which the linear map covers.
-    unsafe { read_volatile(register.cast()) }
+    // SAFETY: a register of the UART, which touches no memory.
+    unsafe { arch::mmio_read(PhysAddr(BASE.load(Ordering::Relaxed) + offset)) }
 }
 
 #[inline]
 fn write(offset: u64, value: u32) {
-    let register = phys_to_virt(PhysAddr(BASE.load(Ordering::Relaxed) + offset));
     // SAFETY: as above.
-    unsafe { write_volatile(register.cast(), value) }
+    unsafe { arch::mmio_write(PhysAddr(BASE.load(Ordering::Relaxed) + offset), value) }
 }
 
 /// Sets the UART up for output. Input stays in the FIFO until somebody takes it.

@@ -1,11 +1,10 @@
 //! The PL031 real-time clock (Arm DDI 0224): seconds since 1970.
 
-use core::ptr::read_volatile;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fdt::Device;
 use crate::addr::PhysAddr;
-use crate::arch::phys_to_virt;
+use crate::arch;
 
 /// Where its registers are; 0 while the machine has none.
 static BASE: AtomicU64 = AtomicU64::new(0);
@@ -21,7 +20,6 @@ pub fn read_seconds() -> Option<u64> {
     if base == 0 {
         return None;
     }
-    let data_register = phys_to_virt(PhysAddr(base));
-    // SAFETY: a register of the clock, which the linear map covers.
-    Some(u64::from(unsafe { read_volatile(data_register.cast::<u32>()) }))
+    // SAFETY: a register of the clock, which touches no memory.
+    Some(unsafe { arch::mmio_read(PhysAddr(base)) }.into())
 }

@@ -157,10 +157,11 @@ impl Drop for UserAccess {
 
 /// Writes to the console before it has a driver: the UART where QEMU's board has it.
 pub fn early_put(bytes: &[u8]) {
-    let data = super::phys_to_virt(crate::addr::PhysAddr(0x0900_0000));
+    let data = crate::addr::PhysAddr(0x0900_0000);
     for &byte in bytes {
-        // SAFETY: the first tables map the board's devices, and the final ones its UART.
-        unsafe { core::ptr::write_volatile(data.cast(), u32::from(byte)) }
+        // SAFETY: the first tables map the board's devices, and the final ones its UART, which touches no
+        // memory.
+        unsafe { super::mmio_write(data, byte.into()) }
     }
 }
 

@@ -12,6 +12,7 @@ mod boot;
 mod cache;
 mod cpu;
 mod features;
+mod mmio;
 mod mmu;
 mod psci;
 #[cfg(feature = "selftest")]
@@ -28,6 +29,7 @@ pub use cpu::{
     mpidr, set_current_thread, wait_for_interrupt,
 };
 pub use features::{emulate_id_register, hwcaps, midr, random_u64};
+pub use mmio::{mmio_read, mmio_write};
 pub use mmu::{
     activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root,
     map_devices, phys_to_virt, sync_tables, virt_to_phys,

@@ -90,3 +90,21 @@ pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
 
 /// Makes stored instructions visible to fetches.
 pub fn sync_icache(_start: *const u8, _len: usize) {}
+
+/// Reads a 32-bit word of RAM as if it were a device's register.
+///
+/// # Safety
+/// The word is aligned, and nobody else writes it.
+pub unsafe fn mmio_read(register: PhysAddr) -> u32 {
+    // SAFETY: `phys_to_virt` gives a pointer into the block of RAM, or panics; the caller's promise.
+    unsafe { phys_to_virt(register).cast::<u32>().read_volatile() }
+}
+
+/// Writes a 32-bit word of RAM as if it were a device's register.
+///
+/// # Safety
+/// The word is aligned and the caller's own.
+pub unsafe fn mmio_write(register: PhysAddr, value: u32) {
+    // SAFETY: as above.
+    unsafe { phys_to_virt(register).cast::<u32>().write_volatile(value) }
+}

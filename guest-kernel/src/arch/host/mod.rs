@@ -14,7 +14,7 @@ pub mod uaccess;
 
 pub use mem::{
     RAM_BASE, RAM_SIZE, activate_user, active_user, clear_page, copy_page, deactivate_user,
-    kernel_root, phys_to_virt, sync_icache, sync_tables, virt_to_phys,
+    kernel_root, mmio_read, mmio_write, phys_to_virt, sync_icache, sync_tables, virt_to_phys,
 };
 pub use time::{TIMER_IRQ, counter, counter_frequency, set_timer, stop_timer};
 

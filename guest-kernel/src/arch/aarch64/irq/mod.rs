@@ -6,11 +6,10 @@
 mod gicv2;
 mod gicv3;
 
-use core::ptr::{read_volatile, write_volatile};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::PhysAddr;
-use crate::arch::phys_to_virt;
+use crate::arch::{mmio_read, mmio_write};
 
 /// From here on a number acknowledged is no interrupt.
 const SPURIOUS: u32 = 1020;
@@ -36,14 +35,14 @@ fn is_v2() -> bool {
 
 #[inline]
 fn read(base: u64, offset: u64) -> u32 {
-    // SAFETY: registers of the GIC, which the linear map covers.
-    unsafe { read_volatile(phys_to_virt(PhysAddr(base + offset)).cast()) }
+    // SAFETY: registers of the GIC, which touch no memory.
+    unsafe { mmio_read(PhysAddr(base + offset)) }
 }
 
 #[inline]
 fn write(base: u64, offset: u64, value: u32) {
     // SAFETY: as above.
-    unsafe { write_volatile(phys_to_virt(PhysAddr(base + offset)).cast(), value) }
+    unsafe { mmio_write(PhysAddr(base + offset), value) }
 }
 
 /// Interrupts that the distributor has.
