@@ -3,8 +3,38 @@
 //! The addresses are those of QEMU's `virt` board. The guest learns them from its device tree; they
 //! stand here for whoever must find something in the guest's memory without asking the guest.
 
+use std::ops::Range;
+
 /// Where RAM starts (guest physical).
 pub const RAM_BASE: u64 = 0x4000_0000;
+/// The interrupt controller's (GICv3) distributor.
+pub const GIC_DISTRIBUTOR: Range<u64> = 0x0800_0000..0x0801_0000;
+/// The redistributors of its CPUs, 128 KiB each.
+pub const GIC_REDISTRIBUTORS: Range<u64> = 0x080a_0000..0x0900_0000;
+/// The serial port, a PL011.
+pub const UART: Range<u64> = 0x0900_0000..0x0900_1000;
+/// The serial port's interrupt, as all here: the number among the shared ones (SPI).
+pub const UART_SPI: u32 = 1;
+/// The real-time clock, a PL031.
+pub const RTC: Range<u64> = 0x0901_0000..0x0901_1000;
+/// The clock's interrupt.
+pub const RTC_SPI: u32 = 2;
+/// How many virtio-mmio transports there are.
+pub const VIRTIO_TRANSPORTS: u32 = 32;
+/// How many shared interrupts the controller has.
+pub const SPIS: u32 = 256;
+
+/// The registers of transport `index`.
+pub const fn virtio_registers(index: u32) -> Range<u64> {
+    let start = 0x0a00_0000 + index as u64 * 0x200;
+    start..start + 0x200
+}
+
+/// The interrupt of transport `index`.
+pub const fn virtio_spi(index: u32) -> u32 {
+    16 + index
+}
+
 /// Where a boot loader puts an `Image` whose header asks for no offset: RAM base + 2 MiB.
 pub const KERNEL_BASE: u64 = RAM_BASE + 0x20_0000;
 /// The least memory that the kernel and a small image run in.

@@ -80,7 +80,7 @@ pub fn archive(base: &str, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result
 /// Runs `programs` in machines that `machine` makes from an archive, and gives back one outcome each,
 /// in order. When a program takes its machine down, the others go on in a new one.
 pub fn run_plan(
-    machine: &dyn Fn(&Path) -> Command,
+    machine: &dyn Fn(&Path) -> Result<Command>,
     programs: &[PathBuf],
     mut progress: impl FnMut(&Outcome),
 ) -> Result<Vec<Outcome>> {
@@ -91,7 +91,7 @@ pub fn run_plan(
         let rest = &programs[outcomes.len()..];
         std::fs::write(&path, archive("shell", &Job::Plan(rest), &[])?)?;
         let before = outcomes.len();
-        let last_words = run_machine(machine(&path), &mut |outcome| {
+        let last_words = run_machine(machine(&path)?, &mut |outcome| {
             progress(&outcome);
             outcomes.push(outcome);
         })?;

@@ -12,6 +12,7 @@ mod exec;
 mod fuzz;
 mod guest_run;
 mod kernel_image;
+mod kvm;
 mod paths;
 mod reference;
 mod rootfs;
@@ -44,6 +45,8 @@ enum Command {
     Test(test::Args),
     /// Run an AArch64 program on Debian's own kernel
     Reference(reference::Args),
+    /// Run `belljar ARGS` with the KVM backend, in the reference machine
+    Kvm(kvm::Args),
     /// Measure Debian's kernel and ours with the same program
     Bench(bench::Args),
     /// Run the fuzz targets under libFuzzer
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Test(args) => test::main(args),
         Command::Reference(args) => reference::main(args),
+        Command::Kvm(args) => kvm::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Fuzz(args) => fuzz::main(args),
     };

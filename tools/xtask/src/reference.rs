@@ -49,16 +49,28 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let (host, guest) = file.split_once(':').context("--file takes HOST:GUEST")?;
         files.push((guest.to_string(), PathBuf::from(host)));
     }
-    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let machine = Machine { cpus: args.cpus, memory: &args.memory, virtualization: false };
+    run_on_console(&machine, &argv, &files)
+}
+
+/// Whether a user sits at our standard input and output.
+pub fn at_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// Boots `machine` with `files` (guest path, host file), runs `argv` on its console, which is ours, and
+/// passes on its exit status.
+pub fn run_on_console(
+    machine: &Machine<'_>,
+    argv: &[String],
+    files: &[(String, PathBuf)],
+) -> Result<ExitCode> {
+    let terminal = at_terminal();
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("reference.cpio");
-    std::fs::write(
-        &initrd,
-        archive("shell", &Job::Console { argv: &argv, raw: !terminal }, &files)?,
-    )?;
+    std::fs::write(&initrd, archive("shell", &Job::Console { argv, raw: !terminal }, files)?)?;
 
-    let mut command =
-        Machine { cpus: args.cpus, memory: &args.memory }.command(&kernel()?, &initrd);
+    let mut command = machine.command(&kernel()?, &initrd);
     let saved = if terminal { Some(Terminal::raw()?) } else { None };
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
     let mut console = child.stdout.take().context("no pipe")?;
@@ -97,13 +109,17 @@ pub struct Machine<'a> {
     pub cpus: u32,
     /// Memory as QEMU writes it.
     pub memory: &'a str,
+    /// Whether its CPUs have EL2, so that Linux offers KVM.
+    pub virtualization: bool,
 }
 
 impl Machine<'_> {
     /// The QEMU command that boots `kernel` with `initrd`, console on standard input and output.
     pub fn command(&self, kernel: &Path, initrd: &Path) -> Command {
         let mut command = Command::new("qemu-system-aarch64");
-        command.args(["-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on"]);
+        let el2 = if self.virtualization { "on" } else { "off" };
+        command.args(["-M", &format!("virt,gic-version=3,virtualization={el2}")]);
+        command.args(["-cpu", "max,pauth-impdef=on"]);
         command.args(["-smp", &self.cpus.to_string(), "-m", self.memory]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);

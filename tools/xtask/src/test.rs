@@ -228,7 +228,9 @@ fn guest_programs(filter: Option<&str>) -> Result<Vec<PathBuf>> {
 
 fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let kernel = reference::kernel()?;
-    let machine = |initrd: &Path| Machine { cpus: 2, memory: "512M" }.command(&kernel, initrd);
+    let machine = |initrd: &Path| {
+        Machine { cpus: 2, memory: "512M", virtualization: false }.command(&kernel, initrd)
+    };
     run_programs(&machine, "reference", filter, counts)
 }
 

@@ -1,14 +1,17 @@
 //! What runs the guest's CPUs: one small trait, [`Machine`], and its implementations.
 //!
-//! Everything above this module knows a machine only through the trait: nothing outside
-//! `qemu` knows QEMU. A backend reports what happens to the guest through the [`Events`] callback
-//! that it is started with, from whatever thread it likes, and ends with exactly one
-//! [`Event::Shutdown`] or [`Event::Died`].
+//! Everything above this module knows a machine only through the trait: nothing outside `qemu` knows
+//! QEMU, and nothing outside `kvm` KVM. A backend reports what happens to the guest through the
+//! [`Events`] callback that it is started with, from whatever thread it likes, and ends with exactly
+//! one [`Event::Shutdown`] or [`Event::Died`].
 
+mod kvm;
 mod qemu;
+mod ram;
 
-use std::{fmt, fs::File, os::unix::net::UnixStream, path::Path, path::PathBuf, sync::Arc};
+use std::{fmt, fs::File, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
 
+pub use kvm::Error as KvmError;
 pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
@@ -150,12 +153,15 @@ pub enum Request {
 pub enum Kind {
     /// See [`Request::Qemu`].
     Qemu,
+    /// See [`Request::Kvm`].
+    Kvm,
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Qemu => "qemu",
+            Self::Kvm => "kvm",
         })
     }
 }
@@ -172,9 +178,6 @@ pub struct Choice {
 /// Why a machine could not be built or driven.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No KVM backend in this version.
-    #[error("the kvm backend is not part of this version yet{0}: use --backend qemu")]
-    NoKvm(&'static str),
     /// The guest's RAM could not be set up.
     #[error("cannot set up {} MiB of guest memory: {cause}: give less --memory", .size >> 20)]
     Memory {
@@ -186,29 +189,31 @@ pub enum Error {
     /// The QEMU backend failed.
     #[error(transparent)]
     Qemu(#[from] QemuError),
+    /// The KVM backend failed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
 }
 
 /// Decides which backend serves `request` on this host.
 pub fn choose(request: Request) -> Result<Choice, Error> {
-    let arm = cfg!(target_arch = "aarch64");
-    let device = Path::new("/dev/kvm").exists();
-    let why = match request {
-        Request::Kvm if arm => return Err(Error::NoKvm("")),
-        Request::Kvm => return Err(Error::NoKvm(", and it needs an AArch64 host")),
-        Request::Qemu => "it was asked for".to_owned(),
-        Request::Auto if !arm => {
-            format!("kvm cannot run AArch64 guests on an {} host", std::env::consts::ARCH)
-        }
-        Request::Auto if device => "the kvm backend is not part of this version yet".to_owned(),
-        Request::Auto => "this host has no /dev/kvm".to_owned(),
-    };
-    Ok(Choice { kind: Kind::Qemu, why })
+    let asked = |kind| Choice { kind, why: "it was asked for".to_owned() };
+    Ok(match (request, kvm::check) {
+        (Request::Qemu, _) => asked(Kind::Qemu),
+        (Request::Kvm, check) => check().map(|()| asked(Kind::Kvm))?,
+        (Request::Auto, check) => match check() {
+            Ok(()) => {
+                Choice { kind: Kind::Kvm, why: "this host's KVM can run the guest".to_owned() }
+            }
+            Err(why) => Choice { kind: Kind::Qemu, why: why.reason() },
+        },
+    })
 }
 
 /// What [`start`] would run, as one line for a shell.
 pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
     match kind {
         Kind::Qemu => qemu::command_line(config),
+        Kind::Kvm => Ok(kvm::command_line(config)),
     }
 }
 
@@ -216,6 +221,7 @@ pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
 pub fn start(kind: Kind, config: Config, events: Events) -> Result<Started, Error> {
     match kind {
         Kind::Qemu => qemu::start(config, events),
+        Kind::Kvm => kvm::start(&config, events),
     }
 }
 

@@ -17,12 +17,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::fs::MemfdFlags;
-use vm_memory::{FileOffset, GuestAddress};
-
 use command::{Command, find};
 
-use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
+use super::ram::{map, memory_file};
+use super::{Config, CpuRegisters, Event, Events, Initrd, Machine, Start, Started};
 use crate::machine::RAM_BASE;
 use crate::target::{LiveRam, ProcessRam};
 use process::Child;
@@ -254,20 +252,4 @@ fn check_version(command: &Command, qmp: &Qmp) -> Result<(), Error> {
         return Err(Error::TooOld { program: command.program.display().to_string(), found });
     }
     Ok(())
-}
-
-/// An anonymous file in memory that children may inherit but do not by accident.
-fn memory_file(name: &str) -> std::io::Result<File> {
-    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
-}
-
-/// Makes `file` `size` bytes long and maps it where the board has its RAM. Pages cost nothing until
-/// the guest touches them.
-fn map(file: &File, size: u64) -> Result<GuestMemory, super::Error> {
-    let failed = |cause: String| super::Error::Memory { size, cause };
-    file.set_len(size).map_err(|e| failed(e.to_string()))?;
-    let backing = FileOffset::new(file.try_clone().map_err(|e| failed(e.to_string()))?, 0);
-    let length = usize::try_from(size).map_err(|e| failed(e.to_string()))?;
-    let ranges = [(GuestAddress(RAM_BASE), length, Some(backing))];
-    GuestMemory::from_ranges_with_files(ranges).map_err(|e| failed(e.to_string()))
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use command_fds::CommandFdExt;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
+use super::Error;
 use super::command::{Command, Files};
-use super::{Error, memory_file};
+use crate::backend::ram::memory_file;
 
 /// A started child; clones share it.
 #[derive(Clone)]

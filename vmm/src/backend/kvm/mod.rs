@@ -1,0 +1,354 @@
+//! The backend for AArch64 hosts: QEMU's `virt` board, built in this process on the host's KVM.
+//!
+//! The pieces, from below: what of KVM's interface exists on AArch64 alone (`aarch64`; `foreign` in its
+//! place on other hosts, so that all the rest compiles and is tested everywhere), the device tree
+//! (`fdt`), what stands in RAM at the start (`load`), who may run (`gate`), a vCPU's thread (`vcpu`), the
+//! device loop (`io`). The interrupt controller, the timer and PSCI are KVM's; RAM is a memory file,
+//! as with QEMU. Nothing is on disk and there is no child process, so nothing is left behind however
+//! this process ends.
+//!
+//! Guest time is the virtual counter. It is read when the last vCPU has stopped and put back before
+//! the first runs again, so a guest that was paused does not notice.
+
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64.rs"]
+mod arch;
+#[cfg(not(target_arch = "aarch64"))]
+#[path = "foreign.rs"]
+mod arch;
+mod fdt;
+mod gate;
+mod io;
+mod load;
+mod vcpu;
+
+use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm as Host, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::errno::Error as Errno;
+
+use super::ram::{map, map_private, memory_file};
+use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
+use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
+use crate::machine::{GIC_REDISTRIBUTORS, RAM_BASE, RTC, UART, UART_SPI};
+use crate::target::LiveRam;
+use gate::Gate;
+use io::Loop;
+use vcpu::{Exits, Shared, Vcpu};
+
+/// The version of the interface that is documented and stable.
+const API_VERSION: i32 = 12;
+/// What one CPU takes of the redistributor region.
+const REDISTRIBUTOR: u64 = 0x2_0000;
+
+/// Why the host's KVM cannot be used, or the machine not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host is no AArch64.
+    #[error("kvm cannot run AArch64 guests on an {0} host: use --backend qemu")]
+    Architecture(&'static str),
+    /// No device.
+    #[error(
+        "this host has no /dev/kvm: load the kvm module, switch virtualisation on in the firmware, or use --backend qemu"
+    )]
+    NoDevice,
+    /// The device may not be used.
+    #[error("/dev/kvm cannot be opened ({0}): join the group kvm, or use --backend qemu")]
+    Permission(std::io::Error),
+    /// Another interface than the stable one.
+    #[error("this host's KVM has API version {0}, not {API_VERSION}: update its kernel")]
+    Version(i32),
+    /// No GICv3.
+    #[error(
+        "this host's KVM has no virtual GICv3 ({0}): its interrupt controller must be a GICv3 or later; use --backend qemu"
+    )]
+    NoGic(std::io::Error),
+    /// More CPUs than KVM or the board's interrupt controller can have.
+    #[error("--cpus {wanted} is too many for kvm on this host: give {most} or fewer")]
+    TooManyCpus {
+        /// What was asked for.
+        wanted: u32,
+        /// What is possible.
+        most: u64,
+    },
+    /// A call to KVM failed.
+    #[error("KVM cannot {what}: {cause}")]
+    Call {
+        /// What was to be done.
+        what: &'static str,
+        /// What the host said.
+        cause: std::io::Error,
+    },
+    /// A file to boot from cannot be read.
+    #[error("cannot read {}: {cause}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        cause: std::io::Error,
+    },
+    /// The kernel cannot be loaded.
+    #[error("cannot load the kernel {}: {cause}", .path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The RAM disk does not fit.
+    #[error("the initial RAM disk ({} MiB) does not fit into {} MiB of memory: give more --memory",
+        .length.div_ceil(1 << 20), .memory >> 20)]
+    Initrd {
+        /// Its length in bytes.
+        length: u64,
+        /// RAM in bytes.
+        memory: u64,
+    },
+    /// The device tree cannot be made.
+    #[error("cannot make the device tree: {0}")]
+    DeviceTree(String),
+    /// Two devices at one place.
+    #[error(transparent)]
+    Bus(#[from] Overlap),
+    /// Another resource of the host.
+    #[error("cannot set the machine up: {0}")]
+    Host(std::io::Error),
+}
+
+impl Error {
+    /// Why, without the mend: for a choice that mends it already.
+    pub(super) fn reason(&self) -> String {
+        let text = self.to_string();
+        text.split_once(": ").map_or(text.as_str(), |(reason, _)| reason).to_owned()
+    }
+}
+
+/// For an error of the call that was to do `what`.
+fn failed(what: &'static str) -> impl FnOnce(Errno) -> Error {
+    move |e| Error::Call { what, cause: host_error(e) }
+}
+
+fn host_error(error: Errno) -> std::io::Error {
+    std::io::Error::from_raw_os_error(error.errno())
+}
+
+/// The callback of the machine's owner; the first event is the only one.
+pub(super) struct EventsOnce(Mutex<Option<Events>>);
+
+impl EventsOnce {
+    fn send(&self, event: Event) {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(events) = events {
+            events(event);
+        }
+    }
+}
+
+/// Opens KVM; says why it cannot be used.
+fn open() -> Result<Host, Error> {
+    arch::check_host().map_err(Error::Architecture)?;
+    let host = Host::new().map_err(|e| match e.errno() {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => Error::NoDevice,
+        _ => Error::Permission(host_error(e)),
+    })?;
+    match host.get_api_version() {
+        API_VERSION => Ok(host),
+        other => Err(Error::Version(other)),
+    }
+}
+
+/// Whether this backend works here.
+pub(super) fn check() -> Result<(), Error> {
+    let host = open()?;
+    let vm = host.create_vm().map_err(failed("create a VM"))?;
+    arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))
+}
+
+/// What [`start`] would build: there is no command to show.
+pub(super) fn command_line(config: &Config) -> String {
+    let mut text = format!(
+        "# no command: this process builds the machine on /dev/kvm: {} CPUs, {} MiB at {RAM_BASE:#x}",
+        config.cpus,
+        config.memory >> 20,
+    );
+    // Writing to a string does not fail.
+    let _ = match &config.start {
+        Start::Boot(boot) => {
+            let _ = write!(text, ", kernel {}", boot.kernel.display());
+            let _ = match &boot.initrd {
+                None => Ok(()),
+                Some(Initrd::Path(path)) => write!(text, ", initrd {}", path.display()),
+                Some(Initrd::Memory(_)) => write!(text, ", initrd from memory"),
+            };
+            write!(text, ", command line {:?}", boot.cmdline)
+        }
+        Start::Thaw(thaw) => write!(text, ", from a frozen memory file at {:#x}", thaw.entry),
+    };
+    text
+}
+
+/// A machine on KVM.
+struct Kvm {
+    // Fields are dropped in this order: vCPUs and VM before the memory that they use.
+    vcpus: Vec<Vcpu>,
+    shared: Arc<Shared>,
+    devices: Loop,
+    _vm: Arc<VmFd>,
+    memory: Arc<GuestMemory>,
+    /// The virtual counter while the machine is paused.
+    counter: Mutex<Option<u64>>,
+}
+
+/// A shared interrupt of the machine as a line.
+struct Spi {
+    vm: Arc<VmFd>,
+    number: u32,
+}
+
+impl Line for Spi {
+    fn set(&self, high: bool) {
+        // The number is one of the controller's, which is all that KVM checks.
+        let _ = arch::set_spi(&self.vm, self.number, high);
+    }
+}
+
+/// Builds the machine, its vCPUs standing.
+pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::Error> {
+    let host = open()?;
+    check_cpus(&host, config.cpus)?;
+    let memory = Arc::new(match &config.start {
+        Start::Boot(_) => map(&memory_file("belljar-ram").map_err(Error::Host)?, config.memory)?,
+        Start::Thaw(thaw) => map_private(&thaw.memory, config.memory)?,
+    });
+    let vm = Arc::new(host.create_vm().map_err(failed("create a VM"))?);
+    give_memory(&vm, &memory)?;
+
+    let vcpus = (0..config.cpus)
+        .map(|index| vm.create_vcpu(index.into()).map(|vcpu| Arc::new(Mutex::new(vcpu))))
+        .collect::<Result<Vec<Vcpu>, _>>()
+        .map_err(failed("create a vCPU"))?;
+    // The controller counts the vCPUs at this moment. It lives as long as the VM.
+    arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
+
+    let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
+    let line = Arc::new(Spi { vm: Arc::clone(&vm), number: UART_SPI });
+    let uart = Arc::new(Mutex::new(Pl011::new(guest_console, line).map_err(Error::Host)?));
+    let mut bus = Bus::default();
+    bus.attach(UART, uart.clone()).map_err(Error::from)?;
+    bus.attach(RTC, Arc::new(Mutex::new(Rtc::default()))).map_err(Error::from)?;
+
+    let entry = load::load(&memory, config, &[])?;
+    for (index, vcpu) in vcpus.iter().enumerate() {
+        let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
+            .map_err(failed("reset a vCPU"))?;
+    }
+
+    let shared = Arc::new(Shared {
+        gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
+        events: EventsOnce(Mutex::new(Some(events))),
+        exits: Exits::default(),
+    });
+    let serial = Arc::clone(&uart);
+    let drained = move || serial.lock().unwrap_or_else(PoisonError::into_inner).is_drained();
+    let devices = Loop::start(vec![uart], vec![Box::new(drained)]).map_err(Error::Host)?;
+    let machine = Kvm { vcpus, shared, devices, _vm: vm, memory, counter: Mutex::new(None) };
+    let bus = Arc::new(bus);
+    for (index, vcpu) in (0..).zip(&machine.vcpus) {
+        vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&bus), Arc::clone(&machine.shared))
+            .map_err(Error::Host)?;
+    }
+    Ok(Started { machine: Box::new(machine), console })
+}
+
+fn check_cpus(host: &Host, wanted: u32) -> Result<(), Error> {
+    let room = (GIC_REDISTRIBUTORS.end - GIC_REDISTRIBUTORS.start) / REDISTRIBUTOR;
+    let most = room.min(host.get_max_vcpus() as u64);
+    if u64::from(wanted) > most {
+        return Err(Error::TooManyCpus { wanted, most });
+    }
+    Ok(())
+}
+
+/// Makes `memory` the RAM of `vm`.
+fn give_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region stays mapped as long as the machine lives, which keeps `memory` and drops
+        // the VM first; guest memory is only ever accessed as memory that others change.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(failed("give the guest its memory"))?;
+    }
+    Ok(())
+}
+
+impl Kvm {
+    /// Does `act` with a vCPU, none of which runs. On a machine that has ended it finds one, too.
+    fn with_standing<T>(
+        &self,
+        what: &'static str,
+        act: impl FnOnce(&kvm_ioctls::VcpuFd) -> Result<T, Errno>,
+    ) -> Result<T, Error> {
+        let vcpu = self.vcpus[0].lock().unwrap_or_else(PoisonError::into_inner);
+        act(&vcpu).map_err(failed(what))
+    }
+}
+
+impl Machine for Kvm {
+    fn resume(&self) -> Result<(), super::Error> {
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = counter.take() {
+            self.with_standing("set the guest's clock", |vcpu| arch::set_counter(vcpu, value))?;
+        }
+        self.shared.gate.open();
+        Ok(())
+    }
+
+    fn pause(&self) -> Result<(), super::Error> {
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.gate.pause();
+        if counter.is_none() {
+            *counter = Some(self.with_standing("read the guest's clock", arch::counter)?);
+        }
+        Ok(())
+    }
+
+    fn quit(&self) {
+        self.shared.gate.end();
+        self.shared.gate.join();
+        self.devices.finish();
+    }
+
+    fn memory(&self) -> Arc<dyn LiveRam> {
+        self.memory.clone()
+    }
+
+    fn registers(&self) -> Result<Vec<CpuRegisters>, super::Error> {
+        let read = |vcpu: &Vcpu| {
+            let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            arch::registers(&vcpu).map_err(failed("read the registers of a CPU"))
+        };
+        Ok(self.vcpus.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Drop for Kvm {
+    fn drop(&mut self) {
+        self.quit();
+    }
+}

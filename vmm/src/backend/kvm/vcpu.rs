@@ -1,0 +1,141 @@
+//! One vCPU: a thread that enters the guest, answers its exits, and says why it stopped.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::gate::{Gate, Kickable};
+use super::{EventsOnce, arch};
+use crate::backend::Event;
+use crate::devices::Bus;
+use crate::sandbox::{self, Role};
+
+/// `kvm_run.system_event.type` (Linux's uapi/linux/kvm.h).
+const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
+const SYSTEM_EVENT_RESET: u32 = 2;
+const SYSTEM_EVENT_CRASH: u32 = 3;
+
+/// How often the guest was left, by cause.
+#[derive(Debug, Default)]
+pub(super) struct Exits {
+    pub mmio_read: AtomicU64,
+    pub mmio_write: AtomicU64,
+    /// A signal: pause, quit.
+    pub interrupted: AtomicU64,
+    /// Power off, reset.
+    pub system_event: AtomicU64,
+    /// What ended the machine.
+    pub failed: AtomicU64,
+}
+
+/// What every vCPU thread shares with the machine.
+pub(super) struct Shared {
+    pub gate: Gate,
+    pub events: EventsOnce,
+    pub exits: Exits,
+}
+
+/// A vCPU. Its lock is held while it runs.
+pub(super) type Vcpu = Arc<Mutex<VcpuFd>>;
+
+/// Starts the thread of vCPU `index`, which stands until the gate opens. The threads alone own the bus:
+/// when they have ended, the devices go, and with them their ends of the streams.
+pub(super) fn spawn(index: u32, vcpu: Vcpu, bus: Arc<Bus>, shared: Arc<Shared>) -> io::Result<()> {
+    let of_thread = Arc::clone(&shared);
+    let thread = thread::Builder::new()
+        .name(format!("vcpu-{index}"))
+        .spawn(move || life(index, &vcpu, &bus, &of_thread))?;
+    shared.gate.add(thread);
+    Ok(())
+}
+
+fn life(index: u32, vcpu: &Vcpu, bus: &Bus, shared: &Shared) {
+    sandbox::enter(Role::Vcpu);
+    let immediate_exit = {
+        let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        &raw mut vcpu.get_kvm_run().immediate_exit
+    };
+    // SAFETY: the page is mapped as long as the vCPU's descriptor lives, which `vcpu` keeps.
+    let _kickable = unsafe { Kickable::new(immediate_exit) };
+    while shared.gate.pass() {
+        let end = {
+            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            run(index, &mut vcpu, bus, shared)
+        };
+        shared.gate.stand();
+        if let Some(event) = end {
+            shared.gate.end();
+            shared.events.send(event);
+            return;
+        }
+    }
+}
+
+/// Runs the guest until the gate closes; or until the machine has come to its end, which is returned.
+fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Event> {
+    let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+    let exits = &shared.exits;
+    vcpu.set_kvm_immediate_exit(0);
+    // A kick before this line found the gate closed first.
+    if !shared.gate.is_open() {
+        return None;
+    }
+    let cause = loop {
+        match vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                count(&exits.mmio_read);
+                bus.read(address, data);
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                count(&exits.mmio_write);
+                bus.write(address, data);
+            }
+            Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => {
+                count(&exits.system_event);
+                return Some(Event::Shutdown { reset: false });
+            }
+            Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => {
+                count(&exits.system_event);
+                return Some(Event::Shutdown { reset: true });
+            }
+            Err(e) if e.errno() == libc::EINTR => {
+                count(&exits.interrupted);
+                vcpu.set_kvm_immediate_exit(0);
+                if !shared.gate.is_open() {
+                    return None;
+                }
+            }
+            // A signal while KVM waited for memory, or nothing to run yet.
+            Err(e) if e.errno() == libc::EAGAIN => {}
+            Ok(exit) => break cause_of(&exit),
+            // A data abort outside RAM without a decoded instruction (no valid ESR_EL2.ISS).
+            Err(e) if e.errno() == libc::ENOSYS => {
+                break "the guest touched what is no RAM with an instruction that KVM cannot decode"
+                    .to_owned();
+            }
+            Err(e) => break format!("KVM_RUN failed: {}", io::Error::from_raw_os_error(e.errno())),
+        }
+    };
+    count(&exits.failed);
+    let place = arch::pc(vcpu).map_or_else(String::new, |pc| format!(" at pc {pc:#x}"));
+    Some(Event::Died(format!("CPU {index} cannot go on{place}: {cause}")))
+}
+
+/// What an exit that nothing can be done about means.
+fn cause_of(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::SystemEvent(SYSTEM_EVENT_CRASH, _) => "the guest reported a crash".to_owned(),
+        VcpuExit::SystemEvent(kind, _) => format!("system event {kind} is not known"),
+        VcpuExit::FailEntry(reason, cpu) => {
+            format!("KVM could not enter the guest on host CPU {cpu} (reason {reason:#x})")
+        }
+        VcpuExit::InternalError => "KVM reports an internal error".to_owned(),
+        VcpuExit::MemoryFault { gpa, size, .. } => {
+            format!("the host cannot give the {size} bytes of memory at {gpa:#x}")
+        }
+        other => format!("KVM left the guest for an unknown reason ({other:?})"),
+    }
+}
