@@ -9,7 +9,7 @@ use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
-use crate::{exec, paths, selftest};
+use crate::{exec, kvm, paths, selftest};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ pub enum Layer {
     Guest,
     /// The command line from end to end
     E2e,
+    /// Guest programs and the command line on the KVM backend, in the reference machine
+    Kvm,
 }
 
 const LAYERS: &[Layer] = &[
@@ -53,6 +55,7 @@ const LAYERS: &[Layer] = &[
     Layer::Reference,
     Layer::Guest,
     Layer::E2e,
+    Layer::Kvm,
 ];
 
 /// Inputs for each fuzz target: enough to find what a change broke on the beaten track. Looking for
@@ -98,6 +101,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
                 command.args(["--no-fail-fast", "-p", "belljar-tests"]);
                 cargo_tests(command.env("BELLJAR", paths::belljar()), "e2e", &mut counts)
             }
+            Layer::Kvm => kvm_tests(args.filter.as_deref(), &mut counts),
         });
         if let Err(error) = result {
             println!("{error:#}");
@@ -125,6 +129,7 @@ fn title(layer: Layer) -> &'static str {
         Layer::Reference => "guest programs on Debian's kernel",
         Layer::Guest => "guest programs on our kernel",
         Layer::E2e => "end-to-end tests",
+        Layer::Kvm => "guest programs and the command line on KVM",
     }
 }
 
@@ -132,10 +137,13 @@ fn title(layer: Layer) -> &'static str {
 fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
     let parts: &[Part] = match layer {
         Layer::Lints | Layer::Host | Layer::Fuzz | Layer::Selftest => return Ok(()),
-        Layer::Reference => &[Part::Images, Part::GuestTests],
+        Layer::Reference | Layer::Kvm => &[Part::Images, Part::GuestTests],
         Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
     };
     build::build(parts)?;
+    if layer == Layer::Kvm {
+        return kvm::prepare();
+    }
     exec::run(toolchain.linux("build").args(["-p", RUNNER]))
 }
 
@@ -229,7 +237,7 @@ fn guest_programs(filter: Option<&str>) -> Result<Vec<PathBuf>> {
 fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let kernel = reference::kernel()?;
     let machine = |initrd: &Path| {
-        Machine { cpus: 2, memory: "512M", virtualization: false }.command(&kernel, initrd)
+        Ok(Machine { cpus: 2, memory: "512M", virtualization: false }.command(&kernel, initrd))
     };
     run_programs(&machine, "reference", filter, counts)
 }
@@ -239,13 +247,54 @@ fn guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         let mut command = Command::new(paths::belljar());
         command.args(["run", "--cpus", "2", "--memory", "512M"]).arg(initrd);
         command.args(["--", RUNNER_PATH]);
-        command
+        Ok(command)
     };
     run_programs(&machine, "belljar", filter, counts)
 }
 
+/// The guest programs on our kernel under KVM, with one CPU and with several, and the command line; each
+/// in one boot of the reference machine.
+fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    for cpus in [1, 4] {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
+        run_programs(&machine, &format!("kvm-{cpus}"), filter, counts)?;
+    }
+    if filter.is_none() {
+        kvm_end_to_end(counts)?;
+    }
+    Ok(())
+}
+
+/// Runs the script of the command line on KVM, which prints `ok NAME` or `FAILED NAME` for each test.
+fn kvm_end_to_end(counts: &mut Counts) -> Result<()> {
+    let mut text = Vec::new();
+    let status = kvm::end_to_end(&mut text)?;
+    let mut tests = 0;
+    for line in String::from_utf8_lossy(&text).lines().map(str::trim_end) {
+        let result = match line.split_once(' ') {
+            Some(("ok", name)) => Some((name, true)),
+            Some(("FAILED", name)) => Some((name, false)),
+            _ => None,
+        };
+        match result {
+            None => println!("{line}"),
+            Some((name, passed)) => {
+                println!("test kvm-e2e/{name} ... {}", if passed { "ok" } else { "FAILED" });
+                counts.add(&format!("kvm-e2e/{name}"), passed);
+                tests += 1;
+            }
+        }
+    }
+    if tests == 0 || status != Some(0) {
+        counts
+            .add(&format!("kvm-e2e: the script ended with {status:?} after {tests} tests"), false);
+    }
+    Ok(())
+}
+
 fn run_programs(
-    machine: &dyn Fn(&Path) -> Command,
+    machine: &dyn Fn(&Path) -> Result<Command>,
     kernel: &str,
     filter: Option<&str>,
     counts: &mut Counts,
