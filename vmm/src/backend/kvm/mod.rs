@@ -3,7 +3,7 @@
 //! The pieces, from below: what of KVM's interface exists on AArch64 alone (`aarch64`; `foreign` in its
 //! place on other hosts, so that all the rest compiles and is tested everywhere), the device tree
 //! (`fdt`), what stands in RAM at the start (`load`), who may run (`gate`), a vCPU's thread (`vcpu`), the
-//! device loop (`io`). The interrupt controller, the timer and PSCI are KVM's; RAM is a memory file,
+//! device loop (`io`), the virtio devices (`virtio`). The interrupt controller, the timer and PSCI are KVM's; RAM is a memory file,
 //! as with QEMU. Nothing is on disk and there is no child process, so nothing is left behind however
 //! this process ends.
 //!
@@ -21,12 +21,15 @@ mod gate;
 mod io;
 mod load;
 mod vcpu;
+mod virtio;
 
 use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use belljar_abi::control::PORT_NAME;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm as Host, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -34,12 +37,14 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::ram::{map, map_private, memory_file};
 use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
+use crate::devices::virtio::{Console, Port, Rng};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{GIC_REDISTRIBUTORS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::target::LiveRam;
 use gate::Gate;
 use io::Loop;
 use vcpu::{Exits, Shared, Vcpu};
+use virtio::Virtio;
 
 /// The version of the interface that is documented and stable.
 const API_VERSION: i32 = 12;
@@ -115,6 +120,9 @@ pub enum Error {
     /// Two devices at one place.
     #[error(transparent)]
     Bus(#[from] Overlap),
+    /// More devices than the board has transports for.
+    #[error("the board has room for {0} virtio devices: give fewer")]
+    TooManyDevices(u32),
     /// Another resource of the host.
     #[error("cannot set the machine up: {0}")]
     Host(std::io::Error),
@@ -202,6 +210,8 @@ struct Kvm {
     memory: Arc<GuestMemory>,
     /// The virtual counter while the machine is paused.
     counter: Mutex<Option<u64>>,
+    /// The guest has opened port 0 of its console.
+    console_open: Arc<AtomicBool>,
 }
 
 /// A shared interrupt of the machine as a line.
@@ -235,14 +245,24 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
     // The controller counts the vCPUs at this moment. It lives as long as the VM.
     arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
 
+    let (serial, guest_serial) = UnixStream::pair().map_err(Error::Host)?;
     let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
+    let (control, guest_control) = UnixStream::pair().map_err(Error::Host)?;
     let line = Arc::new(Spi { vm: Arc::clone(&vm), number: UART_SPI });
-    let uart = Arc::new(Mutex::new(Pl011::new(guest_console, line).map_err(Error::Host)?));
+    let uart = Arc::new(Mutex::new(Pl011::new(guest_serial, line).map_err(Error::Host)?));
     let mut bus = Bus::default();
     bus.attach(UART, uart.clone()).map_err(Error::from)?;
     bus.attach(RTC, Arc::new(Mutex::new(Rtc::default()))).map_err(Error::from)?;
 
-    let entry = load::load(&memory, config, &[])?;
+    let mut virtio = Virtio::new(&vm, &mut bus, &memory);
+    let terminal = Port::console(guest_console).map_err(Error::Host)?;
+    let console_open = terminal.ever_open();
+    let control_port = Port::named(PORT_NAME, guest_control).map_err(Error::Host)?;
+    virtio.attach(|_| Ok(Box::new(Console::new(vec![terminal, control_port], None))))?;
+    virtio.attach(|report| Ok(Box::new(Rng::new(report))))?;
+    let Virtio { transports, mut subscribers, mut drained, .. } = virtio;
+
+    let entry = load::load(&memory, config, &transports)?;
     for (index, vcpu) in vcpus.iter().enumerate() {
         let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
@@ -254,16 +274,18 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
         events: EventsOnce(Mutex::new(Some(events))),
         exits: Exits::default(),
     });
-    let serial = Arc::clone(&uart);
-    let drained = move || serial.lock().unwrap_or_else(PoisonError::into_inner).is_drained();
-    let devices = Loop::start(vec![uart], vec![Box::new(drained)]).map_err(Error::Host)?;
-    let machine = Kvm { vcpus, shared, devices, _vm: vm, memory, counter: Mutex::new(None) };
+    subscribers.push(uart.clone());
+    drained
+        .push(Box::new(move || uart.lock().unwrap_or_else(PoisonError::into_inner).is_drained()));
+    let devices = Loop::start(subscribers, drained).map_err(Error::Host)?;
+    let counter = Mutex::new(None);
+    let machine = Kvm { vcpus, shared, devices, _vm: vm, memory, counter, console_open };
     let bus = Arc::new(bus);
     for (index, vcpu) in (0..).zip(&machine.vcpus) {
         vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&bus), Arc::clone(&machine.shared))
             .map_err(Error::Host)?;
     }
-    Ok(Started { machine: Box::new(machine), console })
+    Ok(Started { machine: Box::new(machine), console, serial, control })
 }
 
 fn check_cpus(host: &Host, wanted: u32) -> Result<(), Error> {
@@ -344,6 +366,10 @@ impl Machine for Kvm {
 
     fn pid(&self) -> Option<u32> {
         None
+    }
+
+    fn console_is_open(&self) -> bool {
+        self.console_open.load(Ordering::Acquire)
     }
 }
 
