@@ -81,6 +81,15 @@ impl Guest {
         Ok(answer["rows"].as_array().unwrap().clone())
     }
 
+    /// Waits until the VM `name` runs, or `child`, which keeps it, has ended.
+    pub fn wait_for(&self, name: &str, child: &mut Child) {
+        eventually(&format!("VM {name} runs"), || {
+            let info = self.path("run/belljar").join(name).join("vm.json");
+            let whole = std::fs::read(info).is_ok_and(|text| text.ends_with(b"}\n"));
+            whole || child.try_wait().unwrap().is_some()
+        });
+    }
+
     /// Waits until the runtime folder is empty.
     pub fn assert_clean(&self) {
         let run = self.path("run");

@@ -4,6 +4,7 @@
 //! else it is `target/release/belljar`, which `cargo xtask build` makes; without it they fail.
 
 pub mod guest;
+pub mod interrupted;
 pub mod sandbox;
 pub mod stub;
 pub mod terminal;

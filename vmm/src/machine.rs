@@ -45,6 +45,8 @@ pub const DEFAULT_MEMORY: u64 = 256 << 20;
 pub const MAX_MEMORY: u64 = 128 << 30;
 /// The most CPUs that the board's interrupt controller serves in its first redistributor region.
 pub const MAX_CPUS: u32 = 8;
+/// The CPU model of a VM if nobody says otherwise: programs are shown what every backend has.
+pub const PORTABLE_CPU: &str = "portable";
 /// RAM is given out in such steps.
 pub const MEMORY_STEP: u64 = 1 << 20;
 

@@ -10,7 +10,7 @@ use crate::suspend::{self, Role, control};
 /// /proc/belljar.
 pub static ENTRIES: &[Entry] = &[
     text("generation", |_, out| put!(out, "{}\n", suspend::generation())),
-    setting("snapshot", show_role, |_| control::request_snapshot()),
+    setting("snapshot", show_role, control::request_snapshot),
 ];
 
 /// `original` or `copy N`: as what the machine goes on since it was frozen last.

@@ -53,6 +53,9 @@ pub struct Args {
     /// Measure only one of the two kernels
     #[arg(long, value_enum)]
     kernel: Option<Kernel>,
+    /// Measure what saving, restoring and copying machines costs, beside QEMU's own way
+    #[arg(long, conflicts_with_all = ["only", "kernel", "image"])]
+    snapshots: bool,
     /// Measure this kernel Image instead of the one that is built
     #[arg(long)]
     image: Option<std::path::PathBuf>,
@@ -103,6 +106,9 @@ struct Figure {
 
 /// Runs `cargo xtask bench`.
 pub fn main(args: Args) -> Result<ExitCode> {
+    if args.snapshots {
+        return crate::bench_snapshots::main();
+    }
     if let Some(unknown) = args.only.iter().find(|name| !ROWS.contains(&name.as_str())) {
         bail!("there is no row `{unknown}`; the rows are {}", ROWS.join(", "));
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use super::{DumpTo, Failure, GcoreTo, Status};
+use super::{DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::introspect;
 use crate::render::Envelope;
-use crate::runtime::{self, Info, Outcome, folder};
+use crate::runtime::{self, Info, Outcome, Taken, folder};
 
 /// Answers larger than this are not believed.
 const MAX_ANSWER: u64 = 256 << 20;
@@ -114,6 +114,18 @@ impl Client {
         let path = std::path::absolute(to).map_err(|e| self.no_answer(&e))?;
         let body = serde_json::to_vec(&GcoreTo { pid, path }).map_err(|e| self.no_answer(&e))?;
         self.request("POST", "/v1/gcore", &body, None).map(drop)
+    }
+
+    /// Saves it as the folder `dir`, an absolute path; `stop`: it ends then.
+    pub fn snapshot(&self, dir: &Path, stop: bool) -> Result<Taken, Error> {
+        let request = SnapshotRequest { dir: dir.to_owned(), stop };
+        let body = serde_json::to_vec(&request).map_err(|e| self.no_answer(&e))?;
+        // As long as writing takes.
+        let taken = self.parse(&self.request("POST", "/v1/snapshot", &body, None)?)?;
+        if stop {
+            self.wait_gone()?;
+        }
+        Ok(taken)
     }
 
     /// The last of what the guest printed.

@@ -38,6 +38,16 @@ pub struct GcoreTo {
     pub path: PathBuf,
 }
 
+/// The body of `POST /v1/snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// The folder to make: an absolute path.
+    pub dir: PathBuf,
+    /// End the VM once the snapshot is whole.
+    #[serde(default)]
+    pub stop: bool,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

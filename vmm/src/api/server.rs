@@ -14,11 +14,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::{DumpTo, Failure, GcoreTo, Status};
+use super::{DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
-use crate::runtime::{Vm, VmError};
+use crate::runtime::{Afterwards, Taken, Vm, VmError};
 use crate::sandbox::{self, Role};
 
 /// Serves `vm` on `listener` until the process ends.
@@ -60,6 +60,7 @@ fn answer(vm: &Vm, request: &mut Request) -> Body {
         }
         (Method::Post, "/v1/pause") => vm.pause().map(|()| empty()).map_err(vm_error),
         (Method::Post, "/v1/unpause") => vm.unpause().map(|()| empty()).map_err(vm_error),
+        (Method::Post, "/v1/snapshot") => snapshot(vm, request).map(|taken| json(200, &taken)),
         (Method::Post, "/v1/kill") => {
             vm.kill();
             Ok(empty())
@@ -99,6 +100,17 @@ fn post<T: DeserializeOwned>(request: &mut Request) -> Result<T, (u16, String)> 
 fn only_beside(file: &Path) {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     sandbox::only_files(&[], &[folder.unwrap_or(Path::new("."))]);
+}
+
+/// Saves the VM as the body of the request says.
+fn snapshot(vm: &Vm, request: &mut Request) -> Result<Taken, (u16, String)> {
+    let wanted: SnapshotRequest = post(request)?;
+    if !wanted.dir.is_absolute() {
+        return Err((400, format!("{} is no absolute path", wanted.dir.display())));
+    }
+    only_beside(&wanted.dir);
+    let afterwards = if wanted.stop { Afterwards::Stop } else { Afterwards::Run };
+    vm.snapshot(&wanted.dir, afterwards, None).map_err(vm_error)
 }
 
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
@@ -147,7 +159,8 @@ fn vm_error(error: VmError) -> (u16, String) {
     let code = match error {
         VmError::Ended(_) => 410,
         VmError::Checkpoint(_) => 422,
-        VmError::Backend(_) | VmError::Dump(_) => 500,
+        VmError::NotListening(_) | VmError::Freeze(_) => 409,
+        VmError::Backend(_) | VmError::Dump(_) | VmError::Snapshot(_) => 500,
     };
     (code, error.to_string())
 }

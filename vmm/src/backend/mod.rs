@@ -28,6 +28,8 @@ pub struct Config {
     pub cpus: u32,
     /// RAM in bytes, a multiple of [`crate::machine::MEMORY_STEP`].
     pub memory: u64,
+    /// The CPUs' model: [`crate::machine::PORTABLE_CPU`] or one that the backend knows.
+    pub cpu: String,
     /// What the CPUs begin with.
     pub start: Start,
 }

@@ -10,7 +10,9 @@ mod gcore;
 mod kill;
 mod ls;
 mod pause;
+mod restore;
 mod run;
+mod snapshot;
 mod target;
 mod view;
 mod wait;
@@ -54,6 +56,9 @@ enum Command {
     Wait(wait::Args),
     Dump(dump::Args),
     Gcore(gcore::Args),
+    Snapshot(snapshot::Args),
+    Restore(restore::RestoreArgs),
+    Clone(restore::CloneArgs),
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -100,6 +105,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Wait(args) => wait::run(&args),
         Command::Gcore(args) => gcore::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Snapshot(args) => snapshot::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => restore::restore(args),
+        Command::Clone(args) => restore::clone(&args),
     };
     result.unwrap_or_else(|error| {
         if !is_broken_pipe(&error) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{Error, complain};
-use crate::backend::{self, Config, Initrd, Request, Start};
+use crate::backend::{self, Choice, Config, Initrd, Request, Start};
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
 use crate::runtime::{self, Console, Outcome, Plan, terminal};
@@ -49,6 +49,12 @@ pub(super) struct Args {
     /// What runs the guest's CPUs
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
+    /// The CPU's model: what every backend has, or one that the backend knows (QEMU: `-cpu help`)
+    #[arg(long, value_name = "MODEL", default_value = machine::PORTABLE_CPU)]
+    cpu: String,
+    /// Let the guest save itself into folders below this one, by writing a name to /proc/belljar/snapshot
+    #[arg(long, value_name = "DIR")]
+    snapshots: Option<PathBuf>,
     /// Boot this arm64 Image instead of Bell Jar's own kernel
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -67,7 +73,7 @@ pub(super) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Backend {
+pub(super) enum Backend {
     /// kvm where it can work, else qemu; naming it says which one and why
     #[default]
     Auto,
@@ -90,17 +96,7 @@ enum SizeError {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
-    // A choice that nobody questioned is not worth a line.
-    let asked_auto =
-        std::env::args().any(|arg| arg == "--backend" || arg.starts_with("--backend="));
-    let choice = backend::choose(match args.backend {
-        Backend::Auto => Request::Auto,
-        Backend::Qemu => Request::Qemu,
-        Backend::Kvm => Request::Kvm,
-    })?;
-    if asked_auto && args.backend == Backend::Auto {
-        complain(&format!("backend {}, because {}", choice.kind, choice.why));
-    }
+    let choice = choose(args.backend)?;
     if let Some(memory) = args.memory.filter(|memory| *memory < machine::MIN_MEMORY) {
         return Err(SizeError::BelowMinimum(memory).into());
     }
@@ -119,7 +115,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         initrd: boot.initrd.map(Initrd::Memory),
         cmdline: cmdline(console, args.append.as_deref()),
     });
-    let config = Config { cpus: args.cpus, memory, start };
+    let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start };
     if args.print_command {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);
@@ -131,26 +127,66 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     let dump_on_panic = args.dump_on_panic.map(std::path::absolute).transpose()?;
     let plan = Plan {
         name: args.name,
+        label: name.clone(),
         image: name,
         choice,
         config,
         timeout: args.timeout,
         console,
         dump_on_panic,
+        raw_console: console == Console::Pipe,
+        snapshots: args.snapshots.map(std::path::absolute).transpose()?,
     };
     match args.detach {
         true => detached(plan),
-        false => finish(runtime::run(plan, api::server::serve, |_| ())?),
+        false => attached(plan),
     }
 }
 
-/// Runs `plan` in a process of its own and returns when the guest runs.
-fn detached(plan: Plan) -> Result<ExitCode, Error> {
-    let report = match daemon::detach()? {
-        Side::Caller(Ok(name)) => {
+/// Decides which backend runs the guest, and says why if the user asked for `auto` by name: a choice that
+/// nobody questioned is not worth a line.
+pub(super) fn choose(backend: Backend) -> Result<Choice, Error> {
+    let asked_auto =
+        std::env::args().any(|arg| arg == "--backend" || arg.starts_with("--backend="));
+    let choice = backend::choose(match backend {
+        Backend::Auto => Request::Auto,
+        Backend::Qemu => Request::Qemu,
+        Backend::Kvm => Request::Kvm,
+    })?;
+    if asked_auto && backend == Backend::Auto {
+        complain(&format!("backend {}, because {}", choice.kind, choice.why));
+    }
+    Ok(choice)
+}
+
+/// Runs `plan` in this process, from start to end.
+pub(super) fn attached(plan: Plan) -> Result<ExitCode, Error> {
+    finish(runtime::run(plan, api::server::serve, |_| ())?)
+}
+
+/// Runs `plan` in a process of its own and returns when the guest runs, or there, when it has ended.
+pub(super) fn detached(plan: Plan) -> Result<ExitCode, Error> {
+    match detach(plan)? {
+        Detached::Started(name) => {
             println!("{name}");
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
+        Detached::Ended(status) => Ok(status),
+    }
+}
+
+/// What [`detach`] returns.
+pub(super) enum Detached {
+    /// To the caller: the name of the VM that runs.
+    Started(String),
+    /// In the VM's own process: what it has to end with.
+    Ended(ExitCode),
+}
+
+/// Runs `plan` in a process of its own. Returns twice.
+pub(super) fn detach(plan: Plan) -> Result<Detached, Error> {
+    let report = match daemon::detach()? {
+        Side::Caller(Ok(name)) => return Ok(Detached::Started(name)),
         Side::Caller(Err(why)) => return Err(why.into()),
         Side::Keeper(report) => report,
     };
@@ -160,15 +196,15 @@ fn detached(plan: Plan) -> Result<ExitCode, Error> {
             report.ready(name);
         }
     });
-    match (ended, report) {
-        (Ok(end), _) => finish(end),
+    Ok(Detached::Ended(match (ended, report) {
+        (Ok(end), _) => finish(end)?,
         (Err(error), Some(report)) => {
             report.failed(&error.to_string());
-            Ok(ExitCode::from(runtime::FAILURE))
+            ExitCode::from(runtime::FAILURE)
         }
         // The caller has long been told that the VM runs.
-        (Err(_), None) => Ok(ExitCode::from(runtime::FAILURE)),
-    }
+        (Err(_), None) => ExitCode::from(runtime::FAILURE),
+    }))
 }
 
 fn finish((name, outcome): (String, Outcome)) -> Result<ExitCode, Error> {

@@ -135,6 +135,16 @@ impl Root {
         payload_phys: u64 -> u64;
         /// Bytes of the payload.
         payload_size: u64 -> u64;
+        /// 1 while the kernel is frozen.
+        frozen: u32 -> u32;
+        /// Where frozen memory goes on.
+        thaw_entry: u64 -> u64;
+        /// Ticks of the counter in a second, noted when it froze.
+        counter_frequency: u64 -> u64;
+        /// AT_HWCAP as programs were shown it, noted when it froze.
+        hwcap: u64 -> u64;
+        /// How many times the memory was thawed.
+        generation: u64 -> u64;
         /// Init's wait status once it ended.
         exit_status: i32 -> i32;
     }

@@ -6,8 +6,10 @@
 //! and errors run through destructors, SIGKILL is covered by `guard`.
 
 mod console;
+mod control;
 pub mod daemon;
 pub mod folder;
+mod freeze;
 mod guard;
 mod outcome;
 mod supervise;
@@ -18,6 +20,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use console::{Console, KEYS_HELP};
+pub use freeze::{Afterwards, Taken};
 pub use outcome::{FAILURE, Outcome, TIMEOUT};
 pub use supervise::{Plan, run};
 pub use vm::{Error as VmError, Info, State, Vm};

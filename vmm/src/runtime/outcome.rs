@@ -46,6 +46,8 @@ pub enum Outcome {
     TimedOut,
     /// `belljar kill`, or Ctrl-A x.
     Killed,
+    /// `belljar snapshot --stop` saved it.
+    Saved,
     /// Bell Jar itself got a signal.
     Interrupted {
         /// The signal.
@@ -98,6 +100,7 @@ impl Outcome {
         const SIGPIPE: u8 = 13;
         match self {
             Self::Exited { status } => *status,
+            Self::Saved => 0,
             Self::Signalled { signal } | Self::Interrupted { signal } => 128 + (signal & 0x7f),
             Self::Panicked { .. }
             | Self::NotResumed { .. }

@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use super::Error;
 use super::console::{self, Console, Destination, Input, Tail};
+use super::control::Control;
 use super::folder::{self, Folder};
+use super::freeze;
 use super::guard::Guard;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
@@ -40,13 +42,17 @@ pub(super) enum Message {
     Signal(i32),
     /// `belljar kill` or Ctrl-A x.
     Kill,
+    /// It was saved and shall end.
+    Stop,
 }
 
 /// What is to be run and how.
 pub struct Plan {
     /// The VM's name, if the user gave one.
     pub name: Option<String>,
-    /// What the name is made of otherwise, and what `ls` shows.
+    /// What the name is made of otherwise.
+    pub label: String,
+    /// What `ls` shows that it runs.
     pub image: String,
     /// The backend.
     pub choice: Choice,
@@ -58,6 +64,10 @@ pub struct Plan {
     pub console: Console,
     /// Where the machine goes as a core if its kernel panics.
     pub dump_on_panic: Option<PathBuf>,
+    /// The guest takes its console for a stream of bytes, no terminal.
+    pub raw_console: bool,
+    /// Where the guest may save itself.
+    pub snapshots: Option<PathBuf>,
 }
 
 /// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
@@ -70,7 +80,7 @@ pub fn run(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<(String, Outcome), Error> {
-    let folder = Folder::claim(plan.name.as_deref(), &plan.image)?;
+    let folder = Folder::claim(plan.name.as_deref(), &plan.label)?;
     let tty = match plan.console {
         Console::Terminal => terminal::settings(),
         Console::Pipe | Console::Detached => None,
@@ -97,6 +107,7 @@ fn run_guarded(
     let listener = socket.map_err(|cause| Error::folder(folder, cause))?;
 
     let (cpus, memory) = (plan.config.cpus, plan.config.memory);
+    let cpu = plan.config.cpu.clone();
     let events = sender.clone();
     let on_event = Box::new(move |event| {
         // The loop is gone only if the process is about to end.
@@ -112,11 +123,18 @@ fn run_guarded(
         backend_reason: plan.choice.why,
         cpus,
         memory,
+        cpu,
+        raw_console: plan.raw_console,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };
     write_info(folder, &info).map_err(|cause| Error::folder(folder, cause))?;
     let tail = Arc::new(Tail::default());
-    let vm = Arc::new(Vm::new(info, started.machine, Arc::clone(&tail), sender.clone()));
+    let this = Arc::new(OnceLock::new());
+    let handlers = freeze::handlers(Arc::clone(&this), plan.snapshots);
+    let control = Control::start(started.control, handlers).map_err(Error::Host)?;
+    let vm = Vm::new(info, started.machine, Arc::clone(&tail), sender.clone(), control);
+    let vm = Arc::new(vm);
+    let _ = this.set(Arc::downgrade(&vm));
     serve(Arc::clone(&vm), listener).map_err(Error::Host)?;
 
     let terminal = plan.console == Console::Terminal;
@@ -210,6 +228,7 @@ fn input_of(vm: Arc<Vm>, lines: Lines, ours: Console) -> (Input, Destination) {
         },
     };
     let (console, serial) = (Arc::new(lines.console), Arc::new(lines.serial));
+    let raw = vm.info().raw_console;
     let destination: Destination = Box::new(move || {
         let virtio = match kind {
             GuestConsole::None => vm.machine().console_is_open(),
@@ -219,7 +238,7 @@ fn input_of(vm: Arc<Vm>, lines: Lines, ours: Console) -> (Input, Destination) {
     });
     let input = match ours {
         Console::Terminal => Input::Keys,
-        _ if foreign => Input::Plain,
+        _ if foreign || !raw => Input::Plain,
         _ => Input::Framed,
     };
     (input, destination)
@@ -269,6 +288,7 @@ impl Life<'_> {
                 }
                 Some(Message::Machine(Event::Died(cause))) => return Outcome::Died { cause },
                 Some(Message::Kill) => return Outcome::Killed,
+                Some(Message::Stop) => return Outcome::Saved,
                 Some(Message::Signal(SIGTSTP)) => self.stop_like_a_job(),
                 Some(Message::Signal(signal)) => {
                     return Outcome::Interrupted { signal: signal as u8 };
@@ -302,12 +322,15 @@ impl Life<'_> {
         const PATIENCE: Duration = Duration::from_secs(1);
         let orderly = matches!(
             outcome,
-            Outcome::Exited { .. } | Outcome::Signalled { .. } | Outcome::Panicked { .. }
+            Outcome::Exited { .. }
+                | Outcome::Signalled { .. }
+                | Outcome::Panicked { .. }
+                | Outcome::Saved
         );
         let deadline = if orderly { self.deadline } else { Some(Instant::now() + PATIENCE) };
         while !self.output_done {
             match self.next(deadline) {
-                None | Some(Message::Signal(_) | Message::Kill) => break,
+                None | Some(Message::Signal(_) | Message::Kill | Message::Stop) => break,
                 Some(Message::OutputDone(Err(cause))) if orderly => {
                     return Outcome::of_output_error(&cause);
                 }

@@ -6,17 +6,19 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::console::Tail;
+use super::control::Control;
 use super::outcome::Outcome;
 use super::supervise::Message;
 use crate::backend::{self, Machine};
 use crate::introspect::Kernel;
 use crate::render::Consistency;
+use crate::snapshot;
 use crate::target::{LiveRam, Ram};
 use crate::{checkpoint, dump};
 
@@ -39,6 +41,12 @@ pub struct Info {
     pub cpus: u32,
     /// RAM in bytes.
     pub memory: u64,
+    /// The CPU model.
+    #[serde(default)]
+    pub cpu: String,
+    /// The guest takes its console for a stream of bytes, no terminal.
+    #[serde(default)]
+    pub raw_console: bool,
     /// When it was started, in seconds since 1970.
     pub started: u64,
 }
@@ -70,6 +78,17 @@ pub enum Error {
     /// No core of a process could be made.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    /// Its kernel does not speak over the control port.
+    #[error(
+        "VM {0} cannot be frozen: its kernel does not answer on the control port: is it Bell Jar's own, and running?"
+    )]
+    NotListening(String),
+    /// Its kernel did not freeze.
+    #[error("the guest cannot be frozen: {0}")]
+    Freeze(String),
+    /// The snapshot could not be written.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
 }
 
 /// A VM, shared by the supervisor and the API.
@@ -82,6 +101,7 @@ pub struct Vm {
     ended: Condvar,
     supervisor: Sender<Message>,
     callers: AtomicUsize,
+    control: Arc<Control>,
 }
 
 /// Somebody whom the API is answering.
@@ -100,6 +120,7 @@ impl Vm {
         machine: Box<dyn Machine>,
         tail: Arc<Tail>,
         supervisor: Sender<Message>,
+        control: Arc<Control>,
     ) -> Self {
         Self {
             info,
@@ -110,6 +131,7 @@ impl Vm {
             ended: Condvar::new(),
             supervisor,
             callers: AtomicUsize::new(0),
+            control,
         }
     }
 
@@ -154,8 +176,7 @@ impl Vm {
 
     /// Asks the supervisor to end the VM.
     pub fn kill(&self) {
-        // A supervisor that does not listen any more is ending it already.
-        let _ = self.supervisor.send(Message::Kill);
+        self.order(Message::Kill);
     }
 
     /// Does `act` while the CPUs stand still.
@@ -276,11 +297,32 @@ impl Vm {
         }
     }
 
+    /// Orders everything that stops or starts the CPUs.
+    pub(super) fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The control port.
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Whether the VM is about to end.
+    pub(super) fn outcome_is_known(&self) -> bool {
+        self.outcome.lock().unwrap().is_some()
+    }
+
+    /// Tells the supervisor something.
+    pub(super) fn order(&self, order: Message) {
+        // A supervisor that does not listen any more is ending the VM already.
+        let _ = self.supervisor.send(order);
+    }
+
     pub(super) fn machine(&self) -> &dyn Machine {
         &*self.machine
     }
 
-    fn has_ended(&self) -> Error {
+    pub(super) fn has_ended(&self) -> Error {
         Error::Ended(self.info.name.clone())
     }
 }

@@ -109,10 +109,19 @@ pub struct Cpu {
 }
 
 /// Where and how a frozen kernel goes on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thaw {
     /// Physical address where CPU 0 starts, MMU off.
     pub entry: u64,
+    /// Ticks of the counter in a second: a machine with another frequency is refused by the kernel.
+    #[serde(default)]
+    pub counter_frequency: u64,
+    /// How many times the memory was thawed before.
+    #[serde(default)]
+    pub generation: u64,
+    /// The kernel takes its console for a stream of bytes, no terminal.
+    #[serde(default)]
+    pub raw_console: bool,
 }
 
 /// What ran.

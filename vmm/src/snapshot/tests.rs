@@ -25,7 +25,7 @@ fn facts() -> Facts {
         source: Source { vm: "t".into(), image: "shell".into(), backend: "qemu".into() },
         cpus: 1,
         cpu: Cpu { model: "portable".into(), features: vec!["fp".into()] },
-        thaw: Some(Thaw { entry: BASE + 0x20_0000 }),
+        thaw: Some(Thaw { entry: BASE + 0x20_0000, ..Thaw::default() }),
     }
 }
 
@@ -204,7 +204,7 @@ fn contradictory_manifest_is_refused() {
         |m| m.board.cpus = 0,
         |m| m.board.cpus = 1 << 20,
         |m| m.kernel.root_page = 0,
-        |m| m.thaw = Some(Thaw { entry: 0 }),
+        |m| m.thaw = Some(Thaw { entry: 0, ..Thaw::default() }),
         |m| m.memory.chunk = 4096,
         |m| m.memory.stored += 4096,
         |m| m.memory.chunks[0].at += 4096,

@@ -9,6 +9,7 @@ use command_fds::FdMapping;
 
 use super::Error;
 use crate::backend::{Boot, Config, Initrd, Start, Thaw};
+use crate::machine::PORTABLE_CPU;
 
 /// Descriptor numbers in the child.
 const QMP_FD: i32 = 3;
@@ -103,7 +104,10 @@ impl Command {
             "-accel",
             "tcg",
             "-cpu",
-            CPU,
+            match config.cpu.as_str() {
+                PORTABLE_CPU => CPU,
+                model => model,
+            },
             "-smp",
             &config.cpus.to_string(),
             "-m",
@@ -213,6 +217,7 @@ mod tests {
     fn config() -> Config {
         Config {
             cpus: 2,
+            cpu: PORTABLE_CPU.to_owned(),
             memory: 64 << 20,
             start: Start::Boot(Boot {
                 kernel: "/k/Image".into(),

@@ -1,0 +1,52 @@
+//! Threads that count under a lock and in an atomic, and sleep between: nothing is lost, no clock goes
+//! back, and no sleep ends early, whatever happens to the machine meanwhile. Prints its progress, a line
+//! a step.
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use belljar_guest_tests::{check, check_eq};
+
+const THREADS: u64 = 4;
+const ROUNDS: u64 = 150;
+const STEP: u64 = 50;
+const PAUSE: Duration = Duration::from_millis(5);
+
+fn main() {
+    let locked = Arc::new((Mutex::new(0_u64), Condvar::new()));
+    let free = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|number| {
+            let (locked, free) = (Arc::clone(&locked), Arc::clone(&free));
+            std::thread::spawn(move || {
+                // FP/SIMD registers are a thread's own too.
+                let mut sum = number as f64;
+                for round in 0..ROUNDS {
+                    let before = Instant::now();
+                    std::thread::sleep(PAUSE);
+                    check!(before.elapsed() >= PAUSE, "a sleep ended early");
+                    sum += 0.5;
+                    free.fetch_add(1, Ordering::Relaxed);
+                    let mut count = locked.0.lock().unwrap();
+                    *count += 1;
+                    locked.1.notify_one();
+                    check_eq!(sum, number as f64 + 0.5 * (round + 1) as f64);
+                }
+            })
+        })
+        .collect();
+    for step in 1..=THREADS * ROUNDS / STEP {
+        let mut count = locked.0.lock().unwrap();
+        while *count < step * STEP {
+            count = locked.1.wait(count).unwrap();
+        }
+        drop(count);
+        println!("step {step}");
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    check_eq!(*locked.0.lock().unwrap(), THREADS * ROUNDS);
+    check_eq!(free.load(Ordering::Relaxed), THREADS * ROUNDS);
+    println!("counted to {}", THREADS * ROUNDS);
+}

@@ -1,0 +1,201 @@
+//! Whole machines that are saved, restored and copied: what runs in them goes on as if nothing had been.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use belljar_tests::guest::Guest;
+use belljar_tests::interrupted::{Itinerary, travel};
+use belljar_tests::sandbox::eventually;
+
+/// A guest test program, as `cargo xtask build guest-tests` leaves it.
+fn program(name: &str) -> String {
+    let path: PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "../target/belljar/guest-tests", name].iter().collect();
+    assert!(path.is_file(), "{} is not there: run cargo xtask build first", path.display());
+    path.to_str().unwrap().to_owned()
+}
+
+const THREE_TIMES: &[&[&str]] = &[&[], &[], &[]];
+
+fn counted() -> String {
+    (1..=12).map(|step| format!("step {step}\n")).chain(["counted to 600\n".into()]).collect()
+}
+
+#[test]
+fn threads_that_count_go_on_three_times_in_a_row() {
+    let counting = program("counting");
+    for (cpus, seed) in [("1", 1), ("4", 2)] {
+        let guest = Guest::new();
+        let run = ["--cpus", cpus, counting.as_str()];
+        let between = (50, 250);
+        let done = travel(&guest, &Itinerary { run: &run, restores: THREE_TIMES, seed, between });
+        assert_eq!((done.code, done.stdout), (0, counted()), "{cpus} CPUs");
+        assert!(done.moves > 0);
+        guest.assert_clean();
+    }
+}
+
+const PIPELINE: &str = "
+    for j in 1 2 3; do (for i in 1 2 3 4 5 6; do sleep 0.15; done; echo job $j >> /tmp/jobs) & done
+    seq 1 200 | while read n; do echo line $n; [ $((n % 20)) = 0 ] && sleep 0.1; done | tail -n 3
+    trap 'echo trapped' USR1; kill -USR1 $$
+    wait; sort /tmp/jobs; exit 7";
+
+#[test]
+fn a_shell_with_jobs_and_a_pipeline_goes_on() {
+    for (cpus, seed) in [("1", 3), ("4", 4)] {
+        let guest = Guest::new();
+        let run = ["--cpus", cpus, "shell", "--", "sh", "-c", PIPELINE];
+        let between = (50, 350);
+        let done = travel(&guest, &Itinerary { run: &run, restores: THREE_TIMES, seed, between });
+        let expected = "line 198\nline 199\nline 200\ntrapped\njob 1\njob 2\njob 3\n";
+        assert_eq!((done.code, &*done.stdout), (7, expected), "{cpus} CPUs");
+        assert!(done.moves > 0);
+    }
+}
+
+#[test]
+fn debians_bash_goes_on_with_its_script() {
+    let script = "
+        declare -A square
+        for i in {1..40}; do square[$i]=$((i * i)); sleep 0.02; done
+        coproc cat; echo through >&${COPROC[1]}; read -r word <&${COPROC[0]}
+        echo $word ${square[40]} $(for i in {1..3}; do sleep 0.1; echo -n $i; done)";
+    let guest = Guest::new();
+    let run = ["bash", "--", "bash", "-c", script];
+    let between = (100, 400);
+    let done = travel(&guest, &Itinerary { run: &run, restores: THREE_TIMES, seed: 5, between });
+    assert_eq!((done.code, &*done.stdout), (0, "through 1600 123\n"), "{done:?}");
+    assert!(done.moves > 0);
+}
+
+#[test]
+fn a_machine_goes_on_with_more_and_with_fewer_cpus() {
+    let counting = program("counting");
+    let guest = Guest::new();
+    let run = ["--cpus", "2", counting.as_str()];
+    let restores: &[&[&str]] = &[&["--cpus", "4"], &["--cpus", "1"], &["--cpus", "2"]];
+    let done = travel(&guest, &Itinerary { run: &run, restores, seed: 6, between: (50, 250) });
+    assert_eq!((done.code, done.stdout), (0, counted()));
+}
+
+/// Waits until a detached VM has printed `text`.
+fn wait_for_output(guest: &Guest, vm: &str, text: &str) -> String {
+    let mut console = String::new();
+    eventually(&format!("{vm} prints {text:?}"), || {
+        console = guest.run(&["console", vm], "").stdout.replace('\r', "");
+        console.contains(text)
+    });
+    console
+}
+
+#[test]
+fn the_original_goes_on_and_twenty_copies_differ() {
+    let script = "
+        echo ready; until [ $(cat /proc/belljar/generation) = 1 ]; do sleep 0.2; done
+        echo random $(head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\"') $(cat /proc/belljar/snapshot) end
+        sleep 1000";
+    let guest = Guest::new();
+    let started =
+        guest.run(&["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script], "");
+    assert_eq!(started.code, 0, "{started:?}");
+    wait_for_output(&guest, "t", "ready");
+    let copies = guest.run(&["clone", "t", "-n", "20"], "");
+    assert_eq!(copies.code, 0, "{copies:?}");
+    let names: Vec<&str> = copies.stdout.lines().collect();
+    assert_eq!(names.len(), 20);
+    let mut seen = HashSet::new();
+    for (number, name) in names.iter().enumerate() {
+        let console = wait_for_output(&guest, name, " end");
+        let line = console.lines().find_map(|line| line.split_once("random ")).unwrap().1;
+        let (random, role) = line.split_once(' ').unwrap();
+        assert_eq!(role, format!("copy {} end", number + 1));
+        assert!(seen.insert(random.to_owned()), "{random} twice");
+    }
+    let original = guest.run(&["console", "t"], "").stdout;
+    assert!(!original.contains("random"), "{original}");
+    assert!(guest.rows(&["ps", "t"]).iter().any(|row| row["comm"] == "sh"));
+    for name in names.iter().chain(&["t"]) {
+        assert_eq!(guest.run(&["kill", name], "").code, 0);
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn a_program_saves_its_machine_and_learns_as_what_it_goes_on() {
+    let script = "
+        cat /proc/belljar/snapshot; cat /proc/belljar/generation
+        echo warm > /proc/belljar/snapshot || exit 1
+        cat /proc/belljar/snapshot /proc/belljar/generation
+        echo ../up > /proc/belljar/snapshot 2>/dev/null || echo refused";
+    let guest = Guest::new();
+    let folder = guest.path("snapshots");
+    std::fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    let run = ["run", "--snapshots", folder, "shell", "--", "sh", "-c", script];
+    let done = guest.run(&run, "");
+    let expected = "original\n0\noriginal\n0\nrefused\n";
+    assert_eq!((done.code, &*done.stdout), (0, expected), "{done:?}");
+    let done = guest.run(&["restore", &format!("{folder}/warm")], "");
+    assert_eq!((done.code, &*done.stdout), (0, "copy 1\n1\nrefused\n"), "{done:?}");
+    // Without a folder there is nobody to take it.
+    let done = guest.sh("echo warm > /proc/belljar/snapshot");
+    assert_eq!(done.code, 1, "{done:?}");
+}
+
+#[test]
+fn the_time_that_a_machine_was_saved_for_did_not_pass_in_it() {
+    // A sleep is under way when it is saved; uptime is CLOCK_BOOTTIME.
+    let script = "
+        read up _ < /proc/uptime; date +%s; echo saving
+        sleep 1; read later _ < /proc/uptime; date +%s
+        echo $(( ${later%.*} - ${up%.*} ))";
+    let guest = Guest::new();
+    let run = ["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script];
+    assert_eq!(guest.run(&run, "").code, 0);
+    let first = wait_for_output(&guest, "t", "saving");
+    let dir = guest.path("s");
+    let saved = guest.run(&["snapshot", "t", dir.to_str().unwrap(), "--stop"], "");
+    assert_eq!(saved.code, 0, "{saved:?}");
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let done = guest.run(&["restore", dir.to_str().unwrap()], "");
+    let lines: Vec<u64> = done.stdout.lines().map(|line| line.parse().unwrap()).collect();
+    let then: u64 = first.lines().next().unwrap().parse().unwrap();
+    let [now, passed] = lines[..] else { panic!("{done:?}") };
+    assert!(now >= then + 4, "the wall clock went from {then} to {now}");
+    assert!(passed <= 3, "{passed} seconds of uptime");
+}
+
+#[test]
+fn a_cpu_that_lacks_what_programs_were_shown_is_refused_by_name() {
+    let guest = Guest::new();
+    let run = ["run", "--detach", "--name", "t", "shell", "--", "sleep", "1000"];
+    assert_eq!(guest.run(&run, "").code, 0);
+    let dir = guest.path("s");
+    let dir = dir.to_str().unwrap();
+    assert_eq!(guest.run(&["snapshot", "t", dir, "--stop"], "").code, 0);
+    let done = guest.run(&["restore", dir, "--cpu", "cortex-a53"], "");
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("CPU features") && done.stderr.contains("atomics"), "{done:?}");
+}
+
+#[test]
+fn what_is_no_whole_snapshot_is_refused() {
+    let guest = Guest::new();
+    let run = ["run", "--detach", "--name", "t", "shell", "--", "sleep", "1000"];
+    assert_eq!(guest.run(&run, "").code, 0);
+    let dir = guest.path("s");
+    let name = dir.to_str().unwrap();
+    assert_eq!(guest.run(&["snapshot", "t", name], "").code, 0);
+    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
+    let image = std::fs::File::options().write(true).open(dir.join("memory.img")).unwrap();
+    // The kernel's first page: stored in every snapshot.
+    std::os::unix::fs::FileExt::write_all_at(&image, b"damage", 0x20_0100).unwrap();
+    guest.run(&["restore", name], "").assert_failed(&["damaged"]);
+    guest.run(&["clone", name, "-n", "2"], "").assert_failed(&["damaged"]);
+    guest
+        .run(&["restore", guest.path("nothing").to_str().unwrap()], "")
+        .assert_failed(&["nothing"]);
+    guest.run(&["snapshot", "nobody", name], "").assert_failed(&["nobody"]);
+    guest.assert_clean();
+}

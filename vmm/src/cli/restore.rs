@@ -1,0 +1,207 @@
+//! `belljar restore` and `belljar clone`: VMs that go on with the memory of a snapshot.
+
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use belljar_abi::root::{COPY_SEED_SIZE, CopyNote, RootPage};
+
+use super::run::{self, Backend};
+use super::{Error, complain};
+use crate::api::client::Client;
+use crate::backend::{Config, Start, Thaw};
+use crate::machine;
+use crate::runtime::{Console, Plan};
+use crate::sandbox;
+use crate::snapshot::{Snapshot, Trust};
+
+/// Go on with a snapshot in a new VM
+///
+/// The memory file is mapped, not read: what the VM does not touch costs nothing, and what it writes stays
+/// its own. Its programs go on where they were; CLOCK_MONOTONIC too, CLOCK_REALTIME as the RTC says.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// The snapshot's folder
+    dir: PathBuf,
+    /// Name of the VM [default: made from the name of the one that was saved]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    how: How,
+    /// Return when the VM runs, and print its name
+    #[arg(long, short)]
+    detach: bool,
+}
+
+/// Make several running copies of a VM or of a snapshot
+///
+/// All of them share the memory that none has written. Prints their names, one a line.
+#[derive(Debug, clap::Args)]
+pub(super) struct CloneArgs {
+    /// Name of a running VM, or a snapshot's folder (with a slash in it, or no VM has that name)
+    from: String,
+    /// How many
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    number: u32,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct How {
+    /// What runs the guest's CPUs
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+    /// Number of CPUs [default: as many as it had]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(machine::MAX_CPUS)))]
+    cpus: Option<u32>,
+    /// The CPU's model, as for `run` [default: the one that it had]
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+    /// Do not check the stored memory against its hashes first
+    #[arg(long)]
+    trust: bool,
+    /// Do not confine this process to the system calls and files that it needs
+    #[arg(long)]
+    no_sandbox: bool,
+    /// Let the guest save itself into folders below this one, by writing a name to /proc/belljar/snapshot
+    #[arg(long, value_name = "DIR")]
+    snapshots: Option<PathBuf>,
+}
+
+/// Why a snapshot cannot be restored.
+#[derive(Debug, thiserror::Error)]
+enum Misfit {
+    /// Its kernel was not frozen.
+    #[error("{0} can be looked at but not restored: its kernel was not frozen when it was saved")]
+    NotFrozen(String),
+    /// It is of a machine that this version cannot build.
+    #[error(
+        "{dir} needs a {board:?} machine with RAM at {base:#x}: this belljar builds \"virt\" with RAM at {:#x}",
+        machine::RAM_BASE
+    )]
+    Board { dir: String, board: String, base: u64 },
+}
+
+pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
+    let snapshot = open(&args.dir, &args.how)?;
+    let raw = snapshot.manifest().thaw.as_ref().is_some_and(|thaw| thaw.raw_console);
+    let console = match args.detach {
+        true => Console::Detached,
+        // Its console is no terminal, whatever ours is.
+        false if raw => Console::Pipe,
+        false => Console::of_stdio(),
+    };
+    let plan = plan(&snapshot, &args.how, args.name, 1, console)?;
+    confine(&args.how)?;
+    match args.detach {
+        true => run::detached(plan),
+        false => run::attached(plan),
+    }
+}
+
+pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
+    let from = Path::new(&args.from);
+    // A folder of a snapshot that lives only as long as the copies need to open it.
+    let mut made = None;
+    let snapshot = match Client::open(&args.from) {
+        Ok(vm) if !args.from.contains('/') => {
+            let folder = Temporary::beside_large_files(&args.from)?;
+            vm.snapshot(&folder.0, false)?;
+            let snapshot = Snapshot::open(&folder.0, Trust::Trust)?;
+            made = Some(folder);
+            snapshot
+        }
+        Err(error) if !from.is_dir() => return Err(error.into()),
+        Ok(_) | Err(_) => open(from, &args.how)?,
+    };
+    confine(&args.how)?;
+    for number in 1..=u64::from(args.number) {
+        let plan = plan(&snapshot, &args.how, None, number, Console::Detached)?;
+        match run::detach(plan)? {
+            run::Detached::Started(name) => println!("{name}"),
+            // This is the process that kept a copy, and that copy has ended.
+            run::Detached::Ended(status) => {
+                std::mem::forget(made);
+                return Ok(status);
+            }
+        }
+    }
+    drop(made);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As `run` does before it starts a machine.
+fn confine(how: &How) -> Result<(), Error> {
+    match how.no_sandbox {
+        true => Ok(()),
+        false => Ok(sandbox::enable()?),
+    }
+}
+
+fn open(dir: &Path, how: &How) -> Result<Snapshot, Error> {
+    let trust = match how.trust {
+        true => {
+            complain(&format!("{} is not checked against its hashes", dir.display()));
+            Trust::Trust
+        }
+        false => Trust::Verify,
+    };
+    Ok(Snapshot::open(dir, trust)?)
+}
+
+fn plan(
+    snapshot: &Snapshot,
+    how: &How,
+    name: Option<String>,
+    number: u64,
+    console: Console,
+) -> Result<Plan, Error> {
+    let manifest = snapshot.manifest();
+    let dir = || snapshot.dir().display().to_string();
+    let Some(thaw) = &manifest.thaw else { return Err(Misfit::NotFrozen(dir()).into()) };
+    let board = &manifest.board;
+    if board.name != "virt" || board.ram_base != machine::RAM_BASE {
+        let (board, base) = (board.name.clone(), board.ram_base);
+        return Err(Misfit::Board { dir: dir(), board, base }.into());
+    }
+    let note = manifest.kernel.root_page + offset_of!(RootPage, copy) as u64;
+    let mut seed = [0; COPY_SEED_SIZE];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    let start = Start::Thaw(Thaw {
+        memory: snapshot.memory().try_clone()?,
+        entry: thaw.entry,
+        note: (note, CopyNote::bytes(number, &seed).to_vec()),
+    });
+    let cpu = how.cpu.clone().unwrap_or_else(|| manifest.cpu.model.clone());
+    Ok(Plan {
+        name,
+        label: manifest.source.vm.clone(),
+        image: manifest.source.image.clone(),
+        choice: run::choose(how.backend)?,
+        config: Config { cpus: how.cpus.unwrap_or(board.cpus), memory: board.ram_size, cpu, start },
+        timeout: None,
+        console,
+        raw_console: thaw.raw_console,
+        dump_on_panic: None,
+        snapshots: how.snapshots.as_deref().map(std::path::absolute).transpose()?,
+    })
+}
+
+/// A folder that is removed when it is dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Where large temporary files belong (file-hierarchy(7)): memory files are too large for `/tmp`.
+    fn beside_large_files(vm: &str) -> std::io::Result<Self> {
+        let parent = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        Ok(Self(parent.join(format!("belljar-clone-{vm}-{}", std::process::id()))))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // If it stays, the user sees its name.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,220 @@
+//! The VMM's end of the control port: what it asks of the guest's kernel, and what that says.
+//!
+//! One thread reads. Whoever asks for something sends it and waits until the thread has noted the answer.
+//! A guest that sends damaged frames is not listened to any more.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use belljar_abi::control::{Frame, MAX_FRAME, Message, decode};
+
+/// The connection.
+pub(super) struct Control {
+    writer: Mutex<Writer>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct Writer {
+    stream: UnixStream,
+    sequence: u32,
+}
+
+/// What the guest has said.
+#[derive(Default)]
+struct State {
+    /// It listens: it said so at least once.
+    listens: bool,
+    /// The last request that it refused, and why.
+    refused: Option<(u32, String)>,
+    /// Nothing comes any more.
+    closed: bool,
+}
+
+/// What is done when the kernel begins to listen, after boot or after a thaw.
+pub(super) type OnHello = Box<dyn Fn(&Control) + Send>;
+/// What is done when a program wants a snapshot: the number to answer with, and the name.
+pub(super) type OnWanted = Box<dyn Fn(&Arc<Control>, u32, &str) + Send>;
+
+/// What the reading thread does at its start, and when the guest says something that nobody waits for.
+pub(super) struct Handlers {
+    /// The thread confines itself, and the threads that it will start.
+    pub confine: Box<dyn FnOnce() + Send>,
+    /// The kernel listens, after boot or after a thaw.
+    pub hello: OnHello,
+    /// A program wants a snapshot of this name; the sequence number is for the answer.
+    pub wanted: OnWanted,
+}
+
+/// The handlers that are called again and again.
+struct Answers {
+    hello: OnHello,
+    wanted: OnWanted,
+}
+
+impl Control {
+    /// Starts to read from `stream`.
+    pub(super) fn start(stream: UnixStream, handlers: Handlers) -> io::Result<Arc<Self>> {
+        let reader = stream.try_clone()?;
+        let control = Arc::new(Self {
+            writer: Mutex::new(Writer { stream, sequence: 0 }),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let this = Arc::clone(&control);
+        thread::Builder::new().name("control".into()).spawn(move || {
+            let Handlers { confine, hello, wanted } = handlers;
+            confine();
+            this.read(reader, &Answers { hello, wanted });
+            this.note(|state| state.closed = true);
+        })?;
+        Ok(control)
+    }
+
+    /// Sends a message with a number of its own, which is returned.
+    pub(super) fn send(&self, message: &Message<'_>) -> io::Result<u32> {
+        let mut writer = self.writer.lock().unwrap();
+        // Numbers of the guest's requests have the highest bit clear.
+        writer.sequence = (writer.sequence + 1) | 1 << 31;
+        let sequence = writer.sequence;
+        writer.send(sequence, message)?;
+        Ok(sequence)
+    }
+
+    /// Sends a message that answers the guest's request `sequence`.
+    pub(super) fn answer(&self, sequence: u32, message: &Message<'_>) -> io::Result<()> {
+        self.writer.lock().unwrap().send(sequence, message)
+    }
+
+    /// Waits until the guest listens; false if it does not within `patience`.
+    pub(super) fn wait_until_it_listens(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock().unwrap();
+        while !state.listens && !state.closed {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+        state.listens
+    }
+
+    /// Why the guest refused the request `sequence`, if it did.
+    pub(super) fn refusal(&self, sequence: u32) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        state.refused.as_ref().filter(|(of, _)| *of == sequence).map(|(_, why)| why.clone())
+    }
+
+    fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn read(self: &Arc<Self>, mut stream: UnixStream, handlers: &Answers) {
+        let mut bytes = Vec::with_capacity(2 * MAX_FRAME);
+        let mut chunk = [0; MAX_FRAME];
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            }
+            let mut start = 0;
+            loop {
+                match decode(&bytes[start..]) {
+                    Ok(Some((frame, len))) => {
+                        self.received(&frame, handlers);
+                        start += len;
+                    }
+                    Ok(None) => break,
+                    // Whoever waits for it is told that it does not answer.
+                    Err(_) => return,
+                }
+            }
+            bytes.drain(..start);
+        }
+    }
+
+    fn received(self: &Arc<Self>, frame: &Frame<'_>, handlers: &Answers) {
+        match frame.message {
+            Some(Message::Hello(_)) => {
+                self.note(|state| state.listens = true);
+                (handlers.hello)(self);
+            }
+            Some(Message::FreezeRefused(why)) => {
+                let why = crate::render::escape(why);
+                self.note(|state| state.refused = Some((frame.sequence, why)));
+            }
+            Some(Message::SnapshotWanted(name)) => (handlers.wanted)(self, frame.sequence, name),
+            // What it goes on as stands in the root page too, and answers to pings only show life.
+            Some(_) | None => {}
+        }
+    }
+}
+
+impl Writer {
+    fn send(&mut self, sequence: u32, message: &Message<'_>) -> io::Result<()> {
+        let mut frame = [0; MAX_FRAME];
+        let len = message.encode(sequence, &mut frame);
+        self.stream.write_all(&frame[..len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn send(stream: &mut UnixStream, sequence: u32, message: Message<'_>) {
+        let mut frame = [0; MAX_FRAME];
+        let len = message.encode(sequence, &mut frame);
+        stream.write_all(&frame[..len]).unwrap();
+    }
+
+    fn pair() -> (UnixStream, Arc<Control>, std::sync::mpsc::Receiver<String>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, said) = channel();
+        let hello = sender.clone();
+        let handlers = Handlers {
+            confine: Box::new(|| ()),
+            hello: Box::new(move |_| hello.send("hello".into()).unwrap()),
+            wanted: Box::new(move |_, sequence, name| {
+                sender.send(format!("{sequence} {name}")).unwrap();
+            }),
+        };
+        (theirs, Control::start(ours, handlers).unwrap(), said)
+    }
+
+    #[test]
+    fn what_the_guest_says_reaches_whoever_waits() {
+        let (mut guest, control, said) = pair();
+        send(&mut guest, 1, Message::Hello(1));
+        assert!(control.wait_until_it_listens(PATIENCE));
+        send(&mut guest, 2, Message::SnapshotWanted("warm"));
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), "hello");
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), "2 warm");
+        let sequence = control.send(&Message::Freeze).unwrap();
+        let mut frame = [0; MAX_FRAME];
+        let len = guest.read(&mut frame).unwrap();
+        let (got, _) = decode(&frame[..len]).unwrap().unwrap();
+        assert_eq!(got, Frame { sequence, message: Some(Message::Freeze) });
+        send(&mut guest, sequence, Message::FreezeRefused("busy\x1b"));
+        send(&mut guest, 3, Message::SnapshotWanted("later"));
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), "3 later");
+        assert_eq!(control.refusal(sequence).unwrap(), crate::render::escape("busy\x1b"));
+        assert_eq!(control.refusal(sequence - 1), None);
+    }
+
+    #[test]
+    fn a_guest_that_sends_noise_is_not_listened_to() {
+        let (mut guest, control, _said) = pair();
+        guest.write_all(b"not a frame at all").unwrap();
+        assert!(!control.wait_until_it_listens(PATIENCE));
+        drop(guest);
+        assert!(control.send(&Message::Ping).is_err());
+    }
+}
