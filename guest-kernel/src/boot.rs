@@ -11,7 +11,7 @@ use belljar_kernel::drivers::fdt::{self, Few, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
 use belljar_kernel::sched::cpu;
 use belljar_kernel::{
-    arch, fs, introspect, kerr, kinfo, mm, ns, panic, process, procfs, sched, suspend,
+    arch, fs, introspect, kerr, kinfo, kwarn, mm, ns, panic, process, procfs, sched, suspend,
 };
 
 #[global_allocator]
@@ -42,6 +42,10 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     init_interrupts(&machine);
     pl011::init(&machine.uart);
     kinfo!("Bell Jar on {} CPUs", arch::cpu_count());
+    let found = machine.cpus.as_slice().len();
+    if found > arch::cpu_count() {
+        kwarn!("the machine has {found} CPUs: those beyond {} are left alone", arch::cpu_count());
+    }
     #[cfg(feature = "selftest")]
     selftest();
     // The wall clock.

@@ -42,7 +42,7 @@ pub const KERNEL_STACK_SIZE: usize = 16 << 10;
 /// area below has it set. Exception entry looks at that bit before it pushes anything.
 pub const KERNEL_STACK_ALIGN: usize = 2 * KERNEL_STACK_SIZE;
 /// CPUs that the kernel has room for.
-pub const MAX_CPUS: usize = 8;
+pub const MAX_CPUS: usize = 32;
 /// Where kernel mappings that are not linear may lie (kernel stacks, vmalloc).
 pub const VMALLOC_START: u64 = 0xffff_8000_0000_0000;
 /// One past the end of that area.

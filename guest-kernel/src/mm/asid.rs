@@ -50,12 +50,18 @@ impl Asids {
         Self { generation: 1 << BITS, next: 1, active: [0; MAX_CPUS], kept: [0; MAX_CPUS] }
     }
 
+    /// What the CPUs that there are carry.
+    fn active(&self) -> &[u64] {
+        &self.active[..arch::cpu_count().min(MAX_CPUS)]
+    }
+
     #[cold]
     fn assign(&mut self, old: u64) -> u64 {
-        if old != 0 && self.kept.contains(&old) {
+        let cpus = arch::cpu_count().min(MAX_CPUS);
+        if old != 0 && self.kept[..cpus].contains(&old) {
             let new = self.generation | old & MASK;
             // Where it is active it is known by its new name too, to be kept again.
-            for value in self.kept.iter_mut().chain(&mut self.active) {
+            for value in self.kept[..cpus].iter_mut().chain(&mut self.active[..cpus]) {
                 if *value == old {
                     *value = new;
                 }
@@ -71,7 +77,7 @@ impl Asids {
             }
             let asid = self.next;
             self.next += 1;
-            if !self.kept.iter().any(|kept| kept & MASK == asid) {
+            if !self.kept[..cpus].iter().any(|kept| kept & MASK == asid) {
                 return self.generation | asid;
             }
         }
@@ -111,7 +117,7 @@ pub fn release(asid: &Asid) -> bool {
         arch::deactivate_user();
         asids.active[cpu] = 0;
     }
-    !asids.active.iter().any(|active| active & MASK == value & MASK)
+    !asids.active().iter().any(|active| active & MASK == value & MASK)
 }
 
 /// Begins anew on a CPU whose TLB holds nothing of before, and whose identifiers may be fewer: thaw. No
@@ -130,7 +136,7 @@ pub fn restart() {
 pub fn active_cpus(asid: &Asid) -> u64 {
     let asids = ASIDS.lock();
     let value = asid.0.load(Ordering::Relaxed) & MASK;
-    let active = asids.active.iter().enumerate();
+    let active = asids.active().iter().enumerate();
     active.filter(|(_, a)| value != 0 && *a & MASK == value).fold(0, |m, (cpu, _)| m | 1 << cpu)
 }
 

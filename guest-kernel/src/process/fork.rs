@@ -472,7 +472,7 @@ pub(super) fn new_task(
         exit_code: AtomicI32::new(0),
         exit_signal: AtomicI32::new(SIGCHLD),
         pdeath_signal: AtomicI32::new(0),
-        comm: SpinLock::new([0; task::TASK_COMM_LEN]),
+        comm: IrqLock::new([0; task::TASK_COMM_LEN]),
         tasks: Link::new(),
         thread_node: Link::new(),
         children: List::new(),

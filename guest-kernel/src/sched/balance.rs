@@ -47,20 +47,30 @@ fn look(cpu: usize) -> (u32, i32) {
 
 /// The CPU for an entity that becomes runnable and was on `last`.
 pub(super) fn select_cpu(entity: &Entity, last: usize) -> usize {
-    let allowed = allowed(entity);
+    let rt_level = entity.is_rt().then(|| entity.prio());
+    choose(rt_level, allowed(entity), last, look)
+}
+
+/// Chooses among the `allowed` CPUs, of which there is one at least. `rt_level` is the level of a real-time
+/// entity, `look` says how many are runnable on a CPU, and the level that runs.
+fn choose(
+    rt_level: Option<i32>,
+    allowed: u64,
+    last: usize,
+    look: impl Fn(usize) -> (u32, i32),
+) -> usize {
     let last_allowed = allowed & (1 << last) != 0;
     let (at_last, level_at_last) = look(last);
     if last_allowed && at_last == 0 {
         return last;
     }
-    if entity.is_rt() {
+    if let Some(level) = rt_level {
+        if last_allowed && level < level_at_last {
+            return last;
+        }
         // Where the least urgent runs, if that is less urgent.
-        let best = cpu::each(allowed).max_by_key(|&cpu| (look(cpu).1, cpu == last));
-        return match best {
-            _ if last_allowed && entity.prio() < level_at_last => last,
-            Some(cpu) if entity.prio() < look(cpu).1 || !last_allowed => cpu,
-            _ => last,
-        };
+        let least = cpu::each(allowed).max_by_key(|&cpu| look(cpu).1).unwrap_or(last);
+        return if last_allowed && level >= look(least).1 { last } else { least };
     }
     let mut best = if last_allowed { Some((at_last, last)) } else { None };
     for cpu in cpu::each(allowed) {
@@ -131,5 +141,49 @@ pub(super) fn push_all(cpu: usize, now: u64) {
         entity.thread.info.set_cpu(target);
         to.enqueue_task(entity);
         super::schedule::arrived(&to, entity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: (u32, i32) = (0, prio::MAX_PRIO as i32);
+    const NORMAL: i32 = prio::DEFAULT_PRIO;
+
+    fn normal(allowed: u64, last: usize, cpus: &[(u32, i32)]) -> usize {
+        choose(None, allowed, last, |cpu| cpus[cpu])
+    }
+
+    fn real_time(level: i32, allowed: u64, last: usize, cpus: &[(u32, i32)]) -> usize {
+        choose(Some(level), allowed, last, |cpu| cpus[cpu])
+    }
+
+    #[test]
+    fn a_sleeper_stays_unless_another_cpu_is_idle() {
+        let busy = |n| (n, NORMAL);
+        assert_eq!(normal(0b111, 1, &[IDLE, IDLE, IDLE]), 1);
+        assert_eq!(normal(0b111, 1, &[busy(1), busy(2), IDLE]), 2);
+        assert_eq!(normal(0b111, 1, &[busy(1), busy(3), busy(1)]), 1);
+        assert_eq!(normal(0b011, 1, &[busy(1), busy(2), IDLE]), 1);
+    }
+
+    #[test]
+    fn who_may_not_stay_goes_where_least_is_to_do() {
+        let busy = |n| (n, NORMAL);
+        assert_eq!(normal(0b110, 0, &[IDLE, busy(3), busy(2)]), 2);
+        assert_eq!(normal(0b100, 0, &[IDLE, IDLE, busy(5)]), 2);
+        // Away from a real-time entity also to a CPU that is busy: it counts for two.
+        assert_eq!(normal(0b11, 0, &[(2, 10), busy(1)]), 1);
+    }
+
+    #[test]
+    fn a_real_time_entity_goes_where_it_can_run() {
+        let cpus = [(2, 10), (1, 30), (1, NORMAL)];
+        assert_eq!(real_time(20, 0b111, 1, &cpus), 1, "it preempts where it was");
+        assert_eq!(real_time(20, 0b111, 0, &cpus), 2, "the least urgent makes room");
+        assert_eq!(real_time(20, 0b011, 0, &cpus), 1);
+        assert_eq!(real_time(40, 0b011, 0, &cpus), 0, "nowhere: it waits where it was");
+        assert_eq!(real_time(40, 0b010, 0, &cpus), 1, "nowhere, and it may not stay");
     }
 }

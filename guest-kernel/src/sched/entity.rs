@@ -23,7 +23,7 @@ use crate::kref::Ref;
 use crate::list::Link;
 use crate::list_link;
 use crate::mm::Mm;
-use crate::sync::SpinLock;
+use crate::sync::IrqLock;
 
 /// What the scheduler asks of whoever the entity is part of (a task).
 pub struct EntityOps {
@@ -127,7 +127,7 @@ pub struct Entity {
     /// The address space that a kernel thread runs on, borrowed from whoever ran before it.
     active_mm: UnsafeCell<Option<Ref<Mm>>>,
     #[described(skip)]
-    mm_lock: SpinLock<()>,
+    mm_lock: IrqLock<()>,
     #[described(skip)]
     ops: &'static EntityOps,
 }
@@ -200,7 +200,7 @@ impl Entity {
             wchan: AtomicPtr::new(ptr::null_mut()),
             mm: UnsafeCell::new(None),
             active_mm: UnsafeCell::new(None),
-            mm_lock: SpinLock::new(()),
+            mm_lock: IrqLock::new(()),
             ops,
         }
     }
@@ -414,7 +414,6 @@ impl Entity {
     pub fn replace_mm(&self, new: Option<Ref<Mm>>) -> Option<Ref<Mm>> {
         debug_assert!(self.is_current());
         let guard = self.mm_lock.lock();
-        let irq = arch::irq_save();
         // SAFETY: its own, under the lock; interrupts are off, so no switch looks at either meanwhile.
         let (mm, active) = unsafe { (&mut *self.mm.get(), &mut *self.active_mm.get()) };
         let old = mm.take();
@@ -429,7 +428,6 @@ impl Entity {
                 None
             }
         };
-        arch::irq_restore(irq);
         drop(guard);
         drop(borrowed);
         old

@@ -102,7 +102,8 @@ impl Default for RunQueue {
 }
 
 impl RunQueue {
-    /// The queue of a CPU that does not schedule yet.
+    /// The queue of a CPU that does not schedule yet: all zero, so that those of CPUs that are not there take
+    /// no room in the image.
     pub const fn new() -> Self {
         Self {
             cpu: 0,
@@ -112,14 +113,14 @@ impl RunQueue {
             nr_uninterruptible: 0,
             nr_switches: 0,
             curr: ptr::null(),
-            curr_prio: MAX_PRIO as i32,
+            curr_prio: 0,
             idle: ptr::null(),
             stop: ptr::null(),
             rt: ptr::null_mut(),
             active: ptr::null_mut(),
             expired: ptr::null_mut(),
             entry: ptr::null_mut(),
-            active_since: NOBODY_WAITS,
+            active_since: 0,
             last_tick: 0,
             online_since: 0,
             online_before: 0,
@@ -146,6 +147,7 @@ impl RunQueue {
         self.online_since = now;
         self.idle = idle;
         self.curr = idle;
+        self.curr_prio = MAX_PRIO as i32;
         self.last_tick = now;
         idle.exec_start.store(now, Relaxed);
     }

@@ -165,7 +165,7 @@ pub struct Task {
     pub pdeath_signal: AtomicI32,
     /// Name, NUL-padded.
     #[described(as = "chars")]
-    pub comm: SpinLock<[u8; TASK_COMM_LEN]>,
+    pub comm: IrqLock<[u8; TASK_COMM_LEN]>,
     /// Link on the list of all thread group leaders.
     pub tasks: Link,
     /// Link on the group's list of threads.
