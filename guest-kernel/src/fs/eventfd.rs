@@ -11,9 +11,12 @@ use crate::wait_event_interruptible;
 const LIMIT: u64 = u64::MAX;
 
 /// An eventfd.
+#[repr(C)]
+#[derive(belljar_abi::Described)]
 pub struct EventFd {
     count: AtomicU64,
     semaphore: bool,
+    #[described(skip)]
     wait: WaitQueue,
 }
 
@@ -99,6 +102,10 @@ impl FileOps for EventFd {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::EventFd)
+    }
+
+    fn described(&self) -> usize {
+        core::ptr::from_ref(self) as usize
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut dyn core::fmt::Write) -> core::fmt::Result {

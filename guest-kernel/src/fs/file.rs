@@ -260,6 +260,14 @@ pub trait FileOps: Any + Send + Sync {
         None
     }
 
+    /// The address of a described structure that tells readers outside the machine more: a
+    /// [`Common`](crate::net::common::Common) of a socket, a [`Pipe`](super::pipe::Pipe), an
+    /// [`EventFd`](super::eventfd::EventFd), as the kind says; 0 if there is none. It stays as long as
+    /// the file.
+    fn described(&self) -> usize {
+        0
+    }
+
     /// Adds lines to /proc/PID/fdinfo.
     fn show_fdinfo(&self, _file: &File, _out: &mut dyn fmt::Write) -> fmt::Result {
         Ok(())
@@ -306,6 +314,9 @@ pub struct File {
     /// The epoll sets that watch it.
     #[described(skip)]
     pub watchers: super::epoll::Watchers,
+    /// See [`FileOps::described`].
+    #[described(as = "hex")]
+    detail: usize,
     #[described(skip)]
     ops: Box<dyn FileOps>,
 }
@@ -333,6 +344,7 @@ impl File {
             pos_lock: Mutex::new(()),
             owner: crate::sync::SpinLock::new(Owner::default()),
             watchers: super::epoll::Watchers::new(),
+            detail: ops.described(),
             ops,
         })
     }

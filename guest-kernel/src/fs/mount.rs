@@ -88,9 +88,13 @@ struct Child {
     mount: Ref<Mount>,
 }
 
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
 struct Tree {
+    /// Its first word is null if there is none.
+    #[described(as = "struct Path")]
     place: Option<Path>,
+    #[described(skip)]
     children: Vec<Child>,
 }
 
@@ -130,7 +134,6 @@ pub struct Mount {
     /// Marked by `MNT_EXPIRE`: the next such call takes it away.
     #[described(skip)]
     expiring: AtomicBool,
-    #[described(skip)]
     tree: SpinLock<Tree>,
     /// The namespace in whose tree it is; null in none. Changed under the lock of all mount trees.
     #[described(as = "ptr MntNs")]

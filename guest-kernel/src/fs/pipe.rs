@@ -183,7 +183,10 @@ const fn exclusive(channel: &'static WaitChannel) -> Wait {
 }
 
 /// What both ends of a pipe share.
+#[repr(C)]
+#[derive(belljar_abi::Described)]
 pub struct Pipe {
+    #[described(skip)]
     ring: Mutex<Ring>,
     /// Slots in use and slots there are, as of the last change: for looks without the lock.
     used: AtomicU32,
@@ -191,11 +194,16 @@ pub struct Pipe {
     readers: AtomicU32,
     writers: AtomicU32,
     /// How often an end was opened, ever: a FIFO's open waits for the other's to grow.
+    #[described(skip)]
     reader_opens: AtomicU32,
+    #[described(skip)]
     writer_opens: AtomicU32,
+    #[described(skip)]
     read_wait: WaitQueue,
+    #[described(skip)]
     write_wait: WaitQueue,
     /// Somebody polled: edge-triggered watchers hear of every write, not only of the first.
+    #[described(skip)]
     polled: AtomicBool,
 }
 
@@ -504,6 +512,10 @@ impl FileOps for PipeFile {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::Pipe)
+    }
+
+    fn described(&self) -> usize {
+        Arc::as_ptr(&self.pipe) as usize
     }
 }
 

@@ -161,8 +161,30 @@ pub mod flag {
 }
 
 impl Common {
-    /// A socket's common part.
+    /// The common part of a socket that the caller makes.
     pub fn new(net: Ref<NetNs>, family: u32, kind: u32, protocol: u32) -> Result<Ref<Self>> {
+        Self::owned_by(super::hooks::uid(), net, family, kind, protocol)
+    }
+
+    /// The common part of a connection that came to `listener`, by whatever task that is found out.
+    pub fn for_connection(
+        listener: &Self,
+        net: Ref<NetNs>,
+        kind: u32,
+        protocol: u32,
+    ) -> Result<Ref<Self>> {
+        let common = Self::owned_by(listener.uid, net, listener.family, kind, protocol)?;
+        common.inherit(listener);
+        Ok(common)
+    }
+
+    fn owned_by(
+        uid: u32,
+        net: Ref<NetNs>,
+        family: u32,
+        kind: u32,
+        protocol: u32,
+    ) -> Result<Ref<Self>> {
         Ref::try_new(Self {
             family,
             kind,
@@ -174,7 +196,7 @@ impl Common {
             rx_queued: AtomicUsize::new(0),
             tx_queued: AtomicUsize::new(0),
             net,
-            uid: super::hooks::uid(),
+            uid,
             shutdown: AtomicU32::new(0),
             error: AtomicI32::new(0),
             sndbuf: AtomicU32::new(BUFFER_DEFAULT),

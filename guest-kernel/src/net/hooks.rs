@@ -36,6 +36,10 @@ pub struct Hooks {
     pub pid_ns: fn() -> Ref<PidNs>,
     /// The network namespace of the caller.
     pub net_ns: fn() -> Ref<NetNs>,
+    /// The network namespace behind one of the caller's descriptors; `EINVAL` if it is none.
+    pub net_by_fd: fn(i32) -> Result<Ref<NetNs>>,
+    /// The network namespace of a process; `ESRCH` if there is none.
+    pub net_by_pid: fn(u32) -> Result<Ref<NetNs>>,
     /// `RLIMIT_NOFILE` of the caller.
     pub nofile: fn() -> u64,
 }
@@ -97,6 +101,16 @@ pub fn visible_pid(pid: &Pid) -> u32 {
 /// The caller's network namespace.
 pub fn net_ns() -> Result<Ref<NetNs>> {
     HOOKS.try_get().map(|h| (h.net_ns)()).ok_or(Errno::ENOSYS)
+}
+
+/// The network namespace behind one of the caller's descriptors.
+pub fn net_by_fd(fd: i32) -> Result<Ref<NetNs>> {
+    HOOKS.try_get().ok_or(Errno::ENOSYS).and_then(|h| (h.net_by_fd)(fd))
+}
+
+/// The network namespace of a process.
+pub fn net_by_pid(pid: u32) -> Result<Ref<NetNs>> {
+    HOOKS.try_get().ok_or(Errno::ENOSYS).and_then(|h| (h.net_by_pid)(pid))
 }
 
 /// `RLIMIT_NOFILE` of the caller.

@@ -1,7 +1,8 @@
 //! ioctl(2) that every socket has (socket(7)); those about interfaces go to the namespace.
 
+use super::inet;
 use super::socket::Socket;
-use crate::errno::{Errno, Result};
+use crate::errno::Result;
 use crate::fs::File;
 use crate::mm::UserPtr;
 
@@ -11,7 +12,7 @@ const FIOGETOWN: u32 = 0x8903;
 const SIOCGPGRP: u32 = 0x8904;
 
 /// What the protocol does not know.
-pub fn ioctl(_socket: &Socket, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+pub fn ioctl(socket: &Socket, file: &File, cmd: u32, arg: u64) -> Result<usize> {
     match cmd {
         FIOSETOWN | SIOCSPGRP => {
             file.owner().lock().pid = UserPtr::<i32>::new(arg).read()?;
@@ -22,6 +23,6 @@ pub fn ioctl(_socket: &Socket, file: &File, cmd: u32, arg: u64) -> Result<usize>
             UserPtr::<i32>::new(arg).write(pid)?;
             Ok(0)
         }
-        _ => Err(Errno::ENOTTY),
+        _ => inet::ioctl::ioctl(&socket.common.net, cmd, arg),
     }
 }

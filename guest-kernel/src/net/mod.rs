@@ -6,6 +6,10 @@
 //! | [`common`] | [`Common`](common::Common): what every socket has, whatever its protocol |
 //! | [`socket`], [`options`], [`ioctl`] | [`Socket`](socket::Socket): a socket as a file, its options |
 //! | [`unix`] | Unix sockets |
+//! | [`dev`] | network interfaces |
+//! | [`inet`] | TCP, UDP, ICMP over IPv4 and IPv6 |
+//! | [`packet`] | packet sockets |
+//! | [`netlink`] | rtnetlink and sock_diag |
 //! | [`namespace`] | [`NetNs`]: what one network namespace holds |
 //! | [`hooks`] | what the floors above know of the caller |
 //!
@@ -14,11 +18,15 @@
 
 pub mod address;
 pub mod common;
+pub mod dev;
 pub mod hooks;
+pub mod inet;
 pub mod ioctl;
 pub mod message;
 pub mod namespace;
+pub mod netlink;
 pub mod options;
+pub mod packet;
 pub mod socket;
 pub mod unix;
 
@@ -58,6 +66,9 @@ pub fn create(net: &Ref<NetNs>, family: u32, kind: u32, protocol: u32) -> Result
     check(family, kind)?;
     match family {
         AF_UNIX => unix::create(net, kind, protocol),
+        inet::AF_INET | inet::AF_INET6 => inet::create(net, family, kind, protocol),
+        netlink::AF_NETLINK => netlink::create(net, kind, protocol),
+        packet::AF_PACKET => packet::create(net, kind, protocol),
         _ => Err(Errno::EAFNOSUPPORT),
     }
 }

@@ -5,6 +5,7 @@
 
 use belljar_abi::Described;
 
+use super::inet::stack::Stack;
 use super::unix;
 use crate::errno::Result;
 use crate::kref::Ref;
@@ -21,6 +22,15 @@ pub struct NetNs {
     /// Unix sockets and their abstract names.
     #[described(skip)]
     pub unix: unix::Names,
+    /// Interfaces, addresses, routes and Internet sockets.
+    #[described(skip)]
+    pub stack: Ref<Stack>,
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        self.stack.close();
+    }
 }
 
 impl HasCommon for NetNs {
@@ -32,7 +42,7 @@ impl HasCommon for NetNs {
 impl NetNs {
     /// A fresh namespace.
     pub fn new(common: NsCommon) -> Result<Ref<Self>> {
-        publish(Self { common, unix: unix::Names::new() })
+        publish(Self { common, unix: unix::Names::new(), stack: Stack::new()? })
     }
 
     /// True if `cred` has `cap` over this namespace.
@@ -41,12 +51,12 @@ impl NetNs {
     }
 
     /// The index of an interface.
-    pub fn index_of(&self, _name: &[u8]) -> Option<u32> {
-        None
+    pub fn index_of(&self, name: &[u8]) -> Option<u32> {
+        self.stack.by_name(name).map(|device| device.index())
     }
 
     /// The name of an interface.
-    pub fn name_of(&self, _index: u32) -> Option<[u8; super::IFNAMSIZ]> {
-        None
+    pub fn name_of(&self, index: u32) -> Option<[u8; super::IFNAMSIZ]> {
+        self.stack.by_index(index).map(|device| device.name())
     }
 }

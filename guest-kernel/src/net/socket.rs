@@ -80,6 +80,9 @@ pub trait Protocol: Any + Send + Sync {
         Err(Errno::ENOTTY)
     }
 
+    /// It is a file now, and its inode has a number.
+    fn opened(&self) {}
+
     /// The last descriptor is gone.
     fn release(&self);
 }
@@ -110,6 +113,7 @@ impl Socket {
         let place = anon::new_place(Pseudo::Socket, uid, gid)?;
         let common = self.common.clone();
         common.set_ino(place.inode()?.ino);
+        self.protocol.opened();
         let flags = (flags & OpenFlags::NONBLOCK) | OpenFlags::RDWR;
         File::new(place, flags, FMode::READ | FMode::WRITE, try_box(self)?)
     }
@@ -165,5 +169,9 @@ impl FileOps for Socket {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::Socket)
+    }
+
+    fn described(&self) -> usize {
+        Ref::as_ptr(&self.common) as usize
     }
 }

@@ -26,5 +26,6 @@ use crate::errno::Result;
 pub fn init() -> Result<()> {
     user::init_user_ns();
     pid::init()?;
+    crate::net::inet::tcp::sock::init();
     nsproxy::init()
 }

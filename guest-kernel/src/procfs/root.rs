@@ -31,7 +31,7 @@ static ENTRIES: &[Entry] = &[
     text("meminfo", memory::meminfo),
     text("misc", system::nothing),
     text("modules", system::nothing),
-    dir("net", system::NET),
+    Entry { name: "net", kind: Kind::FixedLink("self/net") },
     Entry { name: "mounts", kind: Kind::FixedLink("self/mounts") },
     link("self", |sb, out| put!(out, "{}", caller_number(sb, PidType::Tgid)?)),
     text("stat", cpu::stat),

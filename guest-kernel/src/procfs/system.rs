@@ -1,7 +1,6 @@
 //! Files of /proc about the system as a whole.
 
 use super::text::Text;
-use super::tree::{Entry, text};
 use crate::drivers::cmdline;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
@@ -23,29 +22,6 @@ pub fn version(_: &SuperBlock, out: &mut Text) -> Result<()> {
 /// A file that exists and is empty.
 pub fn nothing(_: &SuperBlock, _: &mut Text) -> Result<()> {
     Ok(())
-}
-
-/// /proc/net: there are no connections to show.
-pub static NET: &[Entry] = &[
-    text("dev", |_, out| {
-        out.bytes(
-            b"Inter-|   Receive                                                |  Transmit\n",
-        )?;
-        out.bytes(b" face |bytes    packets errs drop fifo frame compressed multicast|")?;
-        out.bytes(b"bytes    packets errs drop fifo colls carrier compressed\n")
-    }),
-    text("raw", |_, out| {
-        inet_header(out, " rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops")
-    }),
-    text("tcp", |_, out| inet_header(out, " rx_queue tr tm->when retrnsmt   uid  timeout inode")),
-    text("udp", |_, out| {
-        inet_header(out, " rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops")
-    }),
-    text("unix", |_, out| crate::net::unix::show::show(&*crate::net::hooks::net_ns()?, out)),
-];
-
-fn inet_header(out: &mut Text, rest: &str) -> Result<()> {
-    put!(out, "  sl  local_address rem_address   st tx_queue{rest}\n")
 }
 
 /// /proc/swaps: there are none.

@@ -23,9 +23,11 @@ pub enum Softirq {
     NetRx = 1,
     /// A block request is done.
     Block = 2,
+    /// Timers of network connections rang.
+    NetTimer = 3,
 }
 
-const COUNT: usize = 3;
+const COUNT: usize = 4;
 /// Rounds on the way out of one interrupt before `ksoftirqd` takes over.
 const MAX_ROUNDS: u32 = 10;
 

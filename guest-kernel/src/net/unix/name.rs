@@ -152,6 +152,11 @@ impl Names {
         self.all.lock().range(at + 1..).next().map(|(_, sock)| sock.clone())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.lock().len()
+    }
+
     /// Runs `f` on each socket, without holding a lock meanwhile.
     pub fn for_each(&self, mut f: impl FnMut(&Ref<UnixSock>) -> Result<()>) -> Result<()> {
         let mut at = 0;

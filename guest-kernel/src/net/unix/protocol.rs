@@ -214,6 +214,13 @@ impl Protocol for UnixProtocol {
         Ok(0)
     }
 
+    fn opened(&self) {
+        if let Some(peer) = self.sock.peer() {
+            peer.common.set_peer_ino(self.sock.common.ino());
+            self.sock.common.set_peer_ino(peer.common.ino());
+        }
+    }
+
     fn release(&self) {
         self.sock.release();
     }

@@ -8,6 +8,7 @@ mod files;
 mod idmaps;
 mod memory;
 mod mounts;
+mod net;
 mod stat;
 mod status;
 
@@ -138,6 +139,7 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("mountinfo", 0o444, Kind::Text(mounts::mountinfo)),
     entry("mounts", 0o444, Kind::Text(mounts::mounts)),
     entry("mountstats", 0o400, Kind::Private(mounts::mountstats)),
+    entry("net", 0o555, Kind::Dir(net::ENTRIES)),
     entry("ns", 0o511, Kind::Dir(NAMESPACES)),
     entry("oom_score", 0o444, Kind::Text(files::oom_score)),
     entry("oom_score_adj", 0o644, Kind::Setting(files::oom_score_adj, files::set_oom_score_adj)),

@@ -11,12 +11,14 @@ use crate::errno::{Errno, Result};
 use crate::fs::File;
 use crate::kref::Ref;
 use crate::mm::{UserPtr, copy_in, copy_out};
+use crate::net::NetNs;
 use crate::net::address::{ADDRESS_MAX, Address};
 use crate::net::hooks::{self, Hooks, Identity};
 use crate::net::socket::{Socket, socket_of};
-use crate::ns::Cred;
+use crate::ns::{Cred, Namespace};
+use crate::procfs::nsfs::namespace_of;
 use crate::task::rlimit::Resource;
-use crate::task::{self, Task};
+use crate::task::{self, Task, list};
 
 /// The socket behind a descriptor, kept open meanwhile.
 struct Open(Ref<File>);
@@ -55,6 +57,20 @@ fn identity_of(task: &Task, ids: fn(&Cred) -> (u32, u32)) -> Identity {
     Identity { pid: task.leader().thread_pid.share(), uid, gid }
 }
 
+fn net_by_fd(fd: i32) -> Result<Ref<NetNs>> {
+    match namespace_of(&*task::current().files().get(fd)?) {
+        Some(Namespace::Net(net)) => Ok(net.clone()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn net_by_pid(pid: u32) -> Result<Ref<NetNs>> {
+    let ns = task::current().active_pid_ns();
+    let task = list::find_process(pid, &ns).ok_or(Errno::ESRCH)?;
+    let proxy = task.nsproxy.share().ok_or(Errno::ESRCH)?;
+    Ok(proxy.net.clone())
+}
+
 /// Tells the network floor about the caller; at boot.
 pub fn install_hooks() {
     hooks::install(Hooks {
@@ -63,6 +79,8 @@ pub fn install_hooks() {
         cred: || task::current().cred().clone(),
         pid_ns: || task::current().active_pid_ns(),
         net_ns: || task::current().nsproxy().net.clone(),
+        net_by_fd,
+        net_by_pid,
         nofile: || task::current().signal.rlimits.soft(Resource::Nofile),
     });
 }

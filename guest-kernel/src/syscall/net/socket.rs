@@ -51,9 +51,6 @@ pub fn sys_socketpair(a: &mut Args) -> SysResult {
     let kind = a.u32(1) & TYPE_MASK;
     let (one, other) = net::pair(&task.nsproxy().net, a.u32(0), kind, a.u32(2))?;
     let (one, other) = (into_file(one, flags)?, into_file(other, flags)?);
-    let (socket, peer) = (net::socket::socket_of(&one)?, net::socket::socket_of(&other)?);
-    socket.common.set_peer_ino(peer.common.ino());
-    peer.common.set_peer_ino(socket.common.ino());
     first.install(one);
     second.install(other);
     Ok(0)

@@ -13,6 +13,24 @@ const LEFT_OUT: &[u64] = &[
     89,
 ];
 
+/// What each burst has open.
+const SOCKETS: &[(i32, i32, i32)] = &[
+    (libc::AF_INET, libc::SOCK_STREAM, 0),
+    (libc::AF_INET6, libc::SOCK_STREAM, 0),
+    (libc::AF_INET, libc::SOCK_DGRAM, 0),
+    (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+    (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE),
+    (libc::AF_PACKET, libc::SOCK_RAW, 0x300),
+    (libc::AF_UNIX, libc::SOCK_DGRAM, 0),
+    (libc::AF_UNIX, libc::SOCK_SEQPACKET, 0),
+];
+
+/// socket to recvmsg, accept4, recvmmsg, sendmmsg, ioctl, read, write, ppoll.
+const SOCKET_CALLS: &[u64] = &[
+    198, 199, 200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211, 212, 242, 243, 269, 29,
+    63, 64, 73,
+];
+
 fn argument(random: &mut Random, memory: u64) -> u64 {
     match random.below(12) {
         0 => 0,
@@ -49,9 +67,18 @@ fn burst(seed: u64, calls: u64, as_user: bool, only: &Range<u64>) -> i32 {
             let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
             libc::dup2(null, fd);
         }
+        // Sockets of every family, for the calls to find.
+        for (family, kind, protocol) in SOCKETS {
+            libc::socket(*family, *kind, *protocol);
+        }
+        let mut pair = [0; 2];
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr());
         libc::alarm(20);
         for _ in 0..calls {
-            let nr = random.below(480);
+            let nr = match random.below(4) {
+                0 => SOCKET_CALLS[random.below(SOCKET_CALLS.len() as u64) as usize],
+                _ => random.below(480),
+            };
             let a: [u64; 6] = std::array::from_fn(|_| argument(&mut random, memory));
             if LEFT_OUT.contains(&nr) || !only.contains(&nr) {
                 continue;

@@ -273,6 +273,7 @@ fn names() {
     ok(unsafe { libc::getsockname(fd, (&raw mut address).cast(), &raw mut len) });
     check_eq!((len, address.sun_path[0]), (8, 0));
     check_eq!(
+        // SAFETY: every buffer is valid.
         err(unsafe { libc::accept(fd, std::ptr::null_mut(), std::ptr::null_mut()) }),
         libc::EINVAL
     );
@@ -286,6 +287,7 @@ fn names() {
     let first = connect();
     ok(first.1);
     check_eq!(
+        // SAFETY: every buffer is valid.
         err(unsafe { libc::connect(first.0, (&raw const address).cast(), len) }),
         libc::EISCONN
     );

@@ -1,0 +1,185 @@
+//! IPv4 packets in pieces (RFC 791): cutting what is too large for a link, and putting together what came.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use smoltcp::wire::{Ipv4Address, Ipv4Packet};
+
+use super::ip::IPV4_HEADER;
+use crate::errno::{Errno, Result};
+use crate::sched::clock::{NSEC_PER_SEC, monotonic_ns};
+
+/// Packets that may be incomplete at a time.
+const INCOMPLETE_MAX: usize = 16;
+/// How long one may be.
+const TIMEOUT_NS: u64 = 30 * NSEC_PER_SEC;
+/// No packet is longer than this.
+const LONGEST: usize = 65535 - IPV4_HEADER;
+
+/// Cuts a packet into pieces of at most `mtu` bytes. `EMSGSIZE` if it must not be cut.
+pub fn split(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>> {
+    let ip = Ipv4Packet::new_checked(packet).map_err(|_| Errno::EMSGSIZE)?;
+    if ip.version() != 4 || ip.dont_frag() {
+        return Err(Errno::EMSGSIZE);
+    }
+    let (header, payload) = packet.split_at(usize::from(ip.header_len()));
+    let step = mtu.saturating_sub(header.len()) & !7;
+    if step == 0 {
+        return Err(Errno::EMSGSIZE);
+    }
+    let count = payload.len().div_ceil(step);
+    let mut pieces = Vec::new();
+    pieces.try_reserve_exact(count).map_err(|_| Errno::ENOBUFS)?;
+    for (i, part) in payload.chunks(step).enumerate() {
+        let mut piece = crate::net::message::try_vec(header)?;
+        piece.try_reserve_exact(part.len()).map_err(|_| Errno::ENOBUFS)?;
+        piece.extend_from_slice(part);
+        let total = piece.len() as u16;
+        let mut ip = Ipv4Packet::new_unchecked(&mut piece);
+        ip.set_total_len(total);
+        ip.set_more_frags(i + 1 < count);
+        ip.set_frag_offset((i * step) as u16);
+        ip.fill_checksum();
+        pieces.push(piece);
+    }
+    Ok(pieces)
+}
+
+#[derive(Default)]
+struct Incomplete {
+    since: u64,
+    header: Vec<u8>,
+    pieces: BTreeMap<u16, Vec<u8>>,
+    /// Bytes in all, once the last piece came.
+    total: Option<usize>,
+    held: usize,
+}
+
+type Key = (Ipv4Address, Ipv4Address, u16, u8);
+
+/// Packets of which some pieces came.
+#[derive(Default)]
+pub struct Assembler {
+    incomplete: BTreeMap<Key, Incomplete>,
+}
+
+impl Assembler {
+    /// Packets that are incomplete.
+    pub fn len(&self) -> usize {
+        self.incomplete.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.incomplete.is_empty()
+    }
+
+    /// Takes a piece; the whole packet, with a header of 20 bytes, if it was the last one missing.
+    pub fn add(&mut self, ip: &Ipv4Packet<&[u8]>) -> Option<Vec<u8>> {
+        let now = monotonic_ns();
+        self.incomplete.retain(|_, there| now - there.since < TIMEOUT_NS);
+        let key = (ip.src_addr(), ip.dst_addr(), ip.ident(), ip.next_header().into());
+        if !self.incomplete.contains_key(&key) && self.incomplete.len() >= INCOMPLETE_MAX {
+            return None;
+        }
+        let offset = ip.frag_offset();
+        let payload = ip.payload();
+        let end = usize::from(offset) + payload.len();
+        let there = self.incomplete.entry(key).or_default();
+        if there.pieces.is_empty() {
+            there.since = now;
+        }
+        there.held += payload.len();
+        if end > LONGEST
+            || there.held > LONGEST
+            || (ip.more_frags() && !payload.len().is_multiple_of(8))
+        {
+            self.incomplete.remove(&key);
+            return None;
+        }
+        if !ip.more_frags() {
+            there.total = Some(end);
+        }
+        if offset == 0 {
+            there.header = ip.as_ref()[..IPV4_HEADER].to_vec();
+        }
+        there.pieces.insert(offset, payload.to_vec());
+        if !there.is_complete() {
+            return None;
+        }
+        self.incomplete.remove(&key).map(Incomplete::join)
+    }
+}
+
+impl Incomplete {
+    fn is_complete(&self) -> bool {
+        let Some(total) = self.total else { return false };
+        let mut at = 0;
+        for (&offset, piece) in &self.pieces {
+            if usize::from(offset) != at {
+                return false;
+            }
+            at += piece.len();
+        }
+        at == total
+    }
+
+    fn join(self) -> Vec<u8> {
+        let mut packet = self.header;
+        self.pieces.values().for_each(|piece| packet.extend_from_slice(piece));
+        let total = packet.len() as u16;
+        let mut ip = Ipv4Packet::new_unchecked(&mut packet);
+        ip.set_header_len(IPV4_HEADER as u8);
+        ip.set_total_len(total);
+        ip.set_more_frags(false);
+        ip.set_frag_offset(0);
+        ip.fill_checksum();
+        packet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ip::{Header, build};
+    use super::*;
+
+    fn packet(len: usize) -> Vec<u8> {
+        let header = Header {
+            src: Ipv4Address::new(10, 0, 0, 1).into(),
+            dst: Ipv4Address::new(10, 0, 0, 2).into(),
+            protocol: 17,
+            ttl: 64,
+            tos: 0,
+        };
+        let payload: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+        build(&header, 42, &[&payload]).unwrap()
+    }
+
+    #[test]
+    fn pieces_come_together_in_any_order() {
+        let whole = packet(5000);
+        let mut pieces = split(&whole, 1500).unwrap();
+        assert!(pieces.iter().all(|piece| piece.len() <= 1500));
+        pieces.reverse();
+        let mut assembler = Assembler::default();
+        let last = pieces.pop().unwrap();
+        for piece in &pieces {
+            assert!(assembler.add(&Ipv4Packet::new_checked(&piece[..]).unwrap()).is_none());
+        }
+        let joined = assembler.add(&Ipv4Packet::new_checked(&last[..]).unwrap()).unwrap();
+        assert_eq!(joined[IPV4_HEADER..], whole[IPV4_HEADER..]);
+        assert!(assembler.incomplete.is_empty());
+    }
+
+    #[test]
+    fn what_overlaps_or_is_too_long_is_dropped() {
+        let mut assembler = Assembler::default();
+        let whole = packet(4000);
+        let pieces = split(&whole, 1500).unwrap();
+        for _ in 0..100 {
+            let piece = Ipv4Packet::new_checked(&pieces[0][..]).unwrap();
+            assert!(assembler.add(&piece).is_none());
+        }
+        assert!(assembler.incomplete.values().all(|there| there.held <= LONGEST));
+    }
+}

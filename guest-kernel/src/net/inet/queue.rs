@@ -1,0 +1,203 @@
+//! [`Queue`]: the datagrams that a socket holds until somebody reads them, bounded by its receive buffer:
+//! what does not fit is dropped, as datagrams may be.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+
+use smoltcp::wire::IpAddress;
+
+use super::endpoint::Endpoint;
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::net::MsgFlags;
+use crate::net::address::Address;
+use crate::net::common::{Common, SHUT_RECEIVE, flag};
+use crate::net::message::RecvMsg;
+use crate::net::unix::sock::truesize;
+use crate::sched::clock::realtime_ns;
+use crate::sync::SpinLock;
+use crate::wait_channel;
+
+/// A datagram.
+pub struct Datagram {
+    /// The packet.
+    pub bytes: Vec<u8>,
+    /// Where in it the data starts.
+    pub start: usize,
+    /// From whom, as the program sees it.
+    pub from: Address,
+    /// To which address.
+    pub to: Option<Endpoint>,
+    /// The device that it came over.
+    pub device: u32,
+    /// Hops that were left.
+    pub ttl: u8,
+    /// Type of service.
+    pub tos: u8,
+    /// Wall clock when it came.
+    pub time: u64,
+}
+
+impl Datagram {
+    /// Bytes of memory that it takes.
+    fn cost(&self) -> usize {
+        truesize(self.bytes.len())
+    }
+
+    /// The data.
+    pub fn data(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// The queue.
+#[derive(Default)]
+pub struct Queue {
+    datagrams: SpinLock<VecDeque<Ref<Datagram>>>,
+    count: AtomicUsize,
+    /// Memory taken.
+    cost: AtomicUsize,
+    /// Datagrams that did not fit.
+    pub dropped: AtomicU64,
+}
+
+impl Queue {
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Adds one, if it fits, and wakes who waits.
+    pub fn push(&self, common: &Common, datagram: Datagram) {
+        let cost = datagram.cost();
+        let room = common.rcvbuf.load(Relaxed) as usize;
+        if self.cost.load(Relaxed) + cost > room || common.is_shut(SHUT_RECEIVE) {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let len = datagram.data().len();
+        {
+            let Ok(datagram) = Ref::try_new(datagram) else { return };
+            let mut datagrams = self.datagrams.lock();
+            if datagrams.try_reserve(1).is_err() {
+                return;
+            }
+            datagrams.push_back(datagram);
+            self.count.store(datagrams.len(), Ordering::Release);
+        }
+        self.cost.fetch_add(cost, Relaxed);
+        common.rx_queued.fetch_add(len, Relaxed);
+        common.wake_readers();
+    }
+
+    fn take(&self, common: &Common, peek: bool) -> Option<Ref<Datagram>> {
+        let mut datagrams = self.datagrams.lock();
+        if peek {
+            return datagrams.front().cloned();
+        }
+        let datagram = datagrams.pop_front()?;
+        self.count.store(datagrams.len(), Ordering::Release);
+        drop(datagrams);
+        self.cost.fetch_sub(datagram.cost(), Relaxed);
+        common.rx_queued.fetch_sub(datagram.data().len(), Relaxed);
+        Some(datagram)
+    }
+
+    /// Bytes of the first one (`FIONREAD`).
+    pub fn first_len(&self) -> usize {
+        self.datagrams.lock().front().map_or(0, |datagram| datagram.data().len())
+    }
+
+    /// Lets go of all.
+    pub fn clear(&self, common: &Common) {
+        let old = core::mem::take(&mut *self.datagrams.lock());
+        self.count.store(0, Relaxed);
+        self.cost.store(0, Relaxed);
+        common.rx_queued.store(0, Relaxed);
+        drop(old);
+    }
+
+    /// Receives one: waits for it, copies it, says from whom it is.
+    pub fn receive(
+        &self,
+        common: &Common,
+        message: &mut RecvMsg<'_, '_>,
+    ) -> Result<(Ref<Datagram>, usize)> {
+        if message.flags.intersects(MsgFlags::ERRQUEUE) {
+            return Err(Errno::EAGAIN);
+        }
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let wait = common.read_patience(message.nonblock, message.flags);
+        let datagram = loop {
+            if let Some(datagram) = self.take(common, message.flags.contains(MsgFlags::PEEK)) {
+                break datagram;
+            }
+            common.check_error()?;
+            if common.is_shut(SHUT_RECEIVE) {
+                return Err(Errno::ESHUTDOWN);
+            }
+            let come = || !self.is_empty() || common.has_error() || common.is_shut(SHUT_RECEIVE);
+            wait.wait(&common.rx_wait, wait_channel!("__skb_wait_for_more_packets"), come)?;
+        };
+        let data = datagram.data();
+        let room = message.data.remaining();
+        if data.len() > room {
+            message.out_flags |= MsgFlags::TRUNC;
+        }
+        let n = message.data.put(&data[..data.len().min(room)])?;
+        if n < data.len().min(room) {
+            return Err(Errno::EFAULT);
+        }
+        message.name = Some(datagram.from);
+        stamp(common, message, datagram.time)?;
+        let n = if message.flags.contains(MsgFlags::TRUNC) { data.len() } else { n };
+        Ok((datagram, n))
+    }
+}
+
+/// Tells when a message came (`SO_TIMESTAMP`, `SO_TIMESTAMPNS`).
+fn stamp(common: &Common, message: &mut RecvMsg<'_, '_>, ns: u64) -> Result<()> {
+    use crate::sched::clock::NSEC_PER_SEC;
+    use crate::uapi::net::{SO_TIMESTAMP_OLD, SO_TIMESTAMPNS_OLD};
+    let (kind, unit) = if common.has(flag::TIMESTAMPNS) {
+        (SO_TIMESTAMPNS_OLD, 1)
+    } else if common.has(flag::TIMESTAMP) {
+        (SO_TIMESTAMP_OLD, 1000)
+    } else {
+        return Ok(());
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&(ns / NSEC_PER_SEC).to_ne_bytes());
+    bytes[8..].copy_from_slice(&(ns % NSEC_PER_SEC / unit).to_ne_bytes());
+    message.add_control(crate::net::options::SOL_SOCKET, kind, &bytes)
+}
+
+/// The wall clock, if a socket stamps what it receives.
+pub fn stamp_for(common: &Common) -> u64 {
+    if common.has(flag::TIMESTAMP | flag::TIMESTAMPNS) { realtime_ns() } else { 0 }
+}
+
+/// Tells to which address and over which device a datagram came (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+pub fn packet_info(message: &mut RecvMsg<'_, '_>, datagram: &Datagram) -> Result<()> {
+    const IP_PKTINFO: u32 = 8;
+    const IPV6_PKTINFO: u32 = 50;
+    match datagram.to.map(|to| to.addr) {
+        Some(IpAddress::Ipv4(v4)) => {
+            let mut bytes = [0; 12];
+            bytes[..4].copy_from_slice(&datagram.device.to_ne_bytes());
+            bytes[4..8].copy_from_slice(&v4.octets());
+            bytes[8..].copy_from_slice(&v4.octets());
+            message.add_control(0, IP_PKTINFO, &bytes)
+        }
+        Some(IpAddress::Ipv6(v6)) => {
+            let mut bytes = [0; 20];
+            bytes[..16].copy_from_slice(&v6.octets());
+            bytes[16..].copy_from_slice(&datagram.device.to_ne_bytes());
+            message.add_control(41, IPV6_PKTINFO, &bytes)
+        }
+        None => Ok(()),
+    }
+}

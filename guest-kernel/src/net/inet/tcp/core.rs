@@ -1,0 +1,172 @@
+//! [`Core`]: one connection. smoltcp's interface, made for a single socket and address, turns segments
+//! and time into segments; our wire takes them straight to the namespace's IP layer.
+
+use alloc::vec::Vec;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::phy::{
+    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken,
+};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+
+use crate::drivers::random;
+use crate::errno::{Errno, Result};
+use crate::net::inet::ip;
+use crate::net::inet::route::Hop;
+use crate::net::inet::stack::Stack;
+use crate::net::message::try_zeroed;
+use crate::sched::clock::monotonic_ns;
+use crate::sync::SpinLock;
+
+/// The longest segment, headers included, on a link that would take longer ones.
+const LONGEST: usize = 16 * 1024 + 40;
+
+/// Where a segment is made if there is no memory for it: it is lost, as segments may be.
+static NO_MEMORY: SpinLock<[u8; LONGEST]> = SpinLock::new([0; LONGEST]);
+
+/// A connection.
+pub struct Core {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// How its segments leave.
+    hop: Hop,
+}
+
+/// The time as smoltcp counts it.
+pub fn now() -> Instant {
+    Instant::from_micros((monotonic_ns() / 1000) as i64)
+}
+
+/// What the connection is plugged into for the length of one call.
+struct Wire<'a> {
+    stack: &'a Stack,
+    hop: &'a Hop,
+    incoming: Option<&'a [u8]>,
+    unreachable: bool,
+}
+
+struct Incoming<'a>(&'a [u8]);
+
+/// What a segment that leaves needs, while the one that came is still held.
+struct Answer<'w> {
+    stack: &'w Stack,
+    hop: &'w Hop,
+    unreachable: &'w mut bool,
+}
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl TxToken for Answer<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let Ok(mut packet) = try_zeroed(len) else {
+            let mut emergency = NO_MEMORY.lock();
+            return f(&mut emergency[..len.min(LONGEST)]);
+        };
+        let result = f(&mut packet);
+        *self.unreachable |= ip::output(self.stack, self.hop, packet).is_err();
+        result
+    }
+}
+
+impl<'a> Device for Wire<'a> {
+    type RxToken<'t>
+        = Incoming<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Answer<'t>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Answer<'_>)> {
+        let packet = self.incoming.take()?;
+        let answer =
+            Answer { stack: self.stack, hop: self.hop, unreachable: &mut self.unreachable };
+        Some((Incoming(packet), answer))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Answer<'_>> {
+        Some(Answer { stack: self.stack, hop: self.hop, unreachable: &mut self.unreachable })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = (self.hop.device.mtu() as usize).min(LONGEST);
+        // What comes in was checked before it came here; what stays in the machine needs no sums.
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        if !self.hop.local {
+            capabilities.checksum.ipv4 = Checksum::Tx;
+            capabilities.checksum.tcp = Checksum::Tx;
+        }
+        capabilities
+    }
+}
+
+impl Core {
+    /// A connection of `local`, whose segments leave over `hop`, with buffers of these sizes.
+    pub fn new(
+        stack: &Stack,
+        local: IpAddress,
+        hop: Hop,
+        receive: usize,
+        send: usize,
+    ) -> Result<Self> {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = random::random_u64();
+        let mut wire = Wire { stack, hop: &hop, incoming: None, unreachable: false };
+        let mut iface = Interface::new(config, &mut wire, now());
+        // With an empty prefix every address is on the link: where packets go is not its business.
+        iface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(local, 0));
+        });
+        let mut storage: Vec<SocketStorage<'static>> = Vec::new();
+        storage.try_reserve_exact(1).map_err(|_| Errno::ENOBUFS)?;
+        storage.push(SocketStorage::EMPTY);
+        let buffer = |len| try_zeroed(len).map(SocketBuffer::new).map_err(|_| Errno::ENOBUFS);
+        let mut socket = Socket::new(buffer(receive)?, buffer(send)?);
+        socket.set_congestion_control(CongestionControl::Reno);
+        let mut sockets = SocketSet::new(storage);
+        let handle = sockets.add(socket);
+        Ok(Self { iface, sockets, handle, hop })
+    }
+
+    /// The state machine.
+    #[inline]
+    pub fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    /// The state machine, to change it.
+    #[inline]
+    pub fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Begins to connect.
+    pub fn connect(&mut self, local: (IpAddress, u16), remote: (IpAddress, u16)) -> Result<()> {
+        let socket: &mut Socket<'static> = self.sockets.get_mut(self.handle);
+        socket.connect(self.iface.context(), remote, local).map_err(|_| Errno::EADDRNOTAVAIL)
+    }
+
+    /// Takes a segment in, if there is one, and sends what is to be sent. False if nobody on the link has the
+    /// other side's address.
+    pub fn poll(&mut self, stack: &Stack, incoming: Option<&[u8]>) -> bool {
+        let mut wire = Wire { stack, hop: &self.hop, incoming, unreachable: false };
+        self.iface.poll(now(), &mut wire, &mut self.sockets);
+        !wire.unreachable
+    }
+
+    /// When it wants to be polled again, in ns of CLOCK_MONOTONIC.
+    pub fn next_poll(&mut self) -> Option<u64> {
+        let at = self.iface.poll_at(now(), &self.sockets)?;
+        Some((at.total_micros().max(0) as u64).saturating_mul(1000))
+    }
+}

@@ -1,0 +1,224 @@
+//! Which socket a segment is for: connections by both ends, listeners by port, and who holds which port.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{IpAddress, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+
+use super::sock::TcpSock;
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::net::common::state;
+use crate::net::inet::endpoint::{Endpoint, overlap, takes};
+use crate::net::inet::ip::{self, Header, Received};
+use crate::net::inet::ports;
+use crate::net::inet::stack::Stack;
+
+type Pair = ((IpAddress, u16), (IpAddress, u16));
+
+/// The TCP sockets of a namespace.
+#[derive(Default)]
+pub struct TcpTable {
+    connections: BTreeMap<Pair, Ref<TcpSock>>,
+    listeners: BTreeMap<u16, Vec<Ref<TcpSock>>>,
+    /// Who holds a port: every socket that has one.
+    ports: BTreeMap<u16, Vec<Ref<TcpSock>>>,
+}
+
+fn pair(local: Endpoint, peer: Endpoint) -> Pair {
+    ((local.addr, local.port), (peer.addr, peer.port))
+}
+
+fn add(table: &mut BTreeMap<u16, Vec<Ref<TcpSock>>>, port: u16, sock: &TcpSock) -> Result<()> {
+    let there = table.entry(port).or_default();
+    there.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    there.push(sock.to_ref());
+    Ok(())
+}
+
+fn remove(
+    table: &mut BTreeMap<u16, Vec<Ref<TcpSock>>>,
+    port: u16,
+    sock: &TcpSock,
+) -> Option<Ref<TcpSock>> {
+    let there = table.get_mut(&port)?;
+    let at = there.iter().position(|other| core::ptr::eq(&**other, sock));
+    let gone = at.map(|at| there.swap_remove(at));
+    if there.is_empty() {
+        table.remove(&port);
+    }
+    gone
+}
+
+impl TcpTable {
+    /// Every socket that has a port.
+    pub fn all(&self) -> Vec<Ref<TcpSock>> {
+        self.ports.values().flatten().cloned().collect()
+    }
+
+    /// Takes `port` at `addr` for `sock`, or with 0 any free one.
+    pub fn take_port(&mut self, sock: &TcpSock, addr: IpAddress, port: u16) -> Result<u16> {
+        let conflicts = |there: &Ref<TcpSock>| {
+            let theirs = there.names.lock().local.addr;
+            let listens = there.common.state() == state::LISTEN;
+            overlap(addr, sock.dual(), theirs, there.dual())
+                && !ports::may_share(&sock.common, &there.common, listens)
+        };
+        let port = match port {
+            0 => ports::ephemeral(|port| !self.ports.contains_key(&port))?,
+            port if self.ports.get(&port).is_some_and(|all| all.iter().any(conflicts)) => {
+                return Err(Errno::EADDRINUSE);
+            }
+            port => port,
+        };
+        add(&mut self.ports, port, sock)?;
+        Ok(port)
+    }
+
+    /// Shares the port of a listener with one of its connections.
+    pub fn share_port(&mut self, sock: &TcpSock, port: u16) -> Result<()> {
+        add(&mut self.ports, port, sock)
+    }
+
+    /// Gives a port back.
+    pub fn give_port(&mut self, sock: &TcpSock, port: u16) -> Option<Ref<TcpSock>> {
+        remove(&mut self.ports, port, sock)
+    }
+
+    /// Adds a connection; `EADDRNOTAVAIL` if there is one between the same ends.
+    pub fn connect(&mut self, sock: &TcpSock, local: Endpoint, peer: Endpoint) -> Result<()> {
+        let key = pair(local, peer);
+        if self.connections.contains_key(&key) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        self.connections.insert(key, sock.to_ref());
+        Ok(())
+    }
+
+    /// Adds a listener; `EADDRINUSE` if another one has the place and does not share it.
+    pub fn listen(&mut self, sock: &TcpSock, local: Endpoint) -> Result<()> {
+        let clash = self.listeners.get(&local.port).is_some_and(|there| {
+            there.iter().any(|other| {
+                let theirs = other.names.lock().local.addr;
+                overlap(local.addr, sock.dual(), theirs, other.dual())
+                    && !ports::may_share(&sock.common, &other.common, true)
+            })
+        });
+        if clash {
+            return Err(Errno::EADDRINUSE);
+        }
+        add(&mut self.listeners, local.port, sock)
+    }
+
+    /// Takes a listener off.
+    pub fn unlisten(&mut self, sock: &TcpSock, port: u16) -> Option<Ref<TcpSock>> {
+        remove(&mut self.listeners, port, sock)
+    }
+
+    fn disconnect(&mut self, sock: &TcpSock, key: &Pair) -> Option<Ref<TcpSock>> {
+        let there = self.connections.get(key)?;
+        if core::ptr::eq(&**there, sock) { self.connections.remove(key) } else { None }
+    }
+
+    fn connection(&self, local: (IpAddress, u16), peer: (IpAddress, u16)) -> Option<Ref<TcpSock>> {
+        self.connections.get(&(local, peer)).cloned()
+    }
+
+    fn listener(&self, dst: IpAddress, port: u16) -> Option<Ref<TcpSock>> {
+        let there = self.listeners.get(&port)?;
+        let fits =
+            there.iter().filter(|sock| takes(sock.names.lock().local.addr, sock.dual(), dst));
+        fits.max_by_key(|sock| !sock.names.lock().local.is_any()).cloned()
+    }
+}
+
+/// The connection of a socket is over: nothing finds it any more, and its port is free unless the program
+/// gave it.
+pub fn forget_connection(sock: &TcpSock) {
+    let names = *sock.names.lock();
+    let dead = sock.common.has(crate::net::common::flag::DEAD);
+    let mut gone = (None, None);
+    {
+        let mut table = sock.stack.tcp.lock();
+        if let Some(peer) = names.peer {
+            gone.0 = table.disconnect(sock, &pair(names.local, peer));
+        }
+        if dead {
+            gone.1 = table.give_port(sock, names.local.port);
+        }
+    }
+    drop(gone);
+    sock.disarm();
+}
+
+/// A namespace goes: connections that nobody holds any more end here.
+pub fn close_all(stack: &Stack) {
+    let table = core::mem::take(&mut *stack.tcp.lock());
+    for sock in table.connections.values() {
+        sock.disarm();
+    }
+    drop(table);
+}
+
+/// A segment came.
+pub fn input(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>) {
+    let header = &received.header;
+    let local = (header.dst, segment.dst_port());
+    let peer = (header.src, segment.src_port());
+    let connection = stack.tcp.lock().connection(local, peer);
+    if let Some(sock) = connection {
+        sock.poll(Some(received.packet));
+        return;
+    }
+    if segment.syn() && !segment.ack() && !segment.rst() {
+        let listener = stack.tcp.lock().listener(local.0, local.1);
+        if let Some(listener) = listener {
+            listener.handle_syn(received, local, peer);
+            return;
+        }
+    }
+    if !segment.rst() {
+        send_reset(stack, received, segment);
+    }
+}
+
+/// Answers a segment that is for nobody (RFC 9293, 3.10.7.1).
+fn send_reset(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>) {
+    let (from, to) = (received.header.dst, received.header.src);
+    let Ok(hop) = stack.route(to, 0) else { return };
+    let (seq_number, ack_number) = if segment.ack() {
+        (segment.ack_number(), None)
+    } else {
+        (TcpSeqNumber(0), Some(segment.seq_number() + segment.segment_len()))
+    };
+    let repr = TcpRepr {
+        src_port: segment.dst_port(),
+        dst_port: segment.src_port(),
+        control: TcpControl::Rst,
+        seq_number,
+        ack_number,
+        window_len: 0,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+    let header = Header { src: from, dst: to, protocol: ip::TCP, ttl: 64, tos: 0 };
+    let Ok(mut packet) = ip::build(&header, 0, &[&[0; 20]]) else { return };
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::header_len(to)..]);
+    repr.emit(&mut tcp, &from, &to, &ChecksumCapabilities::default());
+    let _ = ip::output(stack, &hop, packet);
+}
+
+/// An ICMP error came for a segment that went from `local` to `peer`.
+pub fn report(stack: &Stack, local: (IpAddress, u16), peer: (IpAddress, u16), error: Errno) {
+    let Some(sock) = stack.tcp.lock().connection(local, peer) else { return };
+    // Only an attempt to connect ends by it; a connection that stands goes on (RFC 1122, 4.2.3.9).
+    if sock.common.state() == state::SYN_SENT {
+        sock.common.set_error(error);
+        sock.with_core(|core| core.socket_mut().abort());
+    }
+}
