@@ -1,4 +1,4 @@
-//! The views of a VM, running or stored: `belljar ps`, `pstree`, `task`, `maps`, `vtop`, `runq`, `bt`, `log`.
+//! The views of a VM, running or stored: `belljar ps`, `pstree`, `task`, `maps`, `fds`, `vtop`, `runq`, `bt`, `log`.
 
 use std::io::{self, Write};
 
@@ -20,6 +20,8 @@ pub(super) enum Views {
     Task(VmPid),
     /// Show the memory mappings of one process
     Maps(VmPid),
+    /// Show the open files of one process, and who has the other ends
+    Fds(VmPid),
     /// Translate a virtual address, table by table
     Vtop(VmPidAddr),
     /// Show what each CPU runs and what waits for it
@@ -87,6 +89,7 @@ pub(super) fn run(view: &Views, format: Format) -> Result<(), Error> {
         Views::Pstree(of) => (&of.stored, of_vm(of, Request::Pstree)),
         Views::Task(of) => (&of.stored, of_pid(of, |pid| Request::Task { pid })?),
         Views::Maps(of) => (&of.stored, of_pid(of, |pid| Request::Maps { pid })?),
+        Views::Fds(of) => (&of.stored, of_pid(of, |pid| Request::Fds { pid })?),
         Views::Vtop(of) => {
             let (vm, [pid, addr]) = split(&of.words, &of.stored, "PID ADDR")?;
             let request = Request::Vtop { pid: parse_pid(pid)?, addr: parse_address(addr)? };

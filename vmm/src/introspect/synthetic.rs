@@ -543,6 +543,7 @@ pub fn look_at_everything(ram: &[u8]) {
         Request::Pstree,
         Request::Task { pid: 1 },
         Request::Maps { pid: 1 },
+        Request::Fds { pid: 1 },
         Request::Vtop { pid: 1, addr: USER },
         Request::Vtop { pid: 1, addr: LINEAR + BASE },
         Request::Runq,

@@ -4,6 +4,7 @@
 //! fails for the sake of one damaged process: it keeps what it has and the answer says `torn`.
 
 mod bt;
+mod fds;
 mod frames;
 mod log;
 mod maps;
@@ -44,6 +45,11 @@ pub enum Request {
         /// Its number in the initial namespace.
         pid: u32,
     },
+    /// The open files of one process.
+    Fds {
+        /// Its number in the initial namespace.
+        pid: u32,
+    },
     /// The stage-1 walk of one address.
     Vtop {
         /// The process in whose address space.
@@ -70,6 +76,7 @@ impl Request {
             Self::Pstree => &pstree::SCHEMA,
             Self::Task { .. } => &task::SCHEMA,
             Self::Maps { .. } => &maps::SCHEMA,
+            Self::Fds { .. } => &fds::SCHEMA,
             Self::Vtop { .. } => &vtop::SCHEMA,
             Self::Runq => &runq::SCHEMA,
             Self::Bt { .. } => &bt::SCHEMA,
@@ -78,11 +85,12 @@ impl Request {
     }
 }
 
-static SCHEMAS: [&Schema; 8] = [
+static SCHEMAS: [&Schema; 9] = [
     &ps::SCHEMA,
     &pstree::SCHEMA,
     &task::SCHEMA,
     &maps::SCHEMA,
+    &fds::SCHEMA,
     &vtop::SCHEMA,
     &runq::SCHEMA,
     &bt::SCHEMA,
@@ -125,6 +133,7 @@ pub fn view(kernel: &Kernel<'_>, request: &Request, source: Option<&SourceMap>) 
         Request::Pstree => rows(pstree::rows(kernel)?),
         Request::Task { pid } => rows(task::rows(kernel, pid)?),
         Request::Maps { pid } => rows(maps::rows(kernel, pid)?),
+        Request::Fds { pid } => rows(fds::rows(kernel, pid)?),
         Request::Vtop { pid, addr } => rows(vtop::rows(kernel, pid, addr)?),
         Request::Runq => rows(runq::rows(kernel)?),
         Request::Bt { pid } => rows(bt::rows(kernel, pid, source)?),
