@@ -8,9 +8,11 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe, read, write};
 use std::ffi::c_void;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -51,6 +53,8 @@ pub const ROWS: &[Row] = &[
     row("ctx_16", "us", || context_switch(16)),
     row("pipe_rtt", "us", pipe_round_trip),
     row("pipe_bw", "us/MiB", pipe_bandwidth),
+    row("unix_rtt", "us", unix_round_trip),
+    row("tcp_rtt", "us", tcp_round_trip),
     row("fault_anon", "us", anonymous_fault),
     row("fault_cow", "us", cow_fault),
     row("mmap", "us", map_and_unmap),
@@ -253,6 +257,40 @@ fn pipe_round_trip() -> Measured {
     kill(child, Signal::SIGKILL)?;
     waitpid(child, None)?;
     measured
+}
+
+/// A byte there and back: the child echoes at `theirs`.
+fn round_trip<S: Read + Write>(mut ours: S, mut theirs: S) -> Measured {
+    let child = fork_child(move || {
+        let mut byte = [0];
+        while theirs.read(&mut byte)? == 1 {
+            theirs.write_all(&byte)?;
+        }
+        Ok(())
+    })?;
+    let measured = repeat(1_000, || {
+        ours.write_all(b"t")?;
+        ours.read_exact(&mut [0])
+    });
+    kill(child, Signal::SIGKILL)?;
+    waitpid(child, None)?;
+    measured
+}
+
+fn unix_round_trip() -> Measured {
+    let (ours, theirs) = UnixStream::pair()?;
+    round_trip(ours, theirs)
+}
+
+fn tcp_round_trip() -> Measured {
+    // Neither kernel has its loopback interface up before somebody asks for it.
+    Command::new("/bin/ifconfig").args(["lo", "127.0.0.1", "up"]).status()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    let (theirs, _) = listener.accept()?;
+    ours.set_nodelay(true)?;
+    theirs.set_nodelay(true)?;
+    round_trip(ours, theirs)
 }
 
 fn pipe_bandwidth() -> Measured {

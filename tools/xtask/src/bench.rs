@@ -34,6 +34,8 @@ const ROWS: &[&str] = &[
     "ctx_16",
     "pipe_rtt",
     "pipe_bw",
+    "unix_rtt",
+    "tcp_rtt",
     "fault_anon",
     "fault_cow",
     "mmap",
