@@ -410,6 +410,8 @@ fn orphaned_pgrp_by_reparent(list: &TaskList, child: &Task, father: &Task) {
 pub fn release_task(task: &Task) {
     let list = list::lock();
     release_locked(&list, task);
+    drop(list);
+    list::drop_released();
 }
 
 /// [`release_task`] under the list's lock.
@@ -529,4 +531,5 @@ fn become_leader(task: &Task) {
     leader.exit_state.store(EXIT_DEAD, Ordering::Release);
     release_locked(&list, &leader_ref);
     drop(list);
+    list::drop_released();
 }

@@ -92,6 +92,7 @@ pub fn do_wait(which: &Which, options: WaitOptions) -> Result<Option<WaitResult>
             !matches!(outcome, Ok(None))
         })?;
     }
+    list::drop_released();
     outcome
 }
 

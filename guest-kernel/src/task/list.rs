@@ -2,9 +2,7 @@
 //! the family links. One lock guards all of it, and a sequence count tells readers outside the machine
 //! whether they met a change.
 
-use core::mem::ManuallyDrop;
-use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::{Task, TasksLink};
 use crate::kref::Ref;
@@ -17,7 +15,7 @@ use crate::sync::{IrqLock, IrqLockGuard, SeqCount};
 pub struct TaskList {
     /// Thread group leaders, task 0 first.
     pub tasks: List<Task, TasksLink>,
-    /// Tasks off every list, whose reference goes once the lock was let go of: what ends with a task takes
+    /// Tasks off every list, whose reference goes once the lock was let go of ([`drop_released`]): what ends with a task takes
     /// locks that interrupts, which may want the task list, do not spare.
     released: List<Task, TasksLink>,
 }
@@ -31,39 +29,22 @@ pub static NR_THREADS: AtomicU32 = AtomicU32::new(0);
 /// Forks since boot, for /proc/stat.
 pub static TOTAL_FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// Access to the task list while it is locked.
-pub struct TaskListGuard(ManuallyDrop<IrqLockGuard<'static, TaskList>>);
+/// There may be released tasks: set under the lock, after one was added.
+static ANY_RELEASED: AtomicBool = AtomicBool::new(false);
 
 /// Locks the task list.
 #[inline]
-pub fn lock() -> TaskListGuard {
-    TaskListGuard(ManuallyDrop::new(TASK_LIST.lock()))
+pub fn lock() -> IrqLockGuard<'static, TaskList> {
+    TASK_LIST.lock()
 }
 
-impl Deref for TaskListGuard {
-    type Target = TaskList;
-
-    #[inline]
-    fn deref(&self) -> &TaskList {
-        &self.0
+/// Drops the list's references to tasks that were released. Called, without the lock, by whoever released
+/// one, and at the latest when the next task has ended.
+pub fn drop_released() {
+    if !ANY_RELEASED.load(Ordering::Relaxed) {
+        return;
     }
-}
-
-impl Drop for TaskListGuard {
-    #[inline]
-    fn drop(&mut self) {
-        let dead = !self.0.released.is_empty();
-        // SAFETY: it is not used any more.
-        unsafe { ManuallyDrop::drop(&mut self.0) };
-        if dead {
-            drop_released();
-        }
-    }
-}
-
-/// Drops the list's references to tasks that were released.
-#[cold]
-fn drop_released() {
+    ANY_RELEASED.store(false, Ordering::Relaxed);
     loop {
         // SAFETY: the lock is held, and the reference that the list had is taken over.
         let task = unsafe { TASK_LIST.lock().released.pop_front().map(|t| Ref::from_raw(t)) };
@@ -129,13 +110,14 @@ impl TaskList {
         });
     }
 
-    /// The list's reference to a task that was [unlinked](Self::unlink) goes when the lock is let go of.
+    /// The list's reference to a task that was [unlinked](Self::unlink) goes with [`drop_released`].
     ///
     /// # Safety
     /// The reference that was made for [`link_new`](Self::link_new) is still there; it is given away.
     pub unsafe fn put(&self, task: &Task) {
         // SAFETY: the list's lock is held, the task is on no list, and that reference keeps it.
         unsafe { self.released.push_back(task) };
+        ANY_RELEASED.store(true, Ordering::Relaxed);
     }
 
     /// Gives `child` to another parent.

@@ -432,6 +432,7 @@ impl core::fmt::Display for Comm {
 pub fn put_entity(entity: &Entity) {
     // SAFETY: the scheduler's reference was made by `into_raw` when the task was first woken.
     drop(unsafe { Ref::from_raw(Task::of(entity)) });
+    list::drop_released();
 }
 
 /// The caller's memory; `EINVAL` for a kernel thread.
