@@ -147,7 +147,7 @@ pub struct RootPage {
     /// Bytes of text that the ring holds.
     pub log_size: AtomicU64,
 
-    /// Reserved: address of the list of namespaces.
+    /// Address of the head of the list of namespaces: `NsCommon`s linked through `all`.
     pub namespaces: AtomicU64,
     /// Reserved: address of the trace rings.
     pub trace_rings: AtomicU64,

@@ -11,6 +11,7 @@ use belljar_abi::root::{BootState, Console, LogRing, PANIC_MESSAGE_SIZE};
 use super::ROOT;
 use crate::addr::{LINEAR_OFFSET, PAGE_SHIFT, PhysAddr};
 use crate::drivers::tty::console::Kind;
+use crate::ns::common::registry_address;
 use crate::ns::pid;
 use crate::sched::schedule::RUNQUEUES;
 use crate::task::{Task, list};
@@ -84,6 +85,7 @@ pub fn publish_tasks(init_task: &'static Task) {
     ROOT.task_list_seq.store(&raw const list::TASK_LIST_SEQ as u64, Relaxed);
     ROOT.init_task.store(core::ptr::from_ref(init_task) as u64, Relaxed);
     ROOT.pid_hash.store(pid::pid_hash_address() as u64, Relaxed);
+    ROOT.namespaces.store(registry_address() as u64, Relaxed);
     ROOT.pid_hash_len.store(pid::PID_HASH_SIZE as u64, Relaxed);
     ROOT.set_boot_state(BootState::Tasks);
 }

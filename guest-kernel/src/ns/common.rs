@@ -14,7 +14,7 @@ use crate::list::{Link, List};
 use crate::list_link;
 use crate::ns::ucounts::Charge;
 use crate::ns::user::UserNs;
-use crate::sync::{IrqLock, SeqCount};
+use crate::sync::IrqLock;
 use crate::uapi::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
     CLONE_NEWUSER, CLONE_NEWUTS,
@@ -135,8 +135,6 @@ pub struct Registry {
 }
 
 static REGISTRY: IrqLock<Registry> = IrqLock::new(Registry { all: List::new() });
-/// Odd while the list of namespaces changes.
-pub static REGISTRY_SEQ: SeqCount = SeqCount::new();
 
 /// Address of the list's head, for the root page.
 pub fn registry_address() -> usize {
@@ -189,7 +187,7 @@ impl Drop for NsCommon {
         if self.all.is_linked() {
             let _registry = REGISTRY.lock();
             // SAFETY: the registry's lock is held.
-            REGISTRY_SEQ.write(|| unsafe { self.all.unlink() });
+            unsafe { self.all.unlink() };
         }
     }
 }
@@ -211,7 +209,7 @@ fn enlist(common: &NsCommon) {
     let registry = REGISTRY.lock();
     // SAFETY: the registry's lock is held; the namespace lies in a `Ref`, so it stays at its address
     // until `Drop` takes it off.
-    REGISTRY_SEQ.write(|| unsafe { registry.all.push_back(common) });
+    unsafe { registry.all.push_back(common) };
 }
 
 /// How many namespaces of a kind there are, for tests and statistics.

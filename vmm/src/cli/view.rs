@@ -1,4 +1,5 @@
-//! The views of a VM, running or stored: `belljar ps`, `pstree`, `task`, `maps`, `fds`, `vtop`, `runq`, `bt`, `log`.
+//! The views of a VM, running or stored: `belljar ps`, `pstree`, `task`, `maps`, `fds`, `vtop`, `runq`, `bt`,
+//! `log`, `ns`.
 
 use std::io::{self, Write};
 
@@ -13,7 +14,7 @@ use crate::render::{self, Format};
 #[derive(Debug, Subcommand)]
 pub(super) enum Views {
     /// List the processes and kernel threads of a VM
-    Ps(Vm),
+    Ps(VmPs),
     /// Show the processes of a VM as a tree
     Pstree(Vm),
     /// Show the fields of one task
@@ -30,6 +31,8 @@ pub(super) enum Views {
     Bt(VmPid),
     /// Print the kernel's log
     Log(Vm),
+    /// List the namespaces of a VM and who is in them
+    Ns(VmNs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +42,25 @@ pub(super) struct Vm {
     vm: Option<String>,
     #[command(flatten)]
     stored: Stored,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VmPs {
+    #[command(flatten)]
+    of: Vm,
+    /// Only the processes of this namespace, by the inode that `belljar ns` shows; those of a pid
+    /// namespace by the numbers that they have there
+    #[arg(long, value_name = "INODE")]
+    ns: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VmNs {
+    #[command(flatten)]
+    of: Vm,
+    /// Nest pid namespaces, and the others below the user namespaces that own them
+    #[arg(long)]
+    tree: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,7 +107,9 @@ pub(super) fn run(view: &Views, format: Format) -> Result<(), Error> {
         Ok((vm.map(str::to_owned), request(parse_pid(pid)?)))
     };
     let (stored, (vm, request)) = match view {
-        Views::Ps(of) => (&of.stored, of_vm(of, Request::Ps)),
+        Views::Ps(VmPs { of, ns }) => {
+            (&of.stored, of_vm(of, ns.map_or(Request::Ps, |ns| Request::PsNs { ns })))
+        }
         Views::Pstree(of) => (&of.stored, of_vm(of, Request::Pstree)),
         Views::Task(of) => (&of.stored, of_pid(of, |pid| Request::Task { pid })?),
         Views::Maps(of) => (&of.stored, of_pid(of, |pid| Request::Maps { pid })?),
@@ -98,6 +122,9 @@ pub(super) fn run(view: &Views, format: Format) -> Result<(), Error> {
         Views::Runq(of) => (&of.stored, of_vm(of, Request::Runq)),
         Views::Bt(of) => (&of.stored, of_pid(of, |pid| Request::Bt { pid })?),
         Views::Log(of) => (&of.stored, of_vm(of, Request::Log)),
+        Views::Ns(VmNs { of, tree }) => {
+            (&of.stored, of_vm(of, if *tree { Request::NsTree } else { Request::Ns }))
+        }
     };
     let envelope = target::view(vm.as_deref(), stored, &request)?;
     if matches!((&request, format), (Request::Log, Format::Table)) {

@@ -76,6 +76,12 @@ pub enum Error {
         /// The number asked for.
         pid: u32,
     },
+    /// A namespace that does not exist.
+    #[error("no namespace {inode} in this guest: belljar ns lists those that there are")]
+    NoNamespace {
+        /// The inode asked for.
+        inode: u32,
+    },
     /// A process without an address space.
     #[error("process {pid} is a kernel thread or a zombie: it has no address space")]
     NoMm {

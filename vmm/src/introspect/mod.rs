@@ -119,6 +119,15 @@ impl<'r> Kernel<'r> {
             .collect()
     }
 
+    /// Every namespace, by what all kinds have in common.
+    pub fn namespaces(&self) -> Result<Vec<Object<'_>>> {
+        if !self.root.has_reached(BootState::Tasks) || self.root.namespaces() == 0 {
+            return Err(Error::TooEarly { what: "the list of namespaces" });
+        }
+        let list = List::new(self, self.root.namespaces(), "NsCommon", "all")?;
+        Ok(self.keep(list))
+    }
+
     /// The tasks of the task list: every thread group's leader, the idle tasks not among them.
     pub fn processes(&self) -> Result<Vec<Object<'_>>> {
         if !self.root.has_reached(BootState::Tasks) {

@@ -107,6 +107,8 @@ impl Root {
         kernel_pgd_phys: u64 -> u64;
         /// Address of the task list's head.
         task_list: u64 -> u64;
+        /// Address of the head of the list of namespaces.
+        namespaces: u64 -> u64;
         /// Address of the task list's sequence count.
         task_list_seq: u64 -> u64;
         /// Address of the boot CPU's idle task.

@@ -549,6 +549,9 @@ pub fn look_at_everything(ram: &[u8]) {
         Request::Runq,
         Request::Bt { pid: 1 },
         Request::Log,
+        Request::Ns,
+        Request::NsTree,
+        Request::PsNs { ns: 1 },
     ];
     for request in &requests {
         let _ = view(&kernel, request, None);

@@ -8,6 +8,7 @@ mod fds;
 mod frames;
 mod log;
 mod maps;
+mod ns;
 mod process;
 mod ps;
 mod pstree;
@@ -66,6 +67,17 @@ pub enum Request {
     },
     /// The kernel log.
     Log,
+    /// Every namespace.
+    Ns,
+    /// Every namespace, as a tree.
+    #[serde(rename = "nstree")]
+    NsTree,
+    /// The processes of one namespace, with the numbers that they have there.
+    #[serde(rename = "psns")]
+    PsNs {
+        /// The inode of its file in /proc/PID/ns.
+        ns: u32,
+    },
 }
 
 impl Request {
@@ -81,11 +93,14 @@ impl Request {
             Self::Runq => &runq::SCHEMA,
             Self::Bt { .. } => &bt::SCHEMA,
             Self::Log => &log::SCHEMA,
+            Self::Ns => &ns::SCHEMA,
+            Self::NsTree => &ns::TREE_SCHEMA,
+            Self::PsNs { .. } => &ps::SCHEMA,
         }
     }
 }
 
-static SCHEMAS: [&Schema; 9] = [
+static SCHEMAS: [&Schema; 11] = [
     &ps::SCHEMA,
     &pstree::SCHEMA,
     &task::SCHEMA,
@@ -95,6 +110,8 @@ static SCHEMAS: [&Schema; 9] = [
     &runq::SCHEMA,
     &bt::SCHEMA,
     &log::SCHEMA,
+    &ns::SCHEMA,
+    &ns::TREE_SCHEMA,
 ];
 
 /// The schemas of all views.
@@ -138,6 +155,9 @@ pub fn view(kernel: &Kernel<'_>, request: &Request, source: Option<&SourceMap>) 
         Request::Runq => rows(runq::rows(kernel)?),
         Request::Bt { pid } => rows(bt::rows(kernel, pid, source)?),
         Request::Log => rows(log::rows(kernel)?),
+        Request::Ns => rows(ns::rows(kernel)?),
+        Request::NsTree => rows(ns::tree(kernel)?),
+        Request::PsNs { ns } => rows(ps::rows_in(kernel, ns)?),
     };
     Ok(Answer { schema: request.schema(), consistency: kernel.consistency(), rows })
 }

@@ -10,6 +10,13 @@ const SID: usize = 3;
 const EXIT_ZOMBIE: u64 = 32;
 const EXIT_DEAD: u64 = 16;
 
+/// The numbers of a `Pid`, outermost namespace first, with the namespaces' addresses.
+fn numbers(pid: &Object<'_>) -> Result<Vec<(u64, u64)>> {
+    let numbers = pid.array("numbers")?;
+    let pair = |upid: Object<'_>| Ok((upid.uint("nr")?, upid.ptr("ns")?.map_or(0, |ns| ns.addr())));
+    numbers.into_iter().map(pair).collect()
+}
+
 /// A task.
 pub struct Process<'k> {
     kernel: &'k Kernel<'k>,
@@ -48,6 +55,12 @@ impl<'k> Process<'k> {
         self.task.uint("pid")
     }
 
+    /// Its number at each level of pid namespaces, outermost first, with the namespace's address.
+    pub(super) fn numbers(&self) -> Result<Vec<(u64, u64)>> {
+        let Some(pid) = self.task.ptr("thread_pid")? else { return Ok(vec![]) };
+        numbers(&pid)
+    }
+
     /// Number of its parent's process; `None` if it has no parent.
     pub fn ppid(&self) -> Result<Option<u64>> {
         self.task.ptr("real_parent")?.map(|p| p.uint("tgid")).transpose()
@@ -64,6 +77,29 @@ impl<'k> Process<'k> {
             }
         };
         Ok((number(PGID)?, number(SID)?))
+    }
+
+    /// What the pid namespace at `ns` calls it, its parent, its process group and its session; 0 for what
+    /// it does not see. `None` if it does not see the process itself.
+    pub(super) fn numbers_in(&self, ns: u64) -> Result<Option<[u64; 4]>> {
+        let in_ns = |all: Vec<(u64, u64)>| all.into_iter().find(|n| n.1 == ns).map(|n| n.0);
+        let Some(own) = in_ns(self.numbers()?) else { return Ok(None) };
+        let parent = match self.task.ptr("real_parent")? {
+            Some(parent) => match parent.ptr("group_leader")? {
+                Some(leader) => in_ns(Self::new(leader).numbers()?),
+                None => None,
+            },
+            None => None,
+        };
+        let mut seen = [own, parent.unwrap_or(0), 0, 0];
+        if let Some(signal) = self.task.ptr("signal")? {
+            for (slot, kind) in [(2, PGID), (3, SID)] {
+                if let Some(pid) = signal.element("pids", kind)? {
+                    seen[slot] = in_ns(numbers(&pid)?).unwrap_or(0);
+                }
+            }
+        }
+        Ok(Some(seen))
     }
 
     /// The threads of its process, itself included.

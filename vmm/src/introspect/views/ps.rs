@@ -65,6 +65,35 @@ pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Process>> {
     Ok(rows)
 }
 
+/// The processes of the namespace with that inode. A pid namespace calls them by its own numbers, and
+/// those of the namespaces in it are seen there too.
+pub(super) fn rows_in(kernel: &Kernel<'_>, inode: u32) -> Result<Vec<Process>> {
+    let (ns, numbers) = super::ns::find(kernel, inode)?;
+    let mut rows = vec![];
+    for leader in kernel.processes()? {
+        let process = process::Process::new(leader);
+        let shown = if numbers {
+            process.numbers_in(ns).and_then(|seen| match (seen, row(kernel, &process)?) {
+                (Some([pid, ppid, pgid, sid]), Some(row)) => {
+                    Ok(Some(Process { pid, ppid: Some(ppid), pgid, sid, ..row }))
+                }
+                _ => Ok(None),
+            })
+        } else if super::ns::is_member(&process, ns)? {
+            row(kernel, &process)
+        } else {
+            Ok(None)
+        };
+        match shown {
+            Ok(row) => rows.extend(row),
+            Err(e) if e.is_absent() => return Err(e),
+            Err(_) => kernel.degrade(Consistency::Torn),
+        }
+    }
+    rows.sort_by_key(|r| r.pid);
+    Ok(rows)
+}
+
 fn row(kernel: &Kernel<'_>, process: &process::Process<'_>) -> Result<Option<Process>> {
     let pid = process.pid()?;
     if pid == 0 {

@@ -33,6 +33,11 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Field>> {
         value: hex(task.addr()).into(),
         r#type: task.ty().name.clone(),
     }];
+    // One a level of pid namespaces, the outermost first.
+    if let Ok(numbers) = process.numbers() {
+        let numbers: Vec<u64> = numbers.into_iter().map(|(number, _)| number).collect();
+        rows.push(Field { field: "numbers".into(), value: numbers.into(), r#type: "array".into() });
+    }
     flatten(kernel, &mut rows, "", task.values()?);
     Ok(rows)
 }

@@ -1,0 +1,120 @@
+//! Namespaces with tools that nobody here wrote, and as they look from outside.
+
+use belljar_tests::guest::{Guest, Waiting};
+use serde_json::{Value, json};
+
+/// The worked example of the literature: a task in a pid namespace of the third level, which calls it
+/// 10; the one around it calls it 20, and the machine's own 30000.
+const THREE_LEVELS: &str = r#"
+    mkfifo /tmp/a /tmp/b /tmp/c /tmp/d; mkdir /tmp/p
+    unshare -p -f sh -c '
+        unshare -p -f sh -c "
+            read x < /tmp/a
+            echo 9 > /proc/sys/kernel/ns_last_pid
+            sleep 1000 & echo inner \$!; echo > /tmp/c; wait" &
+        read x < /tmp/b
+        echo 19 > /proc/sys/kernel/ns_last_pid
+        echo > /tmp/a; read x < /tmp/c
+        mount -t proc none /tmp/p; grep NSpid /tmp/p/20/status | while read a b; do echo middle $b; done
+        echo > /tmp/d; wait' &
+    sleep 1
+    echo 29999 > /proc/sys/kernel/ns_last_pid
+    echo > /tmp/b; read x < /tmp/d
+    grep NSpid /proc/30000/status | while read a b; do echo outer $b; done
+    echo END; wait
+"#;
+
+fn find<'a>(rows: &'a [Value], key: &str, value: &Value) -> &'a Value {
+    let found = rows.iter().find(|row| &row[key] == value);
+    found.unwrap_or_else(|| panic!("no {key} {value} in {rows:#?}"))
+}
+
+#[test]
+fn a_task_of_the_third_level_has_its_three_numbers_inside_and_outside() {
+    let vm = Waiting::start(THREE_LEVELS);
+    let printed: Vec<String> =
+        vm.printed.iter().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in ["inner 10", "middle 20 10", "outer 30000 20 10"] {
+        assert!(printed.iter().any(|l| l == line), "no {line:?} in {printed:?}");
+    }
+
+    let fields = vm.rows("task", 30000);
+    assert_eq!(find(&fields, "field", &json!("numbers"))["value"], json!([30000, 20, 10]));
+
+    let rows = vm.guest.rows(&["ns", "t"]);
+    let pids: Vec<&Value> = rows.iter().filter(|row| row["type"] == "pid").collect();
+    let levels: Vec<u64> = pids.iter().filter_map(|row| row["level"].as_u64()).collect();
+    assert_eq!(levels, [0, 1, 2], "{rows:#?}");
+    let third = pids[2];
+    let members = third["members"].as_str().unwrap();
+    assert!(members.split(' ').any(|m| m == "30000/20/10"), "{members}");
+    assert_eq!(third["processes"], 2, "{third}");
+    // Of the other kinds there is one of each.
+    for kind in ["user", "uts", "ipc", "mnt", "net", "cgroup", "time"] {
+        assert_eq!(rows.iter().filter(|row| row["type"] == kind).count(), 1, "{kind}");
+    }
+
+    let tree = vm.guest.rows(&["ns", "t", "--tree"]);
+    let depths: Vec<u64> = tree
+        .iter()
+        .filter(|row| row["type"] == "pid")
+        .filter_map(|row| row["depth"].as_u64())
+        .collect();
+    assert_eq!(depths, [0, 1, 2], "{tree:#?}");
+
+    // Each level by its own numbers: what is inside is seen, what is outside is not.
+    let seen = |row: &Value| {
+        let inode = row["inode"].to_string();
+        vm.guest.rows(&["ps", "t", "--ns", &inode])
+    };
+    let inner = seen(third);
+    let sleeper = find(&inner, "comm", &json!("sleep"));
+    assert_eq!((&sleeper["pid"], &sleeper["ppid"]), (&json!(10), &json!(1)), "{inner:#?}");
+    assert_eq!(inner.len(), 2);
+    let middle = seen(pids[1]);
+    assert!(middle.iter().any(|row| row["pid"] == 20 && row["comm"] == "sleep"), "{middle:#?}");
+    assert!(middle.len() >= 4, "{middle:#?}");
+    let none = vm.guest.run(&["ps", "t", "--ns", "7"], "");
+    assert_eq!(none.code, 125);
+    assert!(none.stderr.contains("no namespace 7"), "{}", none.stderr);
+}
+
+/// What a script prints in the image with util-linux and bubblewrap.
+fn with_tools(script: &str) -> (i32, Vec<String>) {
+    let done = Guest::new().run(&["run", "namespaces", "--", "/bin/bash", "-c", script], "");
+    assert_eq!(done.stderr, "", "{}", done.stdout);
+    (done.code, done.stdout.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn unshare_nsenter_and_lsns_work_unchanged() {
+    let (code, lines) = with_tools(
+        r#"
+        unshare --user --map-root-user --pid --fork --mount-proc --uts --ipc --net --cgroup --time \
+            sh -c 'id -u; echo $$; ls /proc | grep -c "^[0-9]"; lsns -n -o TYPE | sort | tr "\n" " "; echo'
+        unshare --uts --pid --fork --mount-proc sh -c 'echo inner > /proc/sys/kernel/hostname; sleep 60' &
+        until grep -q sleep /proc/*/comm 2>/dev/null; do sleep 0.1; done
+        target=$(pgrep -x sleep 2>/dev/null || grep -l sleep /proc/[0-9]*/comm | head -n1 | cut -d/ -f3)
+        nsenter -t $target --uts --pid --mount sh -c 'cat /proc/sys/kernel/hostname; ls /proc | grep -c "^[12]$"'
+        cat /proc/sys/kernel/hostname
+        kill -9 $target"#,
+    );
+    assert_eq!(code, 0, "{lines:?}");
+    assert_eq!(lines[..3], ["0", "1", "3"], "{lines:?}");
+    assert_eq!(lines[3].trim(), "cgroup ipc mnt net pid time user uts");
+    assert_eq!(lines[4..], ["inner", "2", "belljar"], "{lines:?}");
+}
+
+#[test]
+fn bubblewrap_closes_a_program_in() {
+    let (code, lines) = with_tools(
+        "bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup \
+            --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --die-with-parent \
+            sh -c 'id -u; ls /proc | grep -c ^[0-9]; touch /x 2>&1; touch /tmp/y && echo made
+                   echo > /dev/null && echo null; kill -9 1; echo alive'",
+    );
+    assert_eq!(code, 0, "{lines:?}");
+    assert_eq!(lines[0], "0");
+    assert!(lines[2].contains("Read-only file system"), "{lines:?}");
+    assert_eq!(lines[3..], ["made", "null", "alive"], "{lines:?}");
+}
