@@ -53,6 +53,10 @@ auto_chooses_kvm_and_says_why() {
     belljar run --backend auto shell -- true 2>&1 | grep "backend kvm, because"
 }
 
+doctor_finds_kvm() {
+    belljar doctor | grep "GICv3, up to"
+}
+
 every_cpu_starts() {
     [ "$(belljar run --cpus 4 shell -- nproc)" = 4 ]
 }

@@ -5,6 +5,7 @@
 
 mod build;
 mod console;
+mod doctor;
 mod dump;
 mod gcore;
 mod kill;
@@ -54,6 +55,7 @@ enum Command {
     Unpause(pause::UnpauseArgs),
     Kill(kill::Args),
     Wait(wait::Args),
+    Doctor(doctor::Args),
     Dump(dump::Args),
     Gcore(gcore::Args),
     Snapshot(snapshot::Args),
@@ -103,6 +105,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unpause(args) => pause::unpause(&args).map(|()| ExitCode::SUCCESS),
         Command::Kill(args) => kill::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Wait(args) => wait::run(&args),
+        Command::Doctor(args) => doctor::run(&args, format),
         Command::Gcore(args) => gcore::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Snapshot(args) => snapshot::run(&args).map(|()| ExitCode::SUCCESS),

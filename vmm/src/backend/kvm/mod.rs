@@ -177,6 +177,13 @@ pub(super) fn check() -> Result<(), Error> {
     arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))
 }
 
+/// What the host's KVM gives a guest.
+pub(super) fn capabilities() -> Result<String, Error> {
+    check()?;
+    let host = open()?;
+    Ok(format!("/dev/kvm, GICv3, up to {} CPUs", most_cpus(&host)))
+}
+
 /// What [`start`] would build: there is no command to show.
 pub(super) fn command_line(config: &Config) -> String {
     let mut text = format!(
@@ -288,9 +295,14 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
     Ok(Started { machine: Box::new(machine), console, serial, control })
 }
 
-fn check_cpus(host: &Host, wanted: u32) -> Result<(), Error> {
+/// As many CPUs as KVM can run and the board's interrupt controller serve.
+fn most_cpus(host: &Host) -> u64 {
     let room = (GIC_REDISTRIBUTORS.end - GIC_REDISTRIBUTORS.start) / REDISTRIBUTOR;
-    let most = room.min(host.get_max_vcpus() as u64);
+    room.min(host.get_max_vcpus() as u64)
+}
+
+fn check_cpus(host: &Host, wanted: u32) -> Result<(), Error> {
+    let most = most_cpus(host);
     if u64::from(wanted) > most {
         return Err(Error::TooManyCpus { wanted, most });
     }

@@ -118,6 +118,22 @@ impl GuestFiles {
     }
 }
 
+/// Which QEMU there is.
+pub(super) fn check() -> Result<String, super::Error> {
+    let command = Command { program: find()?, args: vec![] };
+    let program = command.program.display().to_string();
+    match command.version() {
+        Some(found) if too_old(&found) => {
+            let found = format!("{}.{}", found.0, found.1);
+            Err(Error::TooOld { program, found }.into())
+        }
+        Some((major, minor)) => Ok(format!("QEMU {major}.{minor}, {program}")),
+        None => {
+            Err(Error::Startup { program, cause: "it does not state its version".into() }.into())
+        }
+    }
+}
+
 /// The command that [`start`] runs.
 pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
     Ok(Command::new(find()?, config).to_string())
