@@ -139,3 +139,55 @@ fn bad_tap_names_are_refused() {
         assert!(matches!(Net::open(name, MAC, quiet()), Err(Error::Name(_))), "{name:?}");
     }
 }
+
+/// A real tap, where this process may make one (CAP_NET_ADMIN): it goes with its descriptor.
+#[test]
+fn real_tap_carries_frames_until_it_is_deleted() {
+    let name = format!("bj{}", std::process::id());
+    let ip = |args: &[&str]| {
+        let status = std::process::Command::new("ip").args(args).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let mut refused = None;
+    let mut guest = Guest::new(|report| match Net::open(&name, MAC, report.clone()) {
+        Ok(net) => Box::new(net),
+        Err(why) => {
+            refused = Some(why);
+            Box::new(crate::devices::virtio::Rng::new(report))
+        }
+    });
+    if let Some(why) = refused {
+        assert!(matches!(why, Error::Device(_) | Error::Attach { .. }), "{why}");
+        return;
+    }
+    if !ip(&["link", "set", &name, "up"]) {
+        return;
+    }
+    let mut rings = guest.start(0, 256);
+    assert_eq!(guest.said(), [""; 0], "offloads are as negotiated");
+    let count = |what: &str| {
+        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/statistics/{what}"));
+        text.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = count("rx_packets");
+    // To everybody, from us, of a protocol for local experiments (IEEE 802).
+    let mut frame = vec![0; 12];
+    frame.extend([0xff; 6].iter().chain(&MAC).chain(&[0x88, 0xb5]));
+    frame.resize(12 + 60, 0);
+    guest.put(DATA, &frame);
+    rings[TX].add(&[Buffer::Read(DATA, 12), Buffer::Read(DATA + 12, 60)]);
+    guest.kick(&rings[TX]);
+    assert!(rings[TX].used().is_some());
+    assert_eq!(count("rx_packets"), before + 1);
+
+    rings[RX].add(&[Buffer::Write(DATA + 0x1000, 1526)]);
+    guest.kick(&rings[RX]);
+    assert!(ip(&["link", "delete", &name]));
+    guest.turn();
+    rings[TX].add(&[Buffer::Read(DATA, 72)]);
+    guest.kick(&rings[TX]);
+    let said = guest.said();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("the tap is gone"), "{said:?}");
+    assert_eq!(guest.turn(), 0);
+}
