@@ -12,15 +12,15 @@ fn find(rows: &[Value], key: &str, value: &str) -> Value {
 fn fds_shows_files_pipes_and_sockets_with_their_other_ends() {
     let vm = Waiting::start(
         "ifconfig lo 127.0.0.1 up; echo hello > /tmp/there
-         sleep 1000 < /tmp/there | sleep 2000 & nc -l -p 4000 > /dev/null & sleep 1
-         nc 127.0.0.1 4000 > /dev/null & sleep 1; echo END; wait",
+         sleep 1000 < /tmp/there | sleep 2000 & sleep 1; sleep 3000 | nc -l -p 4000 > /dev/null &
+         sleep 2; sleep 4000 | nc 127.0.0.1 4000 > /dev/null & sleep 2; echo END; wait",
     );
     let processes = vm.guest.rows(&["ps", "t"]);
     let pids = |name: &str| -> Vec<u64> {
         let named = processes.iter().filter(|row| row["comm"] == json!(name));
         named.map(|row| row["pid"].as_u64().unwrap()).collect()
     };
-    let [sleeper, reader] = pids("sleep")[..] else { panic!("{processes:#?}") };
+    let [sleeper, reader, ..] = pids("sleep")[..] else { panic!("{processes:#?}") };
     let rows = vm.rows("fds", sleeper);
     let file = find(&rows, "path", "/tmp/there");
     assert_eq!(

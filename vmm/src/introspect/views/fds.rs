@@ -263,9 +263,13 @@ fn state(family: u64, kind: u64, number: u64) -> &'static str {
 
 /// The `struct sockaddr` in `field`, as people write addresses; `None` if there is none.
 fn address(common: &Object<'_>, field: &str) -> Result<Option<String>> {
-    let len = common.uint(&format!("{field}.len"))?;
-    let bytes = common.bytes(&format!("{field}.bytes"))?;
-    Ok(bytes.get(..len as usize).and_then(text_of))
+    /// Size of `struct sockaddr_storage`: no address is longer.
+    const LONGEST: u64 = 128;
+    let len = common.uint(&format!("{field}.len"))?.min(LONGEST);
+    let mut bytes = vec![0; len as usize];
+    let at = common.addr_of(&format!("{field}.bytes"))?;
+    common.kernel().space().read(at, &mut bytes)?;
+    Ok(text_of(&bytes))
 }
 
 fn text_of(bytes: &[u8]) -> Option<String> {
