@@ -43,8 +43,12 @@ pub const MIN_MEMORY: u64 = 16 << 20;
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// The most memory that the board's address map has room for, low devices included.
 pub const MAX_MEMORY: u64 = 128 << 30;
-/// The most CPUs that the board's interrupt controller serves in its first redistributor region.
-pub const MAX_CPUS: u32 = 8;
+/// What each CPU takes of [`GIC_REDISTRIBUTORS`].
+pub const GIC_REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+/// The most CPUs that the board's interrupt controller serves. Our kernel leaves alone those that it has no
+/// room for.
+pub const MAX_CPUS: u32 =
+    ((GIC_REDISTRIBUTORS.end - GIC_REDISTRIBUTORS.start) / GIC_REDISTRIBUTOR_SIZE) as u32;
 /// The CPU model of a VM if nobody says otherwise: programs are shown what every backend has.
 pub const PORTABLE_CPU: &str = "portable";
 /// RAM is given out in such steps.

@@ -39,7 +39,7 @@ use super::ram::{map, map_private, memory_file};
 use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
 use crate::devices::virtio::{Console, Port, Rng};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
-use crate::machine::{GIC_REDISTRIBUTORS, RAM_BASE, RTC, UART, UART_SPI};
+use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::target::LiveRam;
 use gate::Gate;
 use io::Loop;
@@ -48,8 +48,6 @@ use virtio::Virtio;
 
 /// The version of the interface that is documented and stable.
 const API_VERSION: i32 = 12;
-/// What one CPU takes of the redistributor region.
-const REDISTRIBUTOR: u64 = 0x2_0000;
 
 /// Why the host's KVM cannot be used, or the machine not be built.
 #[derive(Debug, thiserror::Error)]
@@ -297,8 +295,7 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
 
 /// As many CPUs as KVM can run and the board's interrupt controller serve.
 fn most_cpus(host: &Host) -> u64 {
-    let room = (GIC_REDISTRIBUTORS.end - GIC_REDISTRIBUTORS.start) / REDISTRIBUTOR;
-    room.min(host.get_max_vcpus() as u64)
+    u64::from(MAX_CPUS).min(host.get_max_vcpus() as u64)
 }
 
 fn check_cpus(host: &Host, wanted: u32) -> Result<(), Error> {
