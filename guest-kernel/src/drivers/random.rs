@@ -49,6 +49,14 @@ pub fn seed(seed: &[u8]) {
     }
 }
 
+/// Stirs in bytes of a device that others cannot guess.
+pub fn seed_with(bytes: &[u8]) {
+    mix(bytes);
+    if bytes.len() >= KEY {
+        SEEDED.store(true, Ordering::Relaxed);
+    }
+}
+
 /// True if the generator had a seed that others cannot guess.
 pub fn is_seeded() -> bool {
     SEEDED.load(Ordering::Relaxed)

@@ -23,6 +23,7 @@
 //! lock.
 
 pub mod anon;
+pub mod block;
 pub mod chrdev;
 pub mod dentry;
 pub mod dev;

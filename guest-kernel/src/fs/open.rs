@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 
+use super::block;
 use super::chrdev::find_chrdev;
 use super::file::{FMode, FileOps, OpenFlags, PathOnly};
 use super::inode::{InodeFlags, NodeKind};
@@ -251,7 +252,8 @@ fn open_inode(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<d
     match inode.file_type() {
         uapi::S_IFCHR => find_chrdev(inode.rdev)?.open(inode.rdev, inode, path, flags),
         uapi::S_IFIFO => pipe::open_fifo(inode, path, flags),
-        uapi::S_IFBLK | uapi::S_IFSOCK => Err(Errno::ENXIO),
+        uapi::S_IFBLK => block::file::open(inode.rdev),
+        uapi::S_IFSOCK => Err(Errno::ENXIO),
         _ => inode.ops().open(inode, path, flags),
     }
 }

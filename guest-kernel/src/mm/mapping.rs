@@ -290,6 +290,17 @@ impl Mapping {
         Ok(frame)
     }
 
+    /// Takes the page at `index` out if nobody else holds it and `may` agrees; false if it stays.
+    pub fn evict(&self, index: u64, may: impl FnOnce(&FrameRef) -> bool) -> bool {
+        let mut tree = self.tree.lock();
+        // Nobody gets another reference while the tree is locked.
+        let goes = tree.get(index).is_some_and(|frame| frame.refcount() == 1 && may(frame));
+        if goes {
+            tree.remove_range(index, index);
+        }
+        goes
+    }
+
     /// A page for a mapping: within the size, else [`Fault::BusErr`].
     pub fn fault(&self, index: u64, _write: bool) -> Result<FrameRef, Fault> {
         if index >= self.size().div_ceil(PAGE_SIZE as u64) {

@@ -54,6 +54,7 @@ pub use user::{Pod, UserPtr, copy_in, copy_out};
 pub use vma::{VmFlags, Vma};
 
 use crate::errno::{Errno, Result};
+use crate::sync::Once;
 
 /// `Box::new` that reports `ENOMEM`.
 pub fn try_box<T>(value: T) -> Result<Box<T>> {
@@ -73,9 +74,22 @@ pub fn try_box<T>(value: T) -> Result<Box<T>> {
     }
 }
 
-/// Gives back what caches of this floor hold without need.
+/// Gives up cached pages of later floors; says how many.
+pub type Shrinker = fn() -> usize;
+
+static SHRINKER: Once<Shrinker> = Once::new();
+
+/// Sets who gives up cached pages when memory is short. It may be called wherever spin locks may be taken.
+pub fn set_shrinker(shrinker: Shrinker) {
+    SHRINKER.set(shrinker);
+}
+
+/// Gives back what caches hold without need.
 fn reclaim() {
     kstack::shrink();
+    if let Some(shrink) = SHRINKER.try_get() {
+        shrink();
+    }
 }
 
 #[cfg(test)]

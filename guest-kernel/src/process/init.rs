@@ -256,6 +256,7 @@ pub fn init_exited(_init: &Task, code: i32) -> ! {
 
 /// Records how the machine ended, for whoever runs it, and turns it off or restarts it.
 pub fn shutdown(wait_status: i32, restart: bool) -> ! {
+    crate::fs::block::sync_all();
     crate::drivers::tty::console::drain();
     // Nothing that others do any more is seen.
     crate::panic::stop_others();

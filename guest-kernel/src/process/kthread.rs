@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::{exit, fork};
 use crate::errno::{Errno, Result};
+use crate::fs::block;
 use crate::kref::Ref;
 use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, softirq, workqueue};
 use crate::signal::{NSIG, SigAction};
@@ -323,5 +324,14 @@ pub fn start_system_threads() {
     });
     if let Err(e) = thread {
         crate::kerr!("kworker/u:0: cannot be started: {e}");
+    }
+    if block::disk_at(0).is_some() {
+        let thread = kthread_run("writeback", |me| {
+            block::cache::write_back_thread(|| me.should_stop());
+            0
+        });
+        if let Err(e) = thread {
+            crate::kerr!("writeback: cannot be started: {e}");
+        }
     }
 }

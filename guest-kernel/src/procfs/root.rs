@@ -33,6 +33,7 @@ static ENTRIES: &[Entry] = &[
     text("modules", system::nothing),
     Entry { name: "net", kind: Kind::FixedLink("self/net") },
     Entry { name: "mounts", kind: Kind::FixedLink("self/mounts") },
+    text("partitions", system::partitions),
     link("self", |sb, out| put!(out, "{}", caller_number(sb, PidType::Tgid)?)),
     text("stat", cpu::stat),
     text("swaps", system::swaps),

@@ -1,11 +1,15 @@
-//! The little of sysfs that programs ask for: which CPUs there are, and which terminal the console is.
+//! The little of sysfs that programs ask for: which CPUs and disks there are, and which terminal the console
+//! is.
 
 use alloc::boxed::Box;
 
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, text};
+use crate::addr::PAGE_SIZE;
 use crate::arch;
+use crate::drivers::tty;
 use crate::errno::{Errno, Result};
+use crate::fs::block;
 use crate::fs::superblock::PlainSuper;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
 use crate::kref::Ref;
@@ -18,8 +22,18 @@ use crate::task;
 
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 
+/// A file about a disk.
+macro_rules! disk_text {
+    ($name:literal, |$disk:tt: &Disk, $out:ident| $show:expr) => {
+        cpu_text($name, |i, $out| match block::disk_at(i) {
+            Some($disk) => $show,
+            None => Ok(()),
+        })
+    };
+}
+
 static ENTRIES: &[Entry] = &[
-    dir("block", &[]),
+    dir("block", &[Entry { name: "", kind: Kind::PerDisk(DISK) }]),
     dir("bus", &[]),
     dir(
         "class",
@@ -29,7 +43,10 @@ static ENTRIES: &[Entry] = &[
                 dir(
                     "console",
                     &[
-                        text("active", |_, out| out.bytes(b"ttyAMA0\n")),
+                        text("active", |_, out| {
+                            let hvc0 = tty::console::kind() == tty::console::Kind::Virtio;
+                            out.bytes(if hvc0 { b"ttyAMA0 hvc0\n" } else { b"ttyAMA0\n" })
+                        }),
                         text("dev", |_, out| out.bytes(b"5:1\n")),
                     ],
                 ),
@@ -89,6 +106,38 @@ fn set_online(cpu: usize, data: &[u8]) -> Result<()> {
         _ => Err(Errno::EINVAL),
     }
 }
+
+/// What there is to say about a disk (Linux, ABI/stable/sysfs-block).
+static DISK: &[Entry] = &[
+    disk_text!("alignment_offset", |_: &Disk, out| out.bytes(b"0\n")),
+    disk_text!("dev", |disk: &Disk, out| put!(out, "{}:{}\n", disk.dev.major(), disk.dev.minor())),
+    disk_text!("discard_alignment", |_: &Disk, out| out.bytes(b"0\n")),
+    dir(
+        "queue",
+        &[
+            disk_text!("discard_granularity", |disk: &Disk, out| {
+                put!(out, "{}\n", if disk.can_discard { disk.block_size } else { 0 })
+            }),
+            disk_text!("hw_sector_size", |disk: &Disk, out| put!(out, "{}\n", disk.block_size)),
+            disk_text!("logical_block_size", |disk: &Disk, out| put!(out, "{}\n", disk.block_size)),
+            disk_text!("physical_block_size", |disk: &Disk, out| put!(
+                out,
+                "{}\n",
+                disk.block_size
+            )),
+            disk_text!("read_ahead_kb", |_: &Disk, out| {
+                put!(out, "{}\n", block::MAX_PAGES * PAGE_SIZE / 1024)
+            }),
+            disk_text!("rotational", |_: &Disk, out| out.bytes(b"1\n")),
+            disk_text!("write_cache", |disk: &Disk, out| {
+                out.bytes(if disk.can_flush { b"write back\n" } else { b"write through\n" })
+            }),
+        ],
+    ),
+    disk_text!("removable", |_: &Disk, out| out.bytes(b"0\n")),
+    disk_text!("ro", |disk: &Disk, out| put!(out, "{}\n", u8::from(disk.is_read_only()))),
+    disk_text!("size", |disk: &Disk, out| put!(out, "{}\n", disk.size / block::SECTOR)),
+];
 
 /// A CPU's place: each is a core of its own, all are in one package.
 static TOPOLOGY: &[Entry] = &[

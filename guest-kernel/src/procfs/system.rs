@@ -4,6 +4,7 @@ use super::text::Text;
 use crate::drivers::cmdline;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
+use crate::fs::block;
 use crate::fs::chrdev::chrdev_at;
 use crate::fs::superblock::for_each_filesystem;
 use crate::put;
@@ -51,12 +52,29 @@ pub fn devices(_: &SuperBlock, out: &mut Text) -> Result<()> {
             10 => "misc",
             136 => "pts",
             204 => "ttyAMA",
+            229 => "hvc",
             _ => "other",
         };
         put!(out, "{major:3} {name}\n")?;
         last = Some(major);
     }
-    out.bytes(b"\nBlock devices:\n")
+    out.bytes(b"\nBlock devices:\n")?;
+    if block::disk_at(0).is_some() {
+        put!(out, "{:3} virtblk\n", block::MAJOR)?;
+    }
+    Ok(())
+}
+
+/// /proc/partitions: the disks, with their size in KiB.
+pub fn partitions(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    if block::disk_at(0).is_some() {
+        out.bytes(b"major minor  #blocks  name\n\n")?;
+    }
+    for disk in block::disks() {
+        let (major, minor) = (disk.dev.major(), disk.dev.minor());
+        put!(out, "{major:4}  {minor:7} {:10} {}\n", disk.size >> 10, disk.name())?;
+    }
+    Ok(())
 }
 
 /// The lowest major number of a character device above `last`.
@@ -85,6 +103,7 @@ pub fn tty_drivers(_: &SuperBlock, out: &mut Text) -> Result<()> {
         ("/dev/ptmx", "/dev/ptmx", "5", "2", "system"),
         ("pty_slave", "/dev/pts", "136", "0-1048575", "pty:slave"),
         ("ttyAMA", "/dev/ttyAMA", "204", "64-77", "serial"),
+        ("hvc", "/dev/hvc", "229", "0-7", "system"),
     ];
     for (driver, node, major, minors, kind) in rows {
         put!(out, "{driver:<20} {node:<8} {major:>8} {minors:>7} {kind}\n")?;

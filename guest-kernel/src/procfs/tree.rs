@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use super::text::{Source, Text, TextFile};
 use crate::arch;
 use crate::errno::{Errno, Result};
+use crate::fs::block::{disk_at, disks};
 use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
 use crate::kref::Ref;
 use crate::ns::Cred;
@@ -36,6 +37,9 @@ pub enum Kind {
     Dir(&'static [Entry]),
     /// Directories `NAME0`, `NAME1`, ..., one a CPU.
     PerCpu(&'static [Entry]),
+    /// A directory for each disk, by its name. Files below are of the kind [`Kind::CpuText`], and are told
+    /// the disk's number.
+    PerDisk(&'static [Entry]),
     /// A symbolic link to what is written.
     Link(Show),
     /// A symbolic link to a name.
@@ -77,7 +81,7 @@ impl Kind {
         match self {
             Self::Text(_) | Self::CpuText(_) => S_IFREG | 0o444,
             Self::Setting(..) | Self::CpuSetting(..) => S_IFREG | 0o644,
-            Self::Dir(_) | Self::PerCpu(_) => S_IFDIR | 0o555,
+            Self::Dir(_) | Self::PerCpu(_) | Self::PerDisk(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
         }
     }
@@ -98,7 +102,7 @@ fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
 pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
     let node = Node { kind: entry.kind, cpu };
     let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), Box::new(node))?;
-    if let Kind::Dir(entries) | Kind::PerCpu(entries) = entry.kind {
+    if let Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
         inode.set_nlink(2 + dirs as u32);
     }
@@ -120,6 +124,10 @@ pub fn lookup(
             let index = name.strip_prefix(entry.name.as_bytes()).and_then(parse_index);
             if let Some(cpu) = index.filter(|&cpu| cpu < arch::cpu_count()) {
                 return inode(sb, entry, cpu).map(Some);
+            }
+        } else if let Kind::PerDisk(_) = entry.kind {
+            if let Some(i) = disks().position(|disk| disk.name().as_bytes() == name) {
+                return inode(sb, entry, i).map(Some);
             }
         } else if entry.name.as_bytes() == name {
             return inode(sb, entry, cpu).map(Some);
@@ -148,13 +156,20 @@ pub fn list(ino: u64, entries: &'static [Entry], pos: &mut u64, sink: &mut dyn D
     }
     let mut at = 2;
     for entry in entries {
-        let copies = if let Kind::PerCpu(_) = entry.kind { Some(arch::cpu_count()) } else { None };
+        let copies = match entry.kind {
+            Kind::PerCpu(_) => Some(arch::cpu_count()),
+            Kind::PerDisk(_) => Some(disks().count()),
+            _ => None,
+        };
         for cpu in 0..copies.unwrap_or(1) {
             if *pos == at {
                 let mut name = Text::new();
-                let put = match copies {
-                    Some(_) => crate::put!(name, "{}{cpu}", entry.name),
-                    None => name.bytes(entry.name.as_bytes()),
+                let put = match (entry.kind, copies) {
+                    (Kind::PerDisk(_), _) => {
+                        name.bytes(disk_at(cpu).map_or("", |disk| disk.name()).as_bytes())
+                    }
+                    (_, Some(_)) => crate::put!(name, "{}{cpu}", entry.name),
+                    (_, None) => name.bytes(entry.name.as_bytes()),
                 };
                 let taken = put.is_ok()
                     && sink.emit(name.as_bytes(), entry_ino(entry, cpu), entry.kind.mode(), at + 1);
@@ -215,7 +230,9 @@ impl Source for CpuSource {
 impl InodeOps for Node {
     fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
         match self.kind {
-            Kind::Dir(entries) | Kind::PerCpu(entries) => lookup(&dir.sb, entries, name, self.cpu),
+            Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) => {
+                lookup(&dir.sb, entries, name, self.cpu)
+            }
             _ => Err(Errno::ENOTDIR),
         }
     }
@@ -243,7 +260,7 @@ impl InodeOps for Node {
                 return Ok(Box::new(TextFile::new(source)));
             }
             Kind::Setting(show, store) => (show, Some(store)),
-            Kind::Dir(entries) | Kind::PerCpu(entries) => {
+            Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) => {
                 return Ok(Box::new(TableDir { entries }));
             }
             Kind::Link(_) | Kind::FixedLink(_) => return Err(Errno::ELOOP),

@@ -32,6 +32,19 @@ pub struct Config {
     pub cpu: String,
     /// What the CPUs begin with.
     pub start: Start,
+    /// Disks, the first of which the guest calls /dev/vda.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk of the guest.
+#[derive(Debug)]
+pub struct Disk {
+    /// The file or block device of the host, open for what the guest may do.
+    pub file: File,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// The guest must not write to it.
+    pub read_only: bool,
 }
 
 /// What the CPUs begin with.

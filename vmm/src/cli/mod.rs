@@ -5,6 +5,7 @@
 
 mod build;
 mod console;
+mod devices;
 mod doctor;
 mod dump;
 mod gcore;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::devices::DiskArg;
 use super::{Error, complain};
 use crate::backend::{self, Choice, Config, Initrd, Request, Start};
 use crate::image::{Boot, Image, Program};
@@ -58,6 +59,10 @@ pub(super) struct Args {
     /// Boot this arm64 Image instead of Bell Jar's own kernel
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Give the guest a disk: a raw file or a block device, which it calls /dev/vda, the next one /dev/vdb
+    /// and so on; with ,ro it cannot write to it
+    #[arg(long, value_name = "FILE[,ro]")]
+    disk: Vec<DiskArg>,
     /// Add words to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     append: Option<String>,
@@ -115,7 +120,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         initrd: boot.initrd.map(Initrd::Memory),
         cmdline: cmdline(console, args.append.as_deref()),
     });
-    let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start };
+    let disks = args.disk.iter().map(DiskArg::open).collect::<Result<_, _>>()?;
+    let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks };
     if args.print_command {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);

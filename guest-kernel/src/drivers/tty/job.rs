@@ -65,7 +65,7 @@ pub fn controlling_tty() -> Option<Arc<Tty>> {
 }
 
 /// True if the caller has CAP_SYS_ADMIN.
-pub(super) fn is_admin() -> bool {
+pub fn is_admin() -> bool {
     hooks().is_some_and(|h| (h.is_admin)())
 }
 

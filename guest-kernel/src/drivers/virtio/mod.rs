@@ -9,15 +9,18 @@
 //! | [`hal`], [`queue`] | memory that devices see, and queues that own the requests in them |
 //! | [`console`] | ports: the terminal /dev/hvc0, and the one named `org.belljar.control` |
 //! | [`control`] | that port, for kernel threads |
+//! | [`rng`], [`blk`] | entropy, disks |
 //!
 //! A machine may be taken out of its devices and put into others: [`quiesce`] resets every device, and
 //! [`reinit`] binds the same drivers to the devices that are found then ([`resume`]: to the same). Whoever waits goes on waiting
 //! across the two.
 
+pub mod blk;
 pub mod console;
 pub mod control;
 pub mod hal;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 
@@ -82,6 +85,8 @@ pub fn init(devices: &[fdt::Device]) {
         let kind = transport.device_type();
         let start = match kind {
             DeviceType::Console => console::start,
+            DeviceType::EntropySource => rng::start,
+            DeviceType::Block => blk::start,
             _ => continue,
         };
         // A device may interrupt as soon as it runs: not before its driver is known.
@@ -180,6 +185,14 @@ bitflags::bitflags! {
         const CONSOLE_SIZE = 1 << 0;
         /// Console: several ports, and the control queues.
         const CONSOLE_MULTIPORT = 1 << 1;
+        /// Block: it cannot be written.
+        const BLOCK_READ_ONLY = 1 << 5;
+        /// Block: the configuration holds the size of its blocks.
+        const BLOCK_SIZE = 1 << 6;
+        /// Block: it has a cache that can be flushed.
+        const BLOCK_FLUSH = 1 << 9;
+        /// Block: it can be told what is not needed.
+        const BLOCK_DISCARD = 1 << 13;
         /// The device follows the standard.
         const VERSION_1 = 1 << 32;
     }

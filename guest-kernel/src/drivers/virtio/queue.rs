@@ -166,7 +166,11 @@ impl<R: Request<PARTS>, const PARTS: usize, const SIZE: usize> Queue<R, PARTS, S
             unsafe { chain.with(|reads, writes| self.ring.pop_used(token, reads, writes)) };
         match popped {
             Ok(len) if len as usize <= chain.writable() => Ok(Some((request, len as usize))),
-            _ => Err(Broken),
+            _ => {
+                // It comes out with the others when the device is given up.
+                self.live[usize::from(token)] = Some(request);
+                Err(Broken)
+            }
         }
     }
 

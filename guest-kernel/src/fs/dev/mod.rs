@@ -1,4 +1,4 @@
-//! /dev: a tmpfs that shows a node for every registered character device (devtmpfs), and the memory
+//! /dev: a tmpfs that shows a node for every registered device (devtmpfs), and the memory
 //! devices (mem(4), null(4), random(4)).
 
 mod kmsg;
@@ -10,6 +10,7 @@ use crate::ns::Cred;
 use crate::sync::Mutex;
 use crate::uapi;
 
+use super::block::disk_at;
 use super::chrdev::chrdev_at;
 use super::superblock::{FileSystem, MountRequest};
 use super::{Caller, Dentry, FsStruct, Mount, Path, tmpfs, verbs};
@@ -21,7 +22,14 @@ pub struct DevTmpfs;
 pub static DEVTMPFS: DevTmpfs = DevTmpfs;
 
 /// The kernel's own mount of it, and how many registered devices have a node.
-static TREE: Mutex<Option<(Ref<FsStruct>, usize)>> = Mutex::new(None);
+struct Tree {
+    fs: Ref<FsStruct>,
+    characters: usize,
+    disks: usize,
+}
+
+/// See [`Tree`].
+static TREE: Mutex<Option<Tree>> = Mutex::new(None);
 
 /// Registers the memory devices.
 pub fn init() {
@@ -37,21 +45,25 @@ impl FileSystem for DevTmpfs {
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let mut tree = TREE.lock();
         if tree.is_none() {
-            *tree = Some((new_tree()?, 0));
+            *tree = Some(Tree { fs: new_tree()?, characters: 0, disks: 0 });
         }
-        let Some((fs, shown)) = &mut *tree else { return Err(Errno::ENOMEM) };
+        let Some(Tree { fs, characters, disks }) = &mut *tree else { return Err(Errno::ENOMEM) };
         let cred = Cred::root();
         let caller = Caller { fs, cred: &cred };
-        while let Some(entry) = chrdev_at(*shown) {
-            *shown += 1;
-            if entry.name.is_empty() {
-                continue;
+        let make =
+            |name: &str, mode, dev| match verbs::mknod(caller, None, name.as_bytes(), mode, dev) {
+                Ok(_) | Err(Errno::EEXIST) => Ok(()),
+                Err(error) => Err(error),
+            };
+        while let Some(entry) = chrdev_at(*characters) {
+            *characters += 1;
+            if !entry.name.is_empty() {
+                make(entry.name, uapi::S_IFCHR | entry.mode, entry.dev)?;
             }
-            let name = entry.name.as_bytes();
-            match verbs::mknod(caller, None, name, uapi::S_IFCHR | entry.mode, entry.dev) {
-                Ok(_) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error),
-            }
+        }
+        while let Some(disk) = disk_at(*disks) {
+            *disks += 1;
+            make(disk.name(), uapi::S_IFBLK | 0o600, disk.dev)?;
         }
         Ok(fs.root().dentry)
     }

@@ -1,13 +1,14 @@
-//! sync, fsync and advice. All files are in memory: there is nothing to write back to.
+//! sync, fsync and advice. Files are in memory: only disks have something to be written back to.
 
 use super::{Args, SysResult, fget, only};
 use crate::errno::Errno;
-use crate::fs::FMode;
+use crate::fs::{FMode, block};
 use crate::task;
 use crate::uapi;
 
 /// sync(2).
 pub fn sys_sync(_a: &mut Args) -> SysResult {
+    block::sync_all();
     Ok(0)
 }
 

@@ -37,7 +37,7 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::ram::{map, map_private, memory_file};
 use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
-use crate::devices::virtio::{Console, Port, Rng};
+use crate::devices::virtio::{Block, Console, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::target::LiveRam;
@@ -121,6 +121,9 @@ pub enum Error {
     /// More devices than the board has transports for.
     #[error("the board has room for {0} virtio devices: give fewer")]
     TooManyDevices(u32),
+    /// A file cannot be a disk.
+    #[error(transparent)]
+    Disk(block::Error),
     /// Another resource of the host.
     #[error("cannot set the machine up: {0}")]
     Host(std::io::Error),
@@ -265,6 +268,13 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
     let control_port = Port::named(PORT_NAME, guest_control).map_err(Error::Host)?;
     virtio.attach(|_| Ok(Box::new(Console::new(vec![terminal, control_port], None))))?;
     virtio.attach(|report| Ok(Box::new(Rng::new(report))))?;
+    for disk in &config.disks {
+        let file = disk.file.try_clone().map_err(Error::Host)?;
+        virtio.attach(|report| {
+            let block = Block::new(file, &disk.path, disk.read_only, report);
+            Ok(Box::new(block.map_err(Error::Disk)?))
+        })?;
+    }
     let Virtio { transports, mut subscribers, mut drained, .. } = virtio;
 
     let entry = load::load(&memory, config, &transports)?;

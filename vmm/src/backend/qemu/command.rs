@@ -136,9 +136,12 @@ impl Command {
             &format!("socket,id=port1,fd={CONTROL_FD}"),
             "-device",
             &format!("virtserialport,nr=1,chardev=port1,name={PORT_NAME}"),
+            "-device",
+            "virtio-rng-device",
         ]
         .map(OsString::from)
         .into();
+        args.extend(device_args(config));
         match &config.start {
             Start::Boot(boot) => args.extend(boot_args(boot)),
             Start::Thaw(thaw) => args.extend(thaw_args(thaw)),
@@ -179,6 +182,27 @@ fn thaw_args(thaw: &Thaw) -> Vec<OsString> {
     args
 }
 
+/// Devices that not every machine has. QEMU fills the board's transports from the last to the first, and
+/// guests find them from the first to the last: what the guest is to find first comes last.
+fn device_args(config: &Config) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut device = |backend: [OsString; 2], device: String| {
+        args.extend(backend);
+        args.extend(["-device".into(), device.into()]);
+    };
+    for (i, disk) in config.disks.iter().enumerate().rev() {
+        let mut drive = OsString::from(format!("if=none,id=disk{i},format=raw,discard=unmap"));
+        drive.push(if disk.read_only { ",readonly=on" } else { "" });
+        drive.push(",file=");
+        // A comma in a value is written twice.
+        drive.push(disk.path.to_string_lossy().replace(',', ",,"));
+        // What the host cannot store is the guest's error; by default the machine would stand still.
+        let front = format!("virtio-blk-device,drive=disk{i},werror=report,rerror=report");
+        device(["-drive".into(), drive], front);
+    }
+    args
+}
+
 /// One line that a shell reads back as the same words, and a comment that names the descriptors.
 impl std::fmt::Display for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -213,6 +237,7 @@ fn parse_version(text: &str) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Disk;
 
     fn config() -> Config {
         Config {
@@ -224,6 +249,7 @@ mod tests {
                 initrd: Some(Initrd::Path("/k/it's.cpio".into())),
                 cmdline: "quiet a=b".to_owned(),
             }),
+            disks: vec![],
         }
     }
 
@@ -233,6 +259,20 @@ mod tests {
         assert!(text.starts_with("/usr/bin/qemu -nodefaults "), "{text}");
         assert!(text.contains(" -append 'quiet a=b' "), "{text}");
         assert!(text.contains(r" -initrd '/k/it'\''s.cpio'  #"), "{text}");
+    }
+
+    #[test]
+    fn the_first_disk_comes_last_and_commas_are_doubled() {
+        let file = || std::fs::File::open("/dev/null").unwrap();
+        let disks = vec![
+            Disk { file: file(), path: "/d/a,b".into(), read_only: false },
+            Disk { file: file(), path: "/d/c".into(), read_only: true },
+        ];
+        let config = Config { disks, ..config() };
+        let text = Command::new("/usr/bin/qemu".into(), &config).to_string();
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));
+        assert!(at("id=disk1,format=raw,discard=unmap,readonly=on,file=/d/c ") < at("drive=disk0"));
+        at("id=disk0,format=raw,discard=unmap,file=/d/a,,b ");
     }
 
     #[test]
