@@ -65,7 +65,7 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
         const ATIME: MountFlags =
             MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
         if raw & (ATIME.bits() | uapi::MS_STRICTATIME) == 0 {
-            flags = flags.difference(ATIME) | place.mnt.flags().intersection(ATIME);
+            flags = (flags - ATIME) | (place.mnt.flags() & ATIME);
         }
         let bind = raw & uapi::MS_BIND != 0;
         ns.remount(&place, flags, &options(a.u64(4))?, bind, caller().cred)?;
