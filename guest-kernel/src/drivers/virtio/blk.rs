@@ -120,6 +120,9 @@ impl Transfer {
 
 type Requests = Queue<Transfer, PARTS, SIZE>;
 
+/// A request that has ended, and how.
+type End = (Box<Bio>, Result<()>);
+
 struct State<T> {
     device: Option<(T, Box<Requests>)>,
     /// Frames that no request uses: the first `free` of them.
@@ -204,7 +207,7 @@ impl<T: Transport> State<T> {
     }
 
     /// A request that the device is done with, and how it ended.
-    fn next_end(&mut self) -> core::result::Result<Option<(Box<Bio>, Result<()>)>, Broken> {
+    fn next_end(&mut self) -> core::result::Result<Option<End>, Broken> {
         let Some((_, queue)) = &mut self.device else { return Ok(None) };
         let Some((transfer, _)) = queue.pop()? else { return Ok(None) };
         let result = transfer.result();
@@ -298,7 +301,7 @@ impl<T: Transport> Block<T> {
 
     /// Asks a device that was just started what the one before did not answer: reading and writing twice
     /// does no harm.
-    fn resume(&self, mut left: Box<Requests>) {
+    fn resume(&self, left: &mut Requests) {
         for transfer in left.take_live() {
             let bio = self.state.lock().take_back(transfer);
             if let Err(bio) = self.state.lock().offer(bio) {
@@ -356,8 +359,8 @@ impl Driver for Disk {
         }
         let gone = self.block.state.lock().device.is_none();
         self.block.state.lock().gone = gone;
-        if let Some(left) = left {
-            self.block.resume(left);
+        if let Some(mut left) = left {
+            self.block.resume(&mut left);
         }
         self.block.changed.wake_all();
     }
@@ -440,12 +443,12 @@ mod tests {
         block.ask(bio(Op::Write, 3, 512, &end));
         assert!(device.lock().unwrap().take(0).is_some());
         block.state.lock().quiet = true;
-        let left = block.state.lock().device.take().map(|(_, queue)| queue).unwrap();
+        let mut left = block.state.lock().device.take().map(|(_, queue)| queue).unwrap();
         let mut config = vec![0; 64];
         config[0] = 8;
         let second = Arc::new(Mutex::new(Device::new(Features::VERSION_1.bits(), config)));
         block.state.lock().setup(Fake(second.clone(), DeviceType::Block)).unwrap();
-        block.resume(left);
+        block.resume(&mut left);
         let offer = second.lock().unwrap().take(0).unwrap();
         assert_eq!((offer.read[0], offer.read[8]), (1, 3));
         second.lock().unwrap().give(0, &offer, &[STATUS_OK]);

@@ -6,7 +6,7 @@ use crate::mm::Page;
 use crate::mm::frame::page_of;
 
 /// Pages, the oldest first. A page is in one queue at most; who owns the queue knows in which.
-pub struct Fifo {
+pub(super) struct Fifo {
     head: u32,
     tail: u32,
     len: usize,

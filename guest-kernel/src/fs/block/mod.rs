@@ -5,13 +5,13 @@
 //! | this one | [`Disk`], [`Bio`], [`Driver`], the list of all disks |
 //! | [`cache`] | a disk's pages in memory: reading ahead, writing back |
 //! | [`file`] | what an open disk does: read, write, seek, sync, ioctl |
-//! | [`fifo`] | queues of pages |
+//! | `fifo` | queues of pages |
 //!
 //! A driver takes a [`Bio`] and returns at once; the bio's end comes in its interrupt. So as many are on
 //! their way as the device takes.
 
 pub mod cache;
-pub mod fifo;
+mod fifo;
 pub mod file;
 #[cfg(test)]
 mod tests;
