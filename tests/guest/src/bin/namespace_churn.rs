@@ -1,0 +1,71 @@
+//! Namespaces of every kind made and let go of, again and again: nothing of them may stay. An argument
+//! sets how many of each kind.
+
+use belljar_guest_tests::*;
+
+const KINDS: [(&str, i32); 9] = [
+    ("none", 0),
+    ("cgroup", libc::CLONE_NEWCGROUP),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("mnt", libc::CLONE_NEWNS),
+    ("net", libc::CLONE_NEWNET),
+    ("pid", libc::CLONE_NEWPID),
+    ("time", 0x80),
+    ("user", libc::CLONE_NEWUSER),
+    ("uts", libc::CLONE_NEWUTS),
+];
+
+fn free_kib() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find(|l| l.starts_with("MemFree:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Children that each make one namespace, put something into it where that is possible, and end.
+fn churn(kind: &str, flag: i32, times: usize) {
+    for _ in 0..times {
+        let pid = child(|| {
+            // SAFETY: plain calls with valid strings.
+            unsafe {
+                if flag != 0 {
+                    ok(libc::unshare(flag));
+                }
+                match kind {
+                    "pid" => wait_ok(child(|| 0)),
+                    "mnt" => {
+                        let none = std::ptr::null();
+                        let private = libc::MS_REC | libc::MS_PRIVATE;
+                        ok(libc::mount(none, c"/".as_ptr(), none, private, none.cast()));
+                        let (to, kind) = (c"/tmp".as_ptr(), c"tmpfs".as_ptr());
+                        ok(libc::mount(none, to, kind, 0, none.cast()));
+                    }
+                    _ => {}
+                }
+            }
+            0
+        });
+        wait_ok(pid);
+    }
+}
+
+fn main() {
+    let times = std::env::args().nth(1).map_or(150, |n| n.parse().unwrap());
+    for (kind, flag) in KINDS {
+        // What is kept for the next one is not lost.
+        churn(kind, flag, times.min(50));
+        let before = free_kib();
+        churn(kind, flag, times);
+        let mut lost = before - free_kib();
+        // Some of it may be cleaned up behind our back.
+        for _ in 0..200 {
+            if lost < 4 << 10 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            lost = before - free_kib();
+        }
+        println!("{kind}: {times} made, {lost} KiB less");
+        // Other parts of a kernel keep caches; a leak grows with the number.
+        check!(lost < 4 << 10, "{kind}: {lost} KiB are gone");
+    }
+}
