@@ -8,6 +8,7 @@ use std::process::Command;
 use belljar_tests::belljar;
 use belljar_tests::guest::Waiting;
 use belljar_tests::sandbox::eventually;
+use serde_json::Value;
 
 /// What gdb says about a core, which must be nothing by way of complaint.
 fn gdb(vm: &Waiting, core: &Path, commands: &[&str]) -> String {
@@ -31,7 +32,7 @@ fn busybox(vm: &Waiting) -> (PathBuf, PathBuf) {
         std::fs::create_dir(&root).unwrap();
         let archive = belljar().parent().unwrap().join("../belljar/images/shell/rootfs.cpio");
         let mut cpio = Command::new("cpio");
-        cpio.args(["-id", "--quiet", "--no-absolute-filenames", "bin/busybox"]).current_dir(&root);
+        cpio.args(["-idm", "--quiet", "--no-absolute-filenames", "bin/busybox"]).current_dir(&root);
         let status = cpio.stdin(File::open(archive).unwrap()).status();
         assert!(status.expect("the tests need cpio(1)").success());
     }
@@ -123,4 +124,54 @@ fn cores_that_cannot_be_are_refused_and_leave_no_file() {
     refused(&["ps", "--snapshot", "/etc"], "is no snapshot");
     refused(&["task", "--core", core, "t", "1"], "no VM");
     assert!(!Path::new(core).exists());
+}
+
+#[test]
+fn checkpoint_of_a_tree_holds_every_process_and_what_is_in_its_pipes() {
+    let vm = Waiting::start(
+        "(echo in the pipe; sleep 1000) | sleep 2000 &
+         sleep 1; cd /tmp; umask 027; echo END; while :; do :; done",
+    );
+    let dir = vm.guest.path("checkpoint");
+    let dir_name = dir.to_str().unwrap();
+    let done = vm.guest.run(&["checkpoint", "t", "1", dir_name, "--tree"], "");
+    assert_eq!(done.code, 0, "{done:?}");
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("checkpoint.json")).unwrap()).unwrap();
+    let members = index["processes"].as_array().unwrap();
+    assert_eq!(members[0]["pid"], 1);
+    let comms: Vec<&str> = members.iter().map(|m| m["comm"].as_str().unwrap()).collect();
+    assert_eq!(comms.iter().filter(|comm| **comm == "sleep").count(), 2, "{comms:?}");
+    let mut with_pipe = 0;
+    for member in members {
+        let core = dir.join(member["file"].as_str().unwrap());
+        let said = gdb(&vm, &core, &["info threads"]);
+        assert!(said.contains(&format!("LWP {}", member["pid"])), "{said}");
+        let bytes = std::fs::read(&core).unwrap();
+        let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+        with_pipe += usize::from(has(b"in the pipe\n/dev/") || has(b"/dev/nullin the pipe\n"));
+        assert!(has(b"/dev/console"));
+    }
+    assert!(with_pipe >= 1, "nobody has the pipe's bytes among its descriptors");
+    // Once more, over the former one, from the dump of the machine.
+    let (core, again) = (vm.guest.path("vm.core"), vm.guest.path("again"));
+    assert_eq!(vm.guest.run(&["dump", "t", core.to_str().unwrap()], "").code, 0);
+    for _ in 0..2 {
+        let args = ["checkpoint", "--core", core.to_str().unwrap(), "1", again.to_str().unwrap()];
+        let done = vm.guest.run(&args, "");
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    assert!(again.join("1.core").exists() && !again.join("2.core").exists());
+}
+
+#[test]
+fn checkpoint_refuses_what_it_cannot_carry_before_it_writes() {
+    let vm = Waiting::start("exec 7>/tmp/x; rm /tmp/x; echo END; sleep 1000");
+    let dir = vm.guest.path("checkpoint");
+    let done = vm.guest.run(&["checkpoint", "t", "1", dir.to_str().unwrap()], "");
+    assert_eq!(done.code, 125, "{done:?}");
+    for wanted in ["process 1", "descriptor 7", "without a name any more (/tmp/x)"] {
+        assert!(done.stderr.contains(wanted), "{done:?}");
+    }
+    assert!(!dir.exists());
 }

@@ -109,6 +109,11 @@ pub(super) struct Bonds {
     pub(super) unbindable: bool,
 }
 
+const _: () = assert!(
+    size_of::<Option<Path>>() == size_of::<Path>(),
+    "a reader outside takes an absent place for a place of null pointers"
+);
+
 /// A tree attached at a place.
 #[repr(C)]
 #[derive(Described)]

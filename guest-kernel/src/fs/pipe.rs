@@ -10,13 +10,15 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use belljar_abi::Described;
 
 use super::{
     FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable, UserBuf, anon,
 };
 use crate::addr::PAGE_SIZE;
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::frame::{AllocFlags, FrameRef, PageKind, alloc_page_of};
@@ -32,6 +34,7 @@ const DEFAULT_SLOTS: usize = 16;
 pub const PIPE_MAX_SIZE: usize = 1 << 20;
 
 /// A page that only its pipe knows.
+#[repr(transparent)]
 struct PipePage(FrameRef);
 
 impl PipePage {
@@ -52,7 +55,10 @@ impl PipePage {
 }
 
 /// A page with `len` bytes from `start` on.
+#[repr(C)]
+#[derive(Described)]
 struct Slot {
+    #[described(as = "ptr Page")]
     page: PipePage,
     start: usize,
     len: usize,
@@ -60,19 +66,27 @@ struct Slot {
     packet: bool,
 }
 
+const _: () = assert!(
+    size_of::<Option<Slot>>() == size_of::<Slot>(),
+    "a reader outside finds the slots in use, from `tail` to `head`, one after the other"
+);
+
 /// The ring of slots.
+#[repr(C)]
+#[derive(Described)]
 struct Ring {
-    slots: Box<[Option<Slot>]>,
+    #[described(as = "vec struct Slot")]
+    slots: Array<Option<Slot>>,
     head: usize,
     tail: usize,
+    #[described(skip)]
     spare: Option<PipePage>,
 }
 
-fn try_slots(n: usize) -> Result<Box<[Option<Slot>]>> {
-    let mut slots = Vec::new();
-    slots.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
-    slots.resize_with(n, || None);
-    Ok(slots.into_boxed_slice())
+fn try_slots(n: usize) -> Result<Array<Option<Slot>>> {
+    let mut slots = Array::new();
+    slots.try_resize_with(n, || None)?;
+    Ok(slots)
 }
 
 impl Ring {
@@ -164,8 +178,9 @@ impl Ring {
         }
         let mut slots = try_slots(n)?;
         let used = self.used();
+        let mask = self.slots.len() - 1;
         for (i, new) in slots.iter_mut().take(used).enumerate() {
-            *new = self.slots[(self.tail + i) & (self.slots.len() - 1)].take();
+            *new = self.slots[(self.tail + i) & mask].take();
         }
         *self = Self { slots, head: used, tail: 0, spare: self.spare.take() };
         Ok(())
@@ -184,9 +199,8 @@ const fn exclusive(channel: &'static WaitChannel) -> Wait {
 
 /// What both ends of a pipe share.
 #[repr(C)]
-#[derive(belljar_abi::Described)]
+#[derive(Described)]
 pub struct Pipe {
-    #[described(skip)]
     ring: Mutex<Ring>,
     /// Slots in use and slots there are, as of the last change: for looks without the lock.
     used: AtomicU32,

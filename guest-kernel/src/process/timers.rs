@@ -160,7 +160,9 @@ fn notify(timer: &PosixTimer, missed: u64) -> u64 {
 
 /// Makes a timer of the calling process.
 pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<PosixTimer>> {
-    let owner = task::current().signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+    let signal = &task::current().signal;
+    let owner = signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+    signal.timers.used.store(true, Ordering::Relaxed);
     Ok(Arc::new(PosixTimer {
         timer: Timer::new(ring),
         link: Link::new(),

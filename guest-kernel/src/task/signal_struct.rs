@@ -112,7 +112,6 @@ pub struct SignalStruct {
     /// Resource limits.
     pub rlimits: Rlimits,
     /// Timers.
-    #[described(skip)]
     pub timers: ProcessTimers,
     /// Of threads that ended.
     pub dead: Accounting,

@@ -108,13 +108,19 @@ pub struct CpuItimer {
 }
 
 /// All timers of a process.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, belljar_abi::Described)]
 pub struct ProcessTimers {
+    /// True once there was one on a clock of the system: for who looks from outside.
+    pub used: AtomicBool,
     /// POSIX timers, by number.
+    #[described(skip)]
     pub posix: SpinLock<Vec<Option<Arc<PosixTimer>>>>,
     /// `ITIMER_REAL`, once it was used.
+    #[described(skip)]
     pub real: SpinLock<Option<Arc<PosixTimer>>>,
     /// `ITIMER_VIRTUAL` and `ITIMER_PROF`.
+    #[described(skip)]
     pub cpu: SpinLock<[CpuItimer; 2]>,
     /// True if some timer counts CPU time, so that the tick has it looked at.
     pub watches_cpu: AtomicBool,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use super::{DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
+use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::introspect;
 use crate::render::Envelope;
 use crate::runtime::{self, Info, Outcome, Taken, folder};
@@ -126,6 +126,14 @@ impl Client {
             self.wait_gone()?;
         }
         Ok(taken)
+    }
+
+    /// Writes one of its processes, and with `tree` its descendants, into a folder; as [`Client::dump`].
+    pub fn checkpoint(&self, pid: u32, tree: bool, to: &Path) -> Result<(), Error> {
+        let dir = std::path::absolute(to).map_err(|e| self.no_answer(&e))?;
+        let body = CheckpointTo { pid, tree, dir };
+        let body = serde_json::to_vec(&body).map_err(|e| self.no_answer(&e))?;
+        self.request("POST", "/v1/checkpoint", &body, None).map(drop)
     }
 
     /// The last of what the guest printed.

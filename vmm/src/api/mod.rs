@@ -48,6 +48,17 @@ pub struct SnapshotRequest {
     pub stop: bool,
 }
 
+/// The body of `POST /v1/checkpoint`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointTo {
+    /// The process.
+    pub pid: u32,
+    /// Its descendants too.
+    pub tree: bool,
+    /// The folder to write, an absolute path.
+    pub dir: PathBuf,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

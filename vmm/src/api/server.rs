@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::{DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
+use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
@@ -72,6 +72,10 @@ fn answer(vm: &Vm, request: &mut Request) -> Body {
         (Method::Post, "/v1/gcore") => post::<GcoreTo>(request).and_then(|to| {
             only_beside(&to.path);
             vm.gcore(to.pid, &to.path).map(|()| empty()).map_err(vm_error)
+        }),
+        (Method::Post, "/v1/checkpoint") => post::<CheckpointTo>(request).and_then(|to| {
+            only_beside(&to.dir);
+            vm.checkpoint(to.pid, to.tree, &to.dir).map(|()| empty()).map_err(vm_error)
         }),
         (Method::Get, "/v1/exit") => vm
             .wait(None)

@@ -44,6 +44,8 @@ pub(super) struct MappedFile {
 const VM_READ: u64 = 1;
 const VM_WRITE: u64 = 2;
 const VM_EXEC: u64 = 4;
+/// Mapped for all to see changes.
+pub(super) const VM_SHARED: u64 = 8;
 const VM_DONTDUMP: u64 = 0x400_0000;
 
 /// The ranges of a process with what of them is in memory.

@@ -1,7 +1,7 @@
 //! Processes as ELF cores: taken out of a machine, running or stored, without its help.
 //!
 //! A core holds what every debugger knows (registers of each thread, memory, mapped files, the auxiliary
-//! vector) and, in notes of our own, what resuming needs besides. Everything is read
+//! vector) and, in notes of our own, what resuming needs besides ([`belljar_abi::corenote`]). Everything is read
 //! from guest memory by name; registers of a thread that is on a CPU at that moment come from the
 //! CPU.
 //!
@@ -9,13 +9,20 @@
 //! - `memory`: which pages of a process are there, as segments.
 //! - `notes`: Linux's notes.
 //! - `write`: the file.
+//! - `state`, `files`, `sharing`: our own notes.
+//! - `tree`: a process, or it and its descendants, as a folder of cores.
 
+mod files;
 mod memory;
 mod notes;
 mod registers;
+mod sharing;
+mod state;
+mod tree;
 mod write;
 
-pub use write::{Image, gcore, image};
+pub use tree::{Index, Member, checkpoint};
+pub use write::{Depth, Image, gcore, image};
 
 use crate::introspect;
 use crate::target;
@@ -39,6 +46,17 @@ pub enum Error {
         /// Where.
         cpu: u64,
     },
+    /// Something that no note can carry yet.
+    #[error("process {pid} cannot be taken out: {what}")]
+    Refused {
+        /// The process.
+        pid: u64,
+        /// What it has.
+        what: String,
+    },
+    /// A folder that cannot be written.
+    #[error(transparent)]
+    Folder(#[from] crate::snapshot::Error),
     /// More memory than any guest has.
     #[error("process {pid} maps more than can be: its tables are damaged")]
     TooLarge {

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::memory::{self, Piece};
-use super::{Error, Result, notes, registers};
+use super::{Error, Result, files, notes, registers, sharing, state};
 use crate::backend::CpuRegisters;
 use crate::elfcore::{Core, fill_sparse};
 use crate::introspect::{Error as GuestError, Kernel, Process};
@@ -21,9 +21,23 @@ pub struct Image<'r> {
     size: u64,
 }
 
+/// How much of a process goes into its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What a debugger needs: as Linux writes it.
+    Plain,
+    /// All that resuming needs; what cannot be carried is an error.
+    Whole,
+}
+
 /// Describes the process `pid` (or the one that the thread `pid` belongs to). `cpus` are the registers of the CPUs, for threads
 /// that are on one.
-pub fn image<'r>(kernel: &Kernel<'r>, cpus: &[CpuRegisters], pid: u32) -> Result<Image<'r>> {
+pub fn image<'r>(
+    kernel: &Kernel<'r>,
+    cpus: &[CpuRegisters],
+    pid: u32,
+    depth: Depth,
+) -> Result<Image<'r>> {
     let found = Process::find(kernel, pid)?;
     let process = match found.task().ptr("group_leader")? {
         Some(leader) => Process::new(leader),
@@ -38,11 +52,12 @@ pub fn image<'r>(kernel: &Kernel<'r>, cpus: &[CpuRegisters], pid: u32) -> Result
     kernel.check_seq_of(&mm, "seq")?;
     let vmas = memory::vmas(&process, &mm)?;
     let (segments, pieces, size) = memory::segments(pid, &vmas)?;
+    let registers: Vec<_> =
+        alive.iter().map(|thread| registers::of(thread, cpus)).collect::<Result<_>>()?;
     let mut core = Core { notes: vec![], segments };
-    for (i, thread) in alive.iter().enumerate() {
-        let registers = registers::of(thread, cpus)?;
+    for (i, (thread, registers)) in alive.iter().zip(&registers).enumerate() {
         let status = notes::status(&process, thread)?;
-        core.notes.extend(notes::thread(&status, &registers));
+        core.notes.extend(notes::thread(&status, registers));
         if i == 0 {
             // Where Linux has them: behind the first thread's registers.
             core.notes.push(notes::prpsinfo(&process, &mm, &vmas)?);
@@ -50,6 +65,12 @@ pub fn image<'r>(kernel: &Kernel<'r>, cpus: &[CpuRegisters], pid: u32) -> Result
             core.notes.extend(notes::auxv(&mm)?);
             core.notes.extend(notes::files(&vmas));
         }
+    }
+    if depth == Depth::Whole {
+        core.notes.extend(state::process(&process, &mm, &vmas)?);
+        core.notes.extend(state::threads(&process, &alive, &registers)?);
+        core.notes.extend(files::notes(&process)?);
+        core.notes.push(sharing::note(kernel, &mm, &vmas)?);
     }
     Ok(Image { ram: kernel.space().ram(), core, pieces, size })
 }
@@ -81,7 +102,7 @@ pub fn gcore(
     pid: u32,
     path: &std::path::Path,
 ) -> Result<()> {
-    let image = image(kernel, cpus, pid)?;
+    let image = image(kernel, cpus, pid, Depth::Plain)?;
     crate::file::write_beside(path, |file| image.write(file).map_err(std::io::Error::other))
         .map_err(|cause| Error::Write { path: path.to_owned(), cause })
 }

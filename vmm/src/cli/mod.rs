@@ -4,8 +4,10 @@
 //! is one line on stderr. The exit status is 125 if Bell Jar itself failed, wrong usage included.
 
 mod build;
+mod checkpoint;
 mod console;
 mod devices;
+mod diff;
 mod doctor;
 mod dump;
 mod gcore;
@@ -58,10 +60,12 @@ enum Command {
     Wait(wait::Args),
     Doctor(doctor::Args),
     Dump(dump::Args),
+    Diff(diff::Args),
     Gcore(gcore::Args),
     Snapshot(snapshot::Args),
     Restore(restore::RestoreArgs),
     Clone(restore::CloneArgs),
+    Checkpoint(checkpoint::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -107,7 +111,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Kill(args) => kill::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Wait(args) => wait::run(&args),
         Command::Doctor(args) => doctor::run(&args, format),
+        Command::Checkpoint(args) => checkpoint::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gcore(args) => gcore::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Diff(args) => diff::run(&args, format).map(|()| ExitCode::SUCCESS),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Snapshot(args) => snapshot::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Restore(args) => restore::restore(args),

@@ -154,3 +154,61 @@ pub fn fill_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Parsed, parse};
+    use super::*;
+
+    fn core(count: u64) -> Core {
+        let segment = |i: u64| Segment {
+            flags: 4,
+            vaddr: i * PAGE_SIZE,
+            offset: 0,
+            filesz: 0,
+            memsz: PAGE_SIZE,
+            ..Segment::default()
+        };
+        Core {
+            notes: vec![Note::new("X", 5, *b"odd")],
+            segments: (0..count).map(segment).collect(),
+        }
+    }
+
+    fn read_back(core: &Core) -> Parsed {
+        let head = core.head();
+        assert_eq!(head.len() as u64, core.data_start());
+        parse(head.as_slice()).unwrap()
+    }
+
+    #[test]
+    fn segments_and_notes_are_read_back_however_many_they_are() {
+        // 65534 segments and the notes are the first number that the ELF header cannot hold.
+        for count in [0, 1, 65_533, 65_534, 65_535, 70_000] {
+            let core = core(count);
+            let parsed = read_back(&core);
+            assert_eq!(parsed.segments.len() as u64, count);
+            assert_eq!(parsed.notes, core.notes);
+            let last = parsed.segments.last().map(|s| s.vaddr);
+            assert_eq!(last, count.checked_sub(1).map(|i| i * PAGE_SIZE));
+        }
+        assert_eq!(core(70_000).head()[56..58], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn fill_sparse_leaves_pages_of_zeros_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5 * PAGE_SIZE).unwrap();
+        file.write_all_at(&[9; 5 * PAGE_SIZE as usize], 0).unwrap();
+        let mut bytes = vec![0; 4 * PAGE_SIZE as usize + 10];
+        bytes[PAGE_SIZE as usize] = 1;
+        bytes[4 * PAGE_SIZE as usize] = 2;
+        fill_sparse(&file, 0, &bytes).unwrap();
+        let at = |page: u64| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, page * PAGE_SIZE).unwrap();
+            byte[0]
+        };
+        assert_eq!([0, 1, 2, 3, 4].map(at), [9, 1, 9, 9, 2]);
+    }
+}

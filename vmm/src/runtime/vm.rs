@@ -15,7 +15,7 @@ use super::console::Tail;
 use super::control::Control;
 use super::outcome::Outcome;
 use super::supervise::Message;
-use crate::backend::{self, Machine};
+use crate::backend::{self, CpuRegisters, Machine};
 use crate::introspect::Kernel;
 use crate::render::Consistency;
 use crate::snapshot;
@@ -242,6 +242,18 @@ impl Vm {
 
     /// Writes the process `pid` as an ELF core to `path`. The CPUs stand still meanwhile.
     pub fn gcore(&self, pid: u32, path: &Path) -> Result<(), Error> {
+        self.take_out(|kernel, cpus| checkpoint::gcore(kernel, cpus, pid, path))
+    }
+
+    /// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`.
+    pub fn checkpoint(&self, pid: u32, tree: bool, dir: &Path) -> Result<(), Error> {
+        self.take_out(|kernel, cpus| checkpoint::checkpoint(kernel, cpus, pid, tree, dir).map(drop))
+    }
+
+    fn take_out(
+        &self,
+        act: impl Fn(&Kernel<'_>, &[CpuRegisters]) -> checkpoint::Result<()>,
+    ) -> Result<(), Error> {
         self.look_at_machine(|machine| {
             let memory = machine.memory();
             let done = Kernel::open(&*memory, true)
@@ -249,7 +261,7 @@ impl Vm {
                 .map_err(Error::from)
                 .and_then(|kernel| {
                     let cpus = machine.registers()?;
-                    checkpoint::gcore(&kernel, &cpus, pid, path)?;
+                    act(&kernel, &cpus)?;
                     Ok(kernel.consistency() == Consistency::Quiesced)
                 });
             let in_order = done.as_ref().is_ok_and(|quiesced| *quiesced);

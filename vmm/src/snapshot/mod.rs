@@ -12,9 +12,13 @@
 //! A save is written beside its folder, synced and moved into its place in one step: an interrupted one
 //! leaves the former snapshot as it was.
 
+pub mod diff;
+#[cfg(any(test, feature = "synthetic"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod manifest;
 mod open;
-mod partial;
+pub(crate) mod partial;
 mod save;
 #[cfg(test)]
 mod tests;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with};
 
-use super::{Error, MANIFEST, Result};
+use super::{Error, Result};
 
 /// The folder; removed when it is dropped before [`Partial::commit`].
-pub(super) struct Partial {
+pub(crate) struct Partial {
     /// Where it shall be.
     target: PathBuf,
     path: PathBuf,
@@ -22,10 +22,10 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Makes the folder that shall become `target`.
-    pub(super) fn create(target: &Path) -> Result<Self> {
+    /// Makes the folder that shall become `target`, which may be there if it has a file `marker`.
+    pub(crate) fn create(target: &Path, marker: &str) -> Result<Self> {
         let name = target.file_name().ok_or_else(|| Error::BadName { path: target.to_owned() })?;
-        refuse_foreign(target)?;
+        refuse_foreign(target, marker)?;
         let mut partial = std::ffi::OsString::from(".");
         partial.push(name);
         partial.push(".partial");
@@ -52,17 +52,17 @@ impl Partial {
     }
 
     /// Where it shall be.
-    pub(super) fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// The path of a file in it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// A new file in it.
-    pub(super) fn create_file(&self, name: &str) -> Result<File> {
+    pub(crate) fn create_file(&self, name: &str) -> Result<File> {
         let path = self.file(name);
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
@@ -70,7 +70,7 @@ impl Partial {
     }
 
     /// A new file with that content, on disk when this returns.
-    pub(super) fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+    pub(crate) fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.file(name);
         let mut file = self.create_file(name)?;
         file.write_all(content).map_err(Error::io("write", &path))?;
@@ -78,7 +78,7 @@ impl Partial {
     }
 
     /// Moves it into its place, in one step, and makes that last.
-    pub(super) fn commit(mut self) -> Result<()> {
+    pub(crate) fn commit(mut self) -> Result<()> {
         let lock = self.lock.take().expect("a folder is committed once");
         lock.sync_all().map_err(Error::io("sync", &self.path))?;
         let moved = match fs::rename(&self.path, &self.target) {
@@ -122,7 +122,7 @@ impl Drop for Partial {
 }
 
 /// Refuses to replace what is neither a snapshot nor an empty folder.
-fn refuse_foreign(target: &Path) -> Result<()> {
+fn refuse_foreign(target: &Path, marker: &str) -> Result<()> {
     let in_the_way = || Error::InTheWay { path: target.to_owned() };
     let meta = match fs::symlink_metadata(target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -132,7 +132,7 @@ fn refuse_foreign(target: &Path) -> Result<()> {
         return Err(in_the_way());
     }
     let mut entries = fs::read_dir(target).map_err(Error::io("read", target))?;
-    match entries.next().is_none() || target.join(MANIFEST).is_file() {
+    match entries.next().is_none() || target.join(marker).is_file() {
         true => Ok(()),
         false => Err(in_the_way()),
     }

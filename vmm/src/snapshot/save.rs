@@ -54,7 +54,7 @@ impl Save {
     /// Starts a snapshot that shall be the folder `dir`, a new one or one that replaces the snapshot
     /// there.
     pub fn begin(dir: &Path) -> Result<Self> {
-        let partial = Partial::create(dir)?;
+        let partial = Partial::create(dir, MANIFEST)?;
         let memory = partial.create_file(MEMORY)?;
         Ok(Self { partial, memory })
     }

@@ -41,6 +41,14 @@ impl<'k> Frames<'k> {
         })
     }
 
+    /// The physical address of the frame whose record is at a kernel address; `None` if none is.
+    pub fn phys_of(&self, record: u64) -> Option<u64> {
+        let offset = record.wrapping_sub(self.table);
+        let index =
+            offset.checked_div(self.size).filter(|_| offset.is_multiple_of(self.size.max(1)))?;
+        (index < self.count).then(|| self.base.wrapping_add(index) << 12)
+    }
+
     /// The record of the frame at a physical address; `None` for what has no record.
     pub fn get(&self, phys: u64) -> Option<Frame> {
         let index = (phys >> 12).checked_sub(self.base).filter(|i| *i < self.count)?;

@@ -1,0 +1,181 @@
+//! Descriptors and what they refer to.
+
+use std::collections::BTreeMap;
+
+use belljar_abi::corenote::{self, Fd, Kind, Writer};
+
+use super::state::{put, table};
+use super::{Error, Result};
+use crate::elfcore::Note;
+use crate::introspect::{Frames, Kernel, Object, Process};
+use crate::target::PAGE_SIZE;
+
+/// Most directories of a path, and mounts on its way.
+const MAX_DEPTH: usize = 4096;
+/// Longest name of one.
+const MAX_NAME: u64 = 4096;
+/// Most bytes of a pipe: `/proc/sys/fs/pipe-max-size` for everybody, and more for the privileged.
+const MAX_PIPE: u64 = 64 << 20;
+
+/// The notes about descriptors.
+pub(super) fn notes(process: &Process<'_>) -> Result<Vec<Note>> {
+    let pid = process.pid()?;
+    let kernel = process.task().kernel();
+    let mut fds: Writer<Fd> = Writer::default();
+    let mut files: Writer<corenote::File> = Writer::default();
+    let mut known: BTreeMap<u64, ()> = BTreeMap::new();
+    if let Some(owner) = process.task().ptr("files")? {
+        kernel.check_seq_of(&owner, "seq")?;
+        let cloexec = owner.numbers("table.cloexec")?;
+        for (fd, addr) in owner.numbers("table.fds")?.into_iter().enumerate() {
+            if addr == 0 {
+                continue;
+            }
+            let bit = cloexec.get(fd / 64).copied().unwrap_or(0) >> (fd % 64) & 1;
+            fds.push(Fd { fd: fd as u64, file: addr, cloexec: bit });
+            if known.insert(addr, ()).is_none() {
+                let file = Object::new(kernel, "File", addr)?;
+                let record = describe(pid, fd, &file, &mut files)?;
+                files.push(record);
+            }
+        }
+    }
+    Ok(vec![table(Kind::Fds, &fds), table(Kind::Files, &files)])
+}
+
+fn describe(
+    pid: u64,
+    fd: usize,
+    file: &Object<'_>,
+    to: &mut Writer<corenote::File>,
+) -> Result<corenote::File> {
+    let refused = |what: String| Error::Refused { pid, what: format!("descriptor {fd} {what}") };
+    let kind = file.uint("kind")?;
+    let inode = file.ptr("inode")?.ok_or_else(|| refused("has no inode".into()))?;
+    let (path, deleted) = path_of(&file.embedded("path")?)?;
+    let shown = String::from_utf8_lossy(&path).into_owned();
+    let object = file.uint("detail")?;
+    let mut record = corenote::File {
+        id: file.addr(),
+        kind,
+        flags: file.uint("flags")?,
+        pos: file.uint("pos")?,
+        path_bytes: put(to, &path)?,
+        dev: inode.uint("dev")?,
+        ino: inode.uint("ino")?,
+        mode: inode.uint("mode")?,
+        size: inode.uint("size")?,
+        rdev: inode.uint("rdev")?,
+        object,
+        ..corenote::File::default()
+    };
+    match kind {
+        corenote::FILE_REGULAR | corenote::FILE_DIRECTORY if deleted => {
+            return Err(refused(format!("is a file without a name any more ({shown})")));
+        }
+        corenote::FILE_REGULAR if path.is_empty() => {
+            return Err(refused("is a file that never had a name".into()));
+        }
+        corenote::FILE_REGULAR
+        | corenote::FILE_DIRECTORY
+        | corenote::FILE_CHAR_DEVICE
+        | corenote::FILE_TTY => {}
+        corenote::FILE_PIPE if object != 0 => {
+            let pipe = Object::new(file.kernel(), "Pipe", object)?;
+            let content = pipe_content(&pipe)?;
+            record.content_bytes = put(to, &content)?;
+            record.value = pipe.uint("slots")?;
+        }
+        corenote::FILE_EVENTFD if object != 0 => {
+            let counter = Object::new(file.kernel(), "EventFd", object)?;
+            record.value = counter.uint("count")?;
+            record.semaphore = counter.uint("semaphore")?;
+        }
+        _ => {
+            let name = file.enum_name("kind")?;
+            return Err(refused(format!("is of the kind {name}, which no core carries yet")));
+        }
+    }
+    Ok(record)
+}
+
+/// The bytes in a pipe, oldest first.
+fn pipe_content(pipe: &Object<'_>) -> Result<Vec<u8>> {
+    let kernel = pipe.kernel();
+    let damaged = || crate::introspect::Error::Damaged { what: "a pipe".into() };
+    let ring = pipe.embedded("ring")?;
+    let slots = ring.array("slots")?;
+    let (head, tail) = (ring.uint("head")?, ring.uint("tail")?);
+    let used = head.wrapping_sub(tail);
+    if used > slots.len() as u64 {
+        return Err(damaged().into());
+    }
+    let frames = Frames::new(kernel)?;
+    let mut bytes = vec![];
+    for position in 0..used {
+        // Positions count on; the ring has a power of two of slots.
+        let at = tail.wrapping_add(position) & (slots.len() as u64 - 1);
+        let slot = slots.get(at as usize).ok_or_else(damaged)?;
+        let page = slot.ptr("page")?.ok_or_else(damaged)?;
+        let phys = frames.phys_of(page.addr()).ok_or_else(damaged)?;
+        let (start, len) = (slot.uint("start")?, slot.uint("len")?);
+        if start.checked_add(len).is_none_or(|end| end > PAGE_SIZE)
+            || bytes.len() as u64 + len > MAX_PIPE
+        {
+            return Err(damaged().into());
+        }
+        let mut piece = vec![0; len as usize];
+        kernel.space().ram().read(phys + start, &mut piece)?;
+        bytes.extend(piece);
+    }
+    Ok(bytes)
+}
+
+/// The path of a place (`Path`: a name and the mount that shows it) from the root of all mounts, and whether
+/// the name is gone. Empty for what stands in no tree.
+pub(super) fn path_of(place: &Object<'_>) -> Result<(Vec<u8>, bool)> {
+    let kernel = place.kernel();
+    let (mut mount, mut dentry) = match (place.ptr("mnt")?, place.ptr("dentry")?) {
+        (Some(mount), Some(dentry)) => (mount, dentry),
+        _ => return Ok((vec![], false)),
+    };
+    let mut names: Vec<Vec<u8>> = vec![];
+    let mut deleted = false;
+    for _ in 0..MAX_DEPTH {
+        if mount.uint("root")? == dentry.addr() {
+            let above = mount.embedded("tree.place")?;
+            match (above.ptr("mnt")?, above.ptr("dentry")?) {
+                (Some(m), Some(d)) => (mount, dentry) = (m, d),
+                _ if mount.bool("pseudo")? => return Ok((vec![], false)),
+                _ => {
+                    let mut path = vec![];
+                    for name in names.iter().rev() {
+                        path.push(b'/');
+                        path.extend(name);
+                    }
+                    if path.is_empty() {
+                        path.push(b'/');
+                    }
+                    return Ok((path, deleted));
+                }
+            }
+            continue;
+        }
+        let Some(parent) = dentry.ptr("parent")? else { return Ok((vec![], false)) };
+        if names.is_empty() {
+            deleted = !dentry.bool("hashed")?;
+        }
+        names.push(name_of(kernel, &dentry)?);
+        dentry = parent;
+    }
+    Err(crate::introspect::Error::Damaged { what: "a path".into() }.into())
+}
+
+fn name_of(kernel: &Kernel<'_>, dentry: &Object<'_>) -> Result<Vec<u8>> {
+    let at = dentry.addr_of("name")?;
+    let start = kernel.space().read_u64(at)?;
+    let len = kernel.space().read_u64(at.wrapping_add(8))?.min(MAX_NAME);
+    let mut name = vec![0; len as usize];
+    kernel.space().read(start, &mut name)?;
+    Ok(name)
+}

@@ -1,0 +1,240 @@
+//! What a process is beside memory, registers and files: ids, credentials, limits, signals, ranges.
+
+use belljar_abi::corenote::{
+    Group, Id, Kind, Limit, OWNER, Pending, Process as ProcessRecord, Record, SigAction, Thread,
+    Vma as VmaRecord, Writer,
+};
+
+use super::files::path_of;
+use super::memory::Vma;
+use super::registers::Registers;
+use super::{Error, Result};
+use crate::elfcore::Note;
+use crate::introspect::{Object, Process, optional};
+
+/// A table as a note.
+pub(super) fn table<T: Record>(kind: Kind, table: &Writer<T>) -> Note {
+    Note::new(OWNER, kind as u32, table.finish())
+}
+
+/// Bytes for a record.
+pub(super) fn put<T: Record>(to: &mut Writer<T>, bytes: &[u8]) -> Result<u64> {
+    to.bytes(bytes).ok_or_else(|| Error::Io(std::io::ErrorKind::FileTooLarge.into()))
+}
+
+/// The notes about the process as a whole.
+pub(super) fn process(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> Result<Vec<Note>> {
+    let task = process.task();
+    let pid = process.pid()?;
+    let refused = |what: &str| Error::Refused { pid, what: what.to_owned() };
+    let signal = task.ptr("signal")?.ok_or_else(|| refused("it has no signal structure"))?;
+    if signal.bool("timers.used")? {
+        return Err(refused("it has POSIX or interval timers, which no core carries yet"));
+    }
+    if signal.bool("timers.watches_cpu")? {
+        return Err(refused("it has timers on its CPU time, which no core carries yet"));
+    }
+    own_namespace(process)?;
+    let fs = task.ptr("fs")?.ok_or_else(|| refused("it has no working directory"))?;
+    let cred = task.ptr("cred")?.ok_or_else(|| refused("it has no credentials"))?;
+    let (pgid, sid) = process.pgid_sid()?;
+    let mut table_of: Writer<ProcessRecord> = Writer::default();
+    let cwd = path_of(&fs.embedded("paths.cwd")?)?.0;
+    let root = path_of(&fs.embedded("paths.root")?)?.0;
+    let exe = match mm.ptr("exe")? {
+        Some(exe) => exe.bytes("path")?,
+        None => vec![],
+    };
+    let record = ProcessRecord {
+        pid,
+        ppid: process.ppid()?.unwrap_or(0),
+        pgid,
+        sid,
+        session_leader: signal.uint("leader")?,
+        exit_signal: task.uint("exit_signal")?,
+        stopped: u64::from(signal.flags("shared.flags")?.iter().any(|flag| flag == "STOPPED")),
+        umask: fs.uint("umask")?,
+        cwd_bytes: put(&mut table_of, &cwd)?,
+        root_bytes: put(&mut table_of, &root)?,
+        exe_bytes: put(&mut table_of, &exe)?,
+        uid: cred.uint("uid")?,
+        euid: cred.uint("euid")?,
+        suid: cred.uint("suid")?,
+        fsuid: cred.uint("fsuid")?,
+        gid: cred.uint("gid")?,
+        egid: cred.uint("egid")?,
+        sgid: cred.uint("sgid")?,
+        fsgid: cred.uint("fsgid")?,
+        cap_inheritable: cred.uint("cap_inheritable")?,
+        cap_permitted: cred.uint("cap_permitted")?,
+        cap_effective: cred.uint("cap_effective")?,
+        cap_bounding: cred.uint("cap_bounding")?,
+        cap_ambient: cred.uint("cap_ambient")?,
+        securebits: cred.uint("securebits")?,
+        no_new_privs: cred.uint("no_new_privs")?,
+        start_brk: mm.uint("space.start_brk")?,
+        brk: mm.uint("space.brk")?,
+        mmap_base: mm.uint("space.mmap_base")?,
+        start_code: mm.uint("layout.start_code")?,
+        end_code: mm.uint("layout.end_code")?,
+        start_data: mm.uint("layout.start_data")?,
+        end_data: mm.uint("layout.end_data")?,
+        start_stack: mm.uint("layout.start_stack")?,
+        arg_start: mm.uint("layout.arg_start")?,
+        arg_end: mm.uint("layout.arg_end")?,
+        env_start: mm.uint("layout.env_start")?,
+        env_end: mm.uint("layout.env_end")?,
+        sigreturn: mm.uint("layout.sigreturn")?,
+        oom_score_adj: signal.uint("oom_score_adj")?,
+        subreaper: signal.uint("is_child_subreaper")?,
+    };
+    table_of.push(record);
+
+    let mut groups: Writer<Group> = Writer::default();
+    for gid in cred.numbers("groups")? {
+        groups.push(Group { gid });
+    }
+    let mut limits: Writer<Limit> = Writer::default();
+    let (soft, hard) = (signal.numbers("rlimits.soft")?, signal.numbers("rlimits.hard")?);
+    for (resource, (soft, hard)) in soft.into_iter().zip(hard).enumerate() {
+        limits.push(Limit { resource: resource as u64, soft, hard });
+    }
+    let mut ranges: Writer<VmaRecord> = Writer::default();
+    for vma in vmas {
+        let (dev, ino, path) = match &vma.file {
+            Some(file) => (file.dev, file.ino, file.path.as_slice()),
+            None => (0, 0, &[][..]),
+        };
+        let path_bytes = put(&mut ranges, path)?;
+        let (start, end) = (vma.range.start, vma.range.end);
+        let (flags, pgoff) = (vma.flags, vma.pgoff);
+        ranges.push(VmaRecord { start, end, flags, pgoff, dev, ino, path_bytes });
+    }
+    let mut actions: Writer<SigAction> = Writer::default();
+    if let Some(sighand) = task.ptr("sighand")? {
+        for (signo, action) in (1..).zip(sighand.array("actions")?) {
+            let record = SigAction {
+                signo,
+                handler: action.uint("handler")?,
+                flags: action.uint("flags")?,
+                restorer: action.uint("restorer")?,
+                mask: action.uint("mask")?,
+            };
+            if record != (SigAction { signo, ..SigAction::default() }) {
+                actions.push(record);
+            }
+        }
+    }
+    Ok(vec![
+        table(Kind::Process, &table_of),
+        table(Kind::Groups, &groups),
+        table(Kind::Limits, &limits),
+        table(Kind::Vmas, &ranges),
+        table(Kind::SigActions, &actions),
+    ])
+}
+
+/// Refuses a process that is not in init's namespaces: no note carries one yet. Its numbers at each level
+/// of the pid namespaces are carried.
+fn own_namespace(process: &Process<'_>) -> Result<()> {
+    let task = process.task();
+    let init = Process::find(task.kernel(), 1)?;
+    let (Some(own), Some(inits)) = (task.ptr("nsproxy")?, init.task().ptr("nsproxy")?) else {
+        return Ok(());
+    };
+    for kind in ["uts", "ipc", "mnt", "net", "time", "cgroup"] {
+        if optional(own.uint(kind))? != optional(inits.uint(kind))? {
+            let what = format!(
+                "its {kind} namespace is not that of process 1, and no core carries one yet"
+            );
+            return Err(Error::Refused { pid: process.pid()?, what });
+        }
+    }
+    Ok(())
+}
+
+/// The notes about its threads; `registers` are theirs, in the same order.
+pub(super) fn threads(
+    process: &Process<'_>,
+    threads: &[&Process<'_>],
+    registers: &[Registers],
+) -> Result<Vec<Note>> {
+    let mut table_of: Writer<Thread> = Writer::default();
+    let mut pending: Writer<Pending> = Writer::default();
+    let mut ids: Writer<Id> = Writer::default();
+    for (thread, registers) in threads.iter().zip(registers) {
+        let task = thread.task();
+        let tid = thread.pid()?;
+        let comm_bytes = put(&mut table_of, task.text("comm")?.as_bytes())?;
+        table_of.push(Thread {
+            tid,
+            comm_bytes,
+            syscall: registers.syscall as u64,
+            orig_x0: registers.orig_x0,
+            blocked: task.uint("sig.blocked")?,
+            has_saved_mask: task.uint("sig.saved_mask.is_set")?,
+            saved_mask: task.uint("sig.saved_mask.mask")?,
+            altstack_sp: task.uint("altstack.sp")?,
+            altstack_size: task.uint("altstack.size")?,
+            altstack_flags: task.uint("altstack.flags")?,
+            clear_child_tid: task.uint("clear_child_tid")?,
+            robust_list: task.uint("robust_list")?,
+            pdeath_signal: task.uint("pdeath_signal")?,
+            policy: task.uint("se.policy")?,
+            nice: thread.nice()? as u64,
+            rt_priority: task.uint("se.rt_priority")?,
+            cpus_allowed: task.uint("se.cpus_allowed")?,
+            personality: task.uint("personality")?,
+        });
+        queued(tid, task, "sig.pending.queue", &mut pending)?;
+        if let Some(number) = task.ptr("thread_pid")? {
+            numbers(0, tid, &number, &mut ids)?;
+        }
+    }
+    let pid = process.pid()?;
+    if let Some(signal) = process.task().ptr("signal")? {
+        queued(0, &signal, "shared.pending.queue", &mut pending)?;
+        // The order of `SignalStruct.pids` is that of the kernel's `PidType`.
+        for kind in 1..4 {
+            if let Some(number) = signal.element("pids", kind)? {
+                numbers(kind as u64, pid, &number, &mut ids)?;
+            }
+        }
+    }
+    Ok(vec![
+        table(Kind::Threads, &table_of),
+        table(Kind::Pending, &pending),
+        table(Kind::Ids, &ids),
+    ])
+}
+
+/// The queued signals in a field.
+fn queued(tid: u64, of: &Object<'_>, path: &str, to: &mut Writer<Pending>) -> Result<()> {
+    for info in of.array(path)? {
+        let fields = info.numbers("fields")?;
+        let field = |i: usize| fields.get(i).copied().unwrap_or(0);
+        to.push(Pending {
+            tid,
+            signo: info.uint("signo")?,
+            errno: info.uint("errno")?,
+            code: info.uint("code")?,
+            field0: field(0),
+            field1: field(1),
+            field2: field(2),
+            field3: field(3),
+        });
+    }
+    Ok(())
+}
+
+/// The numbers of a pid, one a level.
+fn numbers(kind: u64, of: u64, pid: &Object<'_>, to: &mut Writer<Id>) -> Result<()> {
+    for (level, number) in (0..).zip(pid.array("numbers")?) {
+        let ns = match number.ptr("ns")? {
+            Some(ns) => ns.uint("common.inum")?,
+            None => 0,
+        };
+        to.push(Id { kind, of, level, nr: number.uint("nr")?, ns });
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! A process, or it and all its descendants, as a folder of cores with an index.
+//!
+//! Everything is described before anything is written, so what cannot be carried is refused while there is
+//! nothing to take back; and the folder takes its place in one step.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::write::{Depth, Image, image};
+use super::{Error, Result};
+use crate::backend::CpuRegisters;
+use crate::introspect::{Kernel, Process};
+use crate::snapshot::partial::Partial;
+
+/// The index's file.
+const INDEX: &str = "checkpoint.json";
+/// What tells it from any other JSON file.
+const MAGIC: &str = "belljar checkpoint";
+/// Version of its form.
+const VERSION: u32 = 1;
+
+/// What is in the folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
+    /// What it is.
+    pub magic: String,
+    /// Version of its form.
+    pub version: u32,
+    /// The cores, parents before their children.
+    pub processes: Vec<Member>,
+}
+
+/// One core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Number of the process.
+    pub pid: u64,
+    /// Number of its parent.
+    pub ppid: u64,
+    /// Its name.
+    pub comm: String,
+    /// The core's file in the folder.
+    pub file: String,
+}
+
+/// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`.
+pub fn checkpoint(
+    kernel: &Kernel<'_>,
+    cpus: &[CpuRegisters],
+    pid: u32,
+    tree: bool,
+    dir: &Path,
+) -> Result<Index> {
+    let mut processes = vec![];
+    let mut images: Vec<Image<'_>> = vec![];
+    for member in members(kernel, pid, tree)? {
+        let number = u32::try_from(member.pid).unwrap_or(u32::MAX);
+        images.push(image(kernel, cpus, number, Depth::Whole)?);
+        processes.push(member);
+    }
+    let partial = Partial::create(dir, INDEX)?;
+    for (member, image) in processes.iter().zip(&images) {
+        let file = partial.create_file(&member.file)?;
+        let path = partial.file(&member.file);
+        let failed = |cause| Error::Write { path: path.clone(), cause };
+        image.write(&file).map_err(|error| match error {
+            Error::Io(cause) => failed(cause),
+            other => other,
+        })?;
+        file.sync_all().map_err(failed)?;
+    }
+    let index = Index { magic: MAGIC.to_owned(), version: VERSION, processes };
+    let mut text = serde_json::to_vec_pretty(&index).map_err(std::io::Error::from)?;
+    text.push(b'\n');
+    partial.write_file(INDEX, &text)?;
+    partial.commit()?;
+    Ok(index)
+}
+
+/// The processes that belong to it, parents before their children.
+fn members(kernel: &Kernel<'_>, pid: u32, tree: bool) -> Result<Vec<Member>> {
+    let first = Process::find(kernel, pid)?;
+    let first = match first.task().ptr("group_leader")? {
+        Some(leader) => Process::new(leader),
+        None => first,
+    };
+    let mut found = vec![member(&first)?];
+    if !tree {
+        return Ok(found);
+    }
+    let mut children: HashMap<u64, Vec<Member>> = HashMap::new();
+    for leader in kernel.processes()? {
+        let process = Process::new(leader);
+        // A zombie has nothing to take out; its parent learns of it as of a child that is not its own.
+        if process.task().uint("exit_state")? == 0 {
+            let member = member(&process)?;
+            children.entry(member.ppid).or_default().push(member);
+        }
+    }
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        if let Some(mut own) = children.remove(&parent.pid) {
+            own.sort_by_key(|member| member.pid);
+            found.extend(own);
+        }
+        next += 1;
+    }
+    Ok(found)
+}
+
+fn member(process: &Process<'_>) -> Result<Member> {
+    let pid = process.pid()?;
+    Ok(Member {
+        pid,
+        ppid: process.ppid()?.unwrap_or(0),
+        comm: process.task().text("comm")?,
+        file: format!("{pid}.core"),
+    })
+}
