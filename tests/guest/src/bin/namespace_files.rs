@@ -207,17 +207,15 @@ fn time() {
             // Sleeping until a time is sleeping until that clock shows it.
             let until = timespec(seconds(libc::CLOCK_MONOTONIC) + 0.02);
             // SAFETY: valid places.
-            check_eq!(
-                unsafe {
-                    libc::clock_nanosleep(
-                        libc::CLOCK_MONOTONIC,
-                        libc::TIMER_ABSTIME,
-                        &raw const until,
-                        std::ptr::null_mut(),
-                    )
-                },
-                0
-            );
+            let slept = unsafe {
+                libc::clock_nanosleep(
+                    libc::CLOCK_MONOTONIC,
+                    libc::TIMER_ABSTIME,
+                    &raw const until,
+                    std::ptr::null_mut(),
+                )
+            };
+            check_eq!(slept, 0);
             check!(
                 seconds(libc::CLOCK_MONOTONIC) >= until.tv_sec as f64 + until.tv_nsec as f64 / 1e9
             );

@@ -155,15 +155,11 @@ fn loopback(netlink: &Netlink) {
         0
     }));
     // SAFETY: no memory involved.
-    check_eq!(
-        err(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 31) }),
-        libc::EPROTONOSUPPORT
-    );
+    let unknown = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 31) };
+    check_eq!(err(unknown), libc::EPROTONOSUPPORT);
     // SAFETY: no memory involved.
-    check_eq!(
-        err(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_STREAM, 0) }),
-        libc::ESOCKTNOSUPPORT
-    );
+    let stream = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_STREAM, 0) };
+    check_eq!(err(stream), libc::ESOCKTNOSUPPORT);
     Netlink::open(15, 1);
 }
 

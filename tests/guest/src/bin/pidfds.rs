@@ -129,10 +129,8 @@ fn from_clone() {
     check_eq!(wait(pid), 5 << 8);
     let flags = libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
     // SAFETY: refused.
-    check_eq!(
-        err(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut fd, 0, 0) }),
-        libc::EINVAL
-    );
+    let both = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut fd, 0, 0) };
+    check_eq!(err(both), libc::EINVAL);
 }
 
 /// Several namespaces of a process at once, all or none.
