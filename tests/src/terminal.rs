@@ -38,8 +38,11 @@ impl Terminal {
         // SAFETY: the closure only makes system calls.
         unsafe {
             command.pre_exec(|| {
-                // As at a login: whoever runs the tests may ignore it (nohup does), and that is inherited.
-                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                // As at a login: whoever runs the tests may ignore them (nohup does, and a shell in what it
+                // puts into the background), and that is inherited.
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
                 rustix::process::setsid()?;
                 rustix::process::ioctl_tiocsctty(std::io::stdin())?;
                 Ok(())
