@@ -69,14 +69,16 @@ fn a_running_thread_is_moved_before_the_call_returns(cpus: &[usize]) {
 fn a_sleeper_wakes_where_it_may_run(cpus: &[usize]) {
     let (mut here, there) = std::io::pipe().unwrap();
     let tid = Arc::new(AtomicUsize::new(0));
+    let told = Arc::new(AtomicUsize::new(0));
     let thread = {
-        let tid = tid.clone();
+        let (tid, told) = (tid.clone(), told.clone());
         thread::spawn(move || {
             tid.store(gettid() as usize, SeqCst);
             let mut places = Vec::new();
             let mut byte = [0];
             while std::io::Read::read(&mut here, &mut byte).unwrap() == 1 {
                 places.push((current(), usize::from(byte[0])));
+                told.store(places.len(), SeqCst);
             }
             places
         })
@@ -89,8 +91,9 @@ fn a_sleeper_wakes_where_it_may_run(cpus: &[usize]) {
         let cpu = cpus[round % cpus.len()];
         check_eq!(bind(tid.load(SeqCst) as i32, &[cpu]), 0);
         std::io::Write::write_all(&mut there, &[cpu as u8]).unwrap();
-        // It has read it when the pipe is empty again and it sleeps: the next bind must not be early.
-        while !sleeps(tid.load(SeqCst)) {
+        // The next bind must not be early, and shall find a sleeper. That it seems to sleep does not say
+        // that it has looked: it is about to while it looks whether the pipe is empty.
+        while told.load(SeqCst) <= round || !sleeps(tid.load(SeqCst)) {
             thread::yield_now();
         }
     }
