@@ -40,6 +40,16 @@ fn it_says_what_it_offers_and_wants_registration() {
     check_eq!(errno(), libc::EINVAL);
 }
 
+/// Waits for another thread, which may need this CPU.
+fn wait_until(condition: impl Fn() -> bool) {
+    const SPINS: u32 = 1000;
+    let mut spins = 0;
+    while !condition() {
+        spins += 1;
+        if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+    }
+}
+
 /// Two threads each store to their own word and look at the other's: with a barrier in between on both
 /// sides one of them sees the other's store. The fast one has none of its own.
 fn the_fast_side_needs_no_barrier() {
@@ -58,9 +68,7 @@ fn the_fast_side_needs_no_barrier() {
         let s = shared.clone();
         thread::spawn(move || {
             for round in 1..=ROUNDS {
-                while s.round.load(SeqCst) < round {
-                    std::hint::spin_loop();
-                }
+                wait_until(|| s.round.load(SeqCst) >= round);
                 s.fast.store(round, Relaxed);
                 compiler_fence(SeqCst);
                 s.seen.store(s.slow.load(Relaxed), Relaxed);
@@ -73,9 +81,7 @@ fn the_fast_side_needs_no_barrier() {
         shared.slow.store(round, Relaxed);
         check_eq!(membarrier(PRIVATE), 0);
         let seen_here = shared.fast.load(Relaxed);
-        while shared.done.load(SeqCst) < round {
-            std::hint::spin_loop();
-        }
+        wait_until(|| shared.done.load(SeqCst) >= round);
         let seen_there = shared.seen.load(Relaxed);
         check!(seen_here == round || seen_there == round, "round {round}: neither saw the other");
     }
