@@ -15,6 +15,8 @@ use crate::arch::{cpu_id, cpu_relax, mpidr};
 const GICD_IROUTER: u64 = 0x6000;
 const GICR_TYPER: u64 = 0x0008;
 const GICR_WAKER: u64 = 0x0014;
+const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
+const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 /// The frame with the registers of private interrupts; these have the distributor's offsets.
 const GICR_SGI_FRAME: u64 = 0x1_0000;
 const GICR_STRIDE: u64 = 0x2_0000;
@@ -47,8 +49,8 @@ pub(super) fn init(distributor: PhysAddr, redistributors: core::ops::Range<u64>)
 /// Sets up this CPU's redistributor and interface; false if there is no redistributor for it.
 pub(super) fn init_cpu() -> bool {
     let Some(gicr) = find_redistributor() else { return false };
-    write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) & !(1 << 1));
-    while read(gicr, GICR_WAKER) & (1 << 2) != 0 {
+    write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) & !WAKER_PROCESSOR_SLEEP);
+    while read(gicr, GICR_WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
         cpu_relax();
     }
     let sgi = gicr + GICR_SGI_FRAME;
@@ -86,8 +88,10 @@ pub(super) fn leave_cpu() {
     unsafe { asm!("msr s3_0_c12_c12_7, xzr", "isb", options(nostack)) }
     let Some(gicr) = find_redistributor() else { return };
     write(gicr + GICR_SGI_FRAME, GICD_ICENABLER, 0xffff_0000);
-    write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) | 1 << 1);
-    while read(gicr, GICR_WAKER) & (1 << 2) == 0 {
+    write(gicr, GICR_WAKER, read(gicr, GICR_WAKER) | WAKER_PROCESSOR_SLEEP);
+    // KVM's has no such register: it reads as 0, and nothing falls asleep.
+    let has_waker = read(gicr, GICR_WAKER) & WAKER_PROCESSOR_SLEEP != 0;
+    while has_waker && read(gicr, GICR_WAKER) & WAKER_CHILDREN_ASLEEP == 0 {
         cpu_relax();
     }
 }
