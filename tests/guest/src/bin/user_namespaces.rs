@@ -218,12 +218,14 @@ fn capabilities() {
 
 /// A process may be inspected from the namespace around it, not from inside.
 fn looking_up() {
-    let gate = Pipe::new();
+    let (gate, ready) = (Pipe::new(), Pipe::new());
     let victim = child(|| {
         become_user(1000);
+        ready.tell();
         gate.hear();
         0
     });
+    ready.hear();
     wait_ok(child(|| {
         become_user(1000);
         // Outside, the same user may look.
