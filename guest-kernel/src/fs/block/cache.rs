@@ -350,17 +350,8 @@ impl Disk {
                         self.cache.mark_dirty(&frame);
                         return Ok(n);
                     }
-                    // Somebody read it meanwhile.
-                    let there = self.read_page(index, 0)?;
-                    let mut chunk = [0; 512];
-                    for at in (0..n).step_by(chunk.len()) {
-                        let part = chunk.len().min(n - at);
-                        frame.read(at, &mut chunk[..part]);
-                        there.write(at, &chunk[..part]);
-                    }
-                    self.cache.mark_dirty(&there);
-                    return Ok(n);
                 }
+                // Not all could be copied, or somebody read the page meanwhile.
                 let there = self.read_page(index, 0)?;
                 let mut chunk = [0; 512];
                 for at in (0..copied).step_by(chunk.len()) {
