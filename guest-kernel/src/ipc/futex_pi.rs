@@ -403,10 +403,10 @@ mod tests {
         let holder = spawn(root, move || {
             register(3001);
             take(word, 3001).unwrap();
-            while load(word) & FUTEX_WAITERS == 0 {
+            // The waiter lends its level only while it waits: now it does.
+            while current().prio() != 49 {
                 thread::yield_now();
             }
-            thread::sleep(std::time::Duration::from_millis(20));
             exit_pi_state();
         });
         while load(word) == 0 {
@@ -414,6 +414,7 @@ mod tests {
         }
         register(3000);
         assert_eq!(lock(word, true, 3000, soon(), false, owner), Err(Errno::ETIMEDOUT));
+        current().set_scheduler(crate::sched::Policy::Fifo, 0, 50).unwrap();
         take(word, 3000).unwrap();
         assert_eq!(load(word), 3000 | FUTEX_OWNER_DIED);
         holder.join().unwrap();
