@@ -1,5 +1,9 @@
 //! The whole path with the real kernel and BusyBox: what goes in and comes out through the command line.
 
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
 use belljar_tests::guest::Guest;
 use belljar_tests::sandbox::eventually;
 use belljar_tests::terminal::Terminal;
@@ -16,6 +20,20 @@ fn a_pipeline_prints_exactly_its_output_and_passes_its_status_on() {
 fn output_is_byte_for_byte_what_the_program_wrote() {
     let done = Guest::new().sh(r"printf 'a\r\nb\tc\001\n\n'");
     assert_eq!((done.code, &*done.stdout), (0, "a\r\nb\tc\u{1}\n\n"));
+}
+
+#[test]
+fn output_that_is_read_late_is_whole() {
+    let guest = Guest::new();
+    let mut command = guest.command(&["run", "shell", "--", "seq", "200000"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    // Every buffer on the way fills up meanwhile.
+    std::thread::sleep(Duration::from_secs(4));
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!((printed.len(), printed == expected), (expected.len(), true));
 }
 
 #[test]

@@ -12,6 +12,8 @@
 
 /// The name of the port.
 pub const PORT_NAME: &str = "org.belljar.control";
+/// The name of the terminal's port, where that is not port 0.
+pub const TERMINAL_NAME: &str = "org.belljar.terminal";
 /// First four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"BJCM";
 /// The version that [`Message::Hello`] states.

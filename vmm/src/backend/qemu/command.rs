@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use belljar_abi::control::PORT_NAME;
+use belljar_abi::control::{PORT_NAME, TERMINAL_NAME};
 use command_fds::FdMapping;
 
 use super::Error;
@@ -20,7 +20,7 @@ const CONTROL_FD: i32 = 7;
 const INITRD_FD: i32 = 8;
 const NOTE_FD: i32 = 9;
 
-/// The identifier of port 0 of the virtio console, in events.
+/// The identifier of the terminal's port, in events.
 pub(super) const CONSOLE_ID: &str = "console";
 
 /// The default CPU: everything QEMU can emulate, except that pointer authentication uses a cheap
@@ -127,15 +127,16 @@ impl Command {
             "-global",
             "virtio-mmio.force-legacy=false",
             "-device",
-            "virtio-serial-device,max_ports=2",
-            "-chardev",
-            &format!("socket,id=port0,fd={CONSOLE_FD}"),
-            "-device",
-            &format!("virtconsole,nr=0,chardev=port0,id={CONSOLE_ID}"),
+            "virtio-serial-device,max_ports=3",
             "-chardev",
             &format!("socket,id=port1,fd={CONTROL_FD}"),
             "-device",
             &format!("virtserialport,nr=1,chardev=port1,name={PORT_NAME}"),
+            // Port 0 could only be a `virtconsole`, which drops what nobody reads in time.
+            "-chardev",
+            &format!("socket,id=port2,fd={CONSOLE_FD}"),
+            "-device",
+            &format!("virtserialport,nr=2,chardev=port2,name={TERMINAL_NAME},id={CONSOLE_ID}"),
             "-device",
             "virtio-rng-device",
         ]

@@ -1,7 +1,8 @@
 //! The console device (virtio 1.2, 5.3): ports that carry bytes, one of them the terminal /dev/hvc0.
 //!
-//! Port 0 is the terminal; a port named `org.belljar.control` is for [`control`](super::control); others
-//! are left alone. What is written before the device announced a port waits in the port's ring. All
+//! Port 0 is the terminal, or else a port named `org.belljar.terminal` (QEMU drops what port 0 writes
+//! faster than it is read, other ports wait); a port named `org.belljar.control` is for
+//! [`control`](super::control); others are left alone. What is written before the device announced a port waits in the port's ring. All
 //! state is under one lock that the interrupt takes too; listeners are called without it.
 
 mod message;
@@ -12,7 +13,7 @@ mod tests;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use belljar_abi::control::PORT_NAME;
+use belljar_abi::control::{PORT_NAME, TERMINAL_NAME};
 use virtio_drivers::Error;
 use virtio_drivers::transport::Transport;
 
@@ -30,7 +31,7 @@ use crate::{kerr, wait_event_timeout};
 
 /// Ports that are driven; a device may have more.
 const PORTS: usize = 4;
-/// The port of the terminal.
+/// The place of the terminal's port among [`State::ports`], whatever number the device gives it.
 pub const TERMINAL: usize = 0;
 /// Messages in flight, each way.
 const MESSAGES: usize = 16;
@@ -214,8 +215,8 @@ impl<T: Transport> State<T> {
 
     fn disconnect(&mut self) {
         self.control = None;
-        for port in &mut self.ports {
-            port.disconnect();
+        for (place, port) in self.ports.iter_mut().enumerate() {
+            port.disconnect(place);
         }
     }
 
@@ -263,13 +264,26 @@ impl<T: Transport> State<T> {
         (news, control_port): (&mut News, &AtomicUsize),
     ) -> Result<(), Broken> {
         let id = message.port as usize;
-        let Some(port) = ports.get_mut(id) else {
+        let Some(place) = ports.iter().position(|port| port.number == id) else {
             // One that is not driven.
             return match message.event {
                 Event::PortAdd => control.send(transport, id, Event::PortReady, 0),
                 _ => Ok(()),
             };
         };
+        let is_control = control_port.load(Ordering::Relaxed) == place;
+        if message.event == Event::PortName
+            && message::name(rest) == TERMINAL_NAME.as_bytes()
+            && !is_control
+            && let Ok([terminal, port]) = ports.get_disjoint_mut([TERMINAL, place])
+            && terminal.take_over(port)
+        {
+            if terminal.open {
+                control.send(transport, id, Event::PortOpen, 1)?;
+            }
+            return terminal.go(transport);
+        }
+        let port = &mut ports[place];
         match message.event {
             Event::PortAdd => {
                 control.send(transport, id, Event::PortReady, 1)?;
@@ -281,16 +295,16 @@ impl<T: Transport> State<T> {
             }
             Event::PortRemove => (port.present, port.host_open) = (false, false),
             Event::PortName if message::name(rest) == PORT_NAME.as_bytes() => {
-                control_port.store(id, Ordering::Release);
+                control_port.store(place, Ordering::Release);
                 port.open = true;
                 control.send(transport, id, Event::PortOpen, 1)?;
                 news.control = true;
             }
             Event::PortOpen => {
                 port.host_open = message.value != 0;
-                news.control |= control_port.load(Ordering::Relaxed) == id;
+                news.control |= is_control;
             }
-            Event::Resize if id == TERMINAL => news.size = message::size(rest),
+            Event::Resize if place == TERMINAL => news.size = message::size(rest),
             _ => {}
         }
         Ok(())
@@ -301,7 +315,7 @@ impl<T: Transport> Console<T> {
     /// A console with a device.
     pub fn try_new(transport: T) -> Result<Box<Self>, Error> {
         let no_memory = |_| Error::DmaError;
-        let [a, b, c, d] = [(); PORTS].map(|()| Port::try_new());
+        let [a, b, c, d] = [0, 1, 2, 3].map(Port::try_new);
         let ports = [a, b, c, d].map(|port| port.map_err(no_memory));
         let [a, b, c, d] = ports;
         let state = IrqLock::new(State {
@@ -385,7 +399,7 @@ impl<T: Transport> Console<T> {
         if !core::mem::replace(&mut ports[port].open, true)
             && ports[port].present
             && let (Some(transport), Some(control)) = (transport, control)
-            && control.send(transport, port, Event::PortOpen, 1).is_err()
+            && control.send(transport, ports[port].number, Event::PortOpen, 1).is_err()
         {
             state.give_up();
         }
@@ -478,7 +492,7 @@ impl Driver for Console<Mmio> {
     }
 }
 
-/// Port 0 of the console device.
+/// The terminal's port of the console device.
 struct Terminal;
 
 impl SerialDevice for Terminal {

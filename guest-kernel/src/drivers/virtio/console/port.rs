@@ -62,6 +62,8 @@ struct Queues {
 
 /// A port. Positions in the stream of output are counted without wrapping.
 pub struct Port {
+    /// The device's number for it.
+    pub number: usize,
     queues: Option<Queues>,
     ring: FrameRef,
     /// How much was put into the ring.
@@ -83,10 +85,11 @@ pub struct Port {
 
 impl Port {
     /// A port without a device.
-    pub fn try_new() -> Result<Self> {
+    pub fn try_new(number: usize) -> Result<Self> {
         let mut input = VecDeque::new();
         input.try_reserve_exact(2 * BUFFERS).map_err(|_| Errno::ENOMEM)?;
         Ok(Self {
+            number,
             queues: None,
             ring: alloc_pages(RING_ORDER, PageKind::Kernel, AllocFlags::empty())?,
             queued: 0,
@@ -127,9 +130,25 @@ impl Port {
         self.start(transport)
     }
 
-    /// Lets go of the queues of a device that was reset. What it had not taken yet is offered again to
-    /// the next; what it had handed over can still be taken.
-    pub fn disconnect(&mut self) {
+    /// Becomes the device's port that `other` was, and the other way round; each keeps its own bytes.
+    /// False if this port is there already, or the device has output of either in hand.
+    pub fn take_over(&mut self, other: &mut Self) -> bool {
+        let busy = |port: &Self| port.offered != port.taken;
+        if self.present || busy(self) || busy(other) {
+            return false;
+        }
+        core::mem::swap(&mut self.number, &mut other.number);
+        core::mem::swap(&mut self.queues, &mut other.queues);
+        core::mem::swap(&mut self.present, &mut other.present);
+        core::mem::swap(&mut self.host_open, &mut other.host_open);
+        true
+    }
+
+    /// Lets go of the queues of a device that was reset; the next one may call the port `number`. What
+    /// the device had not taken yet is offered again to the next; what it had handed over can still be
+    /// taken.
+    pub fn disconnect(&mut self, number: usize) {
+        self.number = number;
         if let Some(mut queues) = self.queues.take() {
             while self.input.len() < self.input.capacity()
                 && let Ok(Some((buffer, len))) = queues.input.pop()

@@ -93,6 +93,32 @@ fn ports_are_opened_as_the_device_announces_them() {
 }
 
 #[test]
+fn a_named_terminal_is_used_where_there_is_no_port_0() {
+    let (device, console) = started();
+    console.open(TERMINAL);
+    console.queue(TERMINAL, b"early");
+    tell(&device, 1, Event::PortAdd, 0, &[]);
+    tell(&device, 1, Event::PortName, 0, b"org.belljar.terminal");
+    tell(&device, 1, Event::PortOpen, 1, &[]);
+    console.find_news();
+    assert_eq!(said(&device), [(1, Event::PortReady, 1), (1, Event::PortOpen, 1)]);
+    assert!(console.is_connected(TERMINAL));
+    // Queues 4 and 5 are those of the device's port 1.
+    assert_eq!(output(&device, 5), b"early");
+    type_in(&device, 4, b"typed");
+    assert_eq!(console.find_news().input, 1 << TERMINAL);
+    let mut typed = [0; 8];
+    assert_eq!((console.take(TERMINAL, &mut typed), &typed[..5]), (5, &b"typed"[..]));
+    // A second one of that name is none.
+    tell(&device, 0, Event::PortAdd, 0, &[]);
+    tell(&device, 0, Event::PortName, 0, b"org.belljar.terminal");
+    console.find_news();
+    console.queue(TERMINAL, b"late");
+    console.start(TERMINAL);
+    assert_eq!((output(&device, 1), output(&device, 5)), (vec![], b"late".to_vec()));
+}
+
+#[test]
 fn one_write_is_one_notification_and_waits_for_its_port() {
     let (device, console) = started();
     assert_eq!(console.queue(TERMINAL, b"early "), 6);
