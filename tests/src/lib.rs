@@ -11,6 +11,27 @@ pub mod terminal;
 
 use std::path::{Path, PathBuf};
 
+/// What `cargo xtask build` left beside the binary under test: kernel, images, guest programs.
+///
+/// # Panics
+/// If the binary has not been built.
+pub fn home() -> PathBuf {
+    let folder = belljar().canonicalize().unwrap().parent().unwrap().join("../belljar");
+    folder.canonicalize().unwrap()
+}
+
+/// The variable that names the folder which the host and the reference machine share.
+const SHARE: &str = "BELLJAR_SHARE";
+
+/// The folder that the host and the reference machine share, for tests in a module `before_kvm` (which
+/// run on the host first), `kvm` (in the machine) or `after_kvm` (on the host again).
+///
+/// # Panics
+/// Outside of `cargo xtask test --only kvm`.
+pub fn share() -> PathBuf {
+    std::env::var_os(SHARE).expect("run this with cargo xtask test --only kvm").into()
+}
+
 /// The binary under test.
 ///
 /// # Panics

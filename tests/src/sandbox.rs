@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use crate::{belljar, stub};
 
 /// How long anything may take before the test calls it stuck. Not a measure of speed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A temporary folder and the environment that points `belljar` into it.
 pub struct Sandbox {
@@ -50,15 +51,15 @@ impl Sandbox {
         let recipe = "cmd = ['/bin/init']\n";
         fs::write(sandbox.path("home/images/small/image.toml"), recipe).unwrap();
         let archive = fs::File::create(sandbox.path("home/images/small/rootfs.cpio")).unwrap();
-        let mut cpio = Command::new("cpio")
-            .args(["--quiet", "-o", "-H", "newc"])
-            .current_dir(sandbox.path("work"))
-            .stdin(Stdio::piped())
-            .stdout(archive)
-            .spawn()
-            .expect("the tests need cpio(1)");
-        cpio.stdin.take().unwrap().write_all(b"bin\nbin/init\n").unwrap();
-        assert!(cpio.wait().unwrap().success());
+        let program = fs::read(sandbox.path("work/bin/init")).unwrap();
+        let mut archive = Some(archive);
+        for (name, mode, data) in [("bin", 0o40755, &[][..]), ("bin/init", 0o100755, &program)] {
+            let builder = cpio::newc::Builder::new(name).mode(mode).nlink(1);
+            let mut writer = builder.write(archive.take().unwrap(), data.len() as u32);
+            writer.write_all(data).unwrap();
+            archive = Some(writer.finish().unwrap());
+        }
+        cpio::newc::trailer(archive.unwrap()).unwrap();
         sandbox
     }
 
@@ -117,6 +118,18 @@ impl Sandbox {
             row.is_some()
         });
         row.unwrap()
+    }
+
+    /// The processes that were started here and have not ended, whoever their parent is.
+    pub fn processes(&self) -> Vec<u64> {
+        let ours = [b"XDG_RUNTIME_DIR=", self.path("run").as_os_str().as_bytes()].concat();
+        let here = |pid: &u64| {
+            // A zombie has no environment any more.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == ours)
+        };
+        let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| name.to_str()?.parse().ok()).filter(here).collect()
     }
 
     /// Waits until the runtime folder is empty.

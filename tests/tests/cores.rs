@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
-use belljar_tests::belljar;
 use belljar_tests::guest::Waiting;
+use belljar_tests::home;
 use belljar_tests::sandbox::eventually;
 use serde_json::Value;
 
@@ -29,12 +30,20 @@ fn busybox(vm: &Waiting) -> (PathBuf, PathBuf) {
     let root = vm.guest.path("root");
     let program = root.join("bin/busybox");
     if !program.exists() {
-        std::fs::create_dir(&root).unwrap();
-        let archive = belljar().parent().unwrap().join("../belljar/images/shell/rootfs.cpio");
-        let mut cpio = Command::new("cpio");
-        cpio.args(["-idm", "--quiet", "--no-absolute-filenames", "bin/busybox"]).current_dir(&root);
-        let status = cpio.stdin(File::open(archive).unwrap()).status();
-        assert!(status.expect("the tests need cpio(1)").success());
+        let mut archive = File::open(home().join("images/shell/rootfs.cpio")).unwrap();
+        loop {
+            let mut entry = cpio::newc::Reader::new(archive).unwrap();
+            assert!(!entry.entry().is_trailer(), "no bin/busybox in the image");
+            if entry.entry().name() == "bin/busybox" {
+                std::fs::create_dir_all(root.join("bin")).unwrap();
+                let mut file = File::create(&program).unwrap();
+                std::io::copy(&mut entry, &mut file).unwrap();
+                // gdb compares its age with the core's.
+                file.set_modified(UNIX_EPOCH).unwrap();
+                break;
+            }
+            archive = entry.finish().unwrap();
+        }
     }
     (root, program)
 }
@@ -120,8 +129,9 @@ fn cores_that_cannot_be_are_refused_and_leave_no_file() {
     refused(&["gcore", "t", "1", "-o", "/nowhere/core"], "/nowhere/core");
     refused(&["dump", "t", "/nowhere/core"], "/nowhere/core");
     refused(&["ps", "--core", "/proc/self/exe"], "no core of an AArch64 machine");
-    refused(&["ps", "--core", "/etc/passwd"], "no ELF file");
-    refused(&["ps", "--snapshot", "/etc"], "is no snapshot");
+    let text = home().join("images/shell/image.toml");
+    refused(&["ps", "--core", text.to_str().unwrap()], "no ELF file");
+    refused(&["ps", "--snapshot", "/proc"], "is no snapshot");
     refused(&["task", "--core", core, "t", "1"], "no VM");
     assert!(!Path::new(core).exists());
 }

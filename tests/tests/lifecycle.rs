@@ -11,6 +11,11 @@ fn signal(name: &str, pid: u64) {
     assert!(status.unwrap().success());
 }
 
+/// The process that runs the guest's CPUs.
+fn backend_of(row: &Value) -> u64 {
+    row["backend_pid"].as_u64().or(row["pid"].as_u64()).unwrap()
+}
+
 /// Ends a VM's guest in order.
 fn end(mut child: Child) {
     child.stdin.take().unwrap().write_all(b"0").unwrap();
@@ -94,7 +99,7 @@ fn a_detached_vm_is_listed_paused_and_killed() {
     assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
     // Nothing is left when kill returns.
     assert!(!sandbox.path("run/belljar/t").exists());
-    assert!(!is_alive(rows[0]["backend_pid"].as_u64().unwrap()));
+    eventually("every process is gone", || sandbox.processes().is_empty());
     sandbox.assert_clean();
 }
 
@@ -123,16 +128,6 @@ fn wait_passes_the_end_of_a_detached_vm_on() {
 }
 
 #[test]
-fn detach_reports_why_the_vm_did_not_start() {
-    let sandbox = Sandbox::new();
-    let mut command = sandbox.command(&["run", "--detach", "small"]);
-    let output = command.env("BELLJAR_QEMU", "/nonexistent").output().unwrap();
-    assert_eq!(output.status.code(), Some(125));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
-    sandbox.assert_clean();
-}
-
-#[test]
 fn names_are_made_from_the_image_if_none_is_given() {
     let sandbox = Sandbox::new();
     for name in ["small\n", "small-2\n"] {
@@ -150,19 +145,21 @@ fn sigterm_ends_everything_with_its_status() {
     let _held = child.stdin.take();
     signal("TERM", child.id().into());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
-    assert!(!is_alive(row["backend_pid"].as_u64().unwrap()));
+    assert!(!is_alive(backend_of(&row)));
     sandbox.assert_clean();
 }
 
 #[test]
-fn sigkill_leaves_neither_process_nor_file() {
+fn sigkill_leaves_neither_process_nor_memory_nor_file() {
     let sandbox = Sandbox::new();
     let mut child = sandbox.spawn(&["run", "--name", "t", "small"]);
-    let row = sandbox.wait_for("t");
+    sandbox.wait_for("t");
+    // The VM's own, the one that restores the terminal, and QEMU if there is one. A memory file lives as
+    // long as one of them.
+    assert!(sandbox.processes().len() >= 2, "{:?}", sandbox.processes());
     signal("KILL", child.id().into());
     child.wait().unwrap();
-    let backend = row["backend_pid"].as_u64().unwrap();
-    eventually("QEMU died too", || !is_alive(backend));
+    eventually("every process is gone", || sandbox.processes().is_empty());
     sandbox.assert_clean();
     sandbox.run(&["ps", "t"]).assert_failed(&["no VM named t"]);
 }
@@ -178,22 +175,6 @@ fn a_folder_that_nobody_cleaned_up_is_stale() {
     std::fs::set_permissions(sandbox.path("run/belljar"), private).unwrap();
     let done = sandbox.run_with_input(&["run", "--name", "t", "small"], "3");
     assert_eq!(done.code, 3, "{done:?}");
-    sandbox.assert_clean();
-}
-
-#[test]
-fn a_machine_that_dies_is_reported() {
-    let sandbox = Sandbox::new();
-    let mut command = sandbox.command(&["run", "--name", "t", "small"]);
-    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let _held = child.stdin.take();
-    let row = sandbox.wait_for("t");
-    signal("KILL", row["backend_pid"].as_u64().unwrap());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(125));
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("VM t died") && text.contains("killed by signal 9"), "{text}");
     sandbox.assert_clean();
 }
 
@@ -222,15 +203,6 @@ fn a_view_of_a_guest_without_a_kernel_says_so() {
 }
 
 #[test]
-fn print_command_starts_nothing() {
-    let sandbox = Sandbox::new();
-    let done = sandbox.run(&["run", "--print-command", "--cpus", "2", "small"]);
-    assert_eq!(done.code, 0);
-    assert!(done.stdout.contains("qemu-system-aarch64 ") && done.stdout.contains(" -smp 2 "));
-    sandbox.assert_clean();
-}
-
-#[test]
 fn a_built_image_runs_by_itself() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.run(&["build", "./prog", "-o", "h.img", "--", "-v"]).code, 0);
@@ -247,4 +219,66 @@ fn vm_json_describes_the_vm() {
     let info: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&info["memory"], &info["pid"]), (&(32 << 20).into(), &child.id().into()));
     end(child);
+}
+
+/// What concerns the child QEMU alone.
+mod qemu {
+    use super::*;
+
+    #[test]
+    fn detach_reports_why_the_vm_did_not_start() {
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.command(&["run", "--backend", "qemu", "--detach", "small"]);
+        let output = command.env("BELLJAR_QEMU", "/nonexistent").output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
+        sandbox.assert_clean();
+    }
+
+    #[test]
+    fn a_machine_that_dies_is_reported() {
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.command(&["run", "--backend", "qemu", "--name", "t", "small"]);
+        command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let _held = child.stdin.take();
+        let row = sandbox.wait_for("t");
+        signal("KILL", row["backend_pid"].as_u64().unwrap());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("VM t died") && text.contains("killed by signal 9"), "{text}");
+        sandbox.assert_clean();
+    }
+
+    #[test]
+    fn print_command_starts_nothing() {
+        let sandbox = Sandbox::new();
+        let done =
+            sandbox.run(&["run", "--backend", "qemu", "--print-command", "--cpus", "2", "small"]);
+        assert_eq!(done.code, 0);
+        assert!(done.stdout.contains("qemu-system-aarch64 ") && done.stdout.contains(" -smp 2 "));
+        sandbox.assert_clean();
+    }
+}
+
+/// What concerns KVM alone.
+mod kvm {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs KVM: cargo xtask test --only kvm"]
+    fn auto_chooses_kvm_and_says_why() {
+        let sandbox = Sandbox::new();
+        let done = sandbox.run_with_input(&["run", "--backend", "auto", "small"], "3");
+        assert_eq!(done.code, 3, "{done:?}");
+        assert!(done.stderr.contains("backend kvm, because"), "{done:?}");
+    }
+
+    #[test]
+    #[ignore = "needs KVM: cargo xtask test --only kvm"]
+    fn doctor_finds_kvm_with_its_interrupt_controller() {
+        let done = Sandbox::new().run(&["doctor"]);
+        assert!(done.stdout.contains("GICv3, up to"), "{done:?}");
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::io::Read;
 use std::process::Stdio;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use belljar_tests::guest::Guest;
 use belljar_tests::sandbox::eventually;
@@ -28,7 +29,7 @@ fn output_that_is_read_late_is_whole() {
     let mut command = guest.command(&["run", "shell", "--", "seq", "200000"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     // Every buffer on the way fills up meanwhile.
-    std::thread::sleep(Duration::from_secs(4));
+    sleep(Duration::from_secs(4));
     let mut printed = String::new();
     child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -111,26 +112,64 @@ fn a_timeout_ends_a_busy_guest() {
 }
 
 #[test]
-fn a_built_image_boots_by_itself_and_in_plain_qemu() {
+fn a_paused_guest_does_not_notice() {
     let guest = Guest::new();
-    let file = guest.path("h.img");
-    let file = file.to_str().unwrap();
-    let done = guest.run(&["build", "hello", "-o", file], "");
+    let script = "while :; do cut -d ' ' -f 1 /proc/uptime; sleep 0.1; done";
+    let run = ["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script];
+    assert_eq!(guest.run(&run, "").code, 0);
+    // The guest's clock as it was last printed, and how often that was.
+    let look = || -> (usize, f64) {
+        let console = guest.run(&["console", "t"], "").stdout;
+        let lines: Vec<f64> = console.lines().flat_map(|line| line.trim().parse()).collect();
+        (lines.len(), lines.last().copied().unwrap_or(0.0))
+    };
+    let next = |seen: usize| -> (usize, f64) {
+        let mut now = (seen, 0.0);
+        eventually("the guest prints more", || {
+            now = look();
+            now.0 > seen
+        });
+        now
+    };
+    let (seen, _) = next(0);
+    // The line after the next two was read from the clock after this.
+    let start = Instant::now();
+    let (_, first) = next(seen + 2);
+    assert_eq!(guest.run(&["pause", "t"], "").code, 0);
+    let paused = Instant::now();
+    let (standing, _) = look();
+    sleep(Duration::from_secs(4));
+    assert_eq!(look().0, standing, "it printed while it was paused");
+    assert!(!guest.rows(&["ps", "t"]).is_empty());
+    let pause = paused.elapsed();
+    assert_eq!(guest.run(&["unpause", "t"], "").code, 0);
+    let (_, last) = next(standing);
+    let ran = start.elapsed() - pause;
+    assert!(
+        last > first && last - first <= ran.as_secs_f64() + 0.1,
+        "{first} to {last} in {ran:?}"
+    );
+    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
+    guest.assert_clean();
+}
+
+#[test]
+fn a_built_image_boots_by_itself() {
+    let guest = Guest::new();
+    let (file, greeting) = built_hello(&guest);
+    let built = guest.run(&["run", &file], "");
+    assert_eq!((built.code, built.stdout.lines().next()), (0, Some(&*greeting)));
+}
+
+/// The file that `belljar build` makes of the image `hello`, and what that prints first.
+fn built_hello(guest: &Guest) -> (String, String) {
+    let file = guest.path("h.img").to_str().unwrap().to_owned();
+    let done = guest.run(&["build", "hello", "-o", &file], "");
     assert_eq!(done.code, 0, "{done:?}");
     let alone = guest.run(&["run", "hello"], "");
     assert_eq!(alone.code, 0, "{alone:?}");
     // What follows the greeting depends on the time.
-    let greeting = alone.stdout.lines().next().unwrap();
-    let built = guest.run(&["run", file], "");
-    assert_eq!((built.code, built.stdout.lines().next()), (0, Some(greeting)));
-    let output = std::process::Command::new("qemu-system-aarch64")
-        .args(["-M", "virt", "-cpu", "max", "-nographic", "-nic", "none", "-kernel", file])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(text.contains(greeting), "{text}");
+    (file, alone.stdout.lines().next().unwrap().to_owned())
 }
 
 #[test]
@@ -214,7 +253,7 @@ const PROMPT: &str = ":~# ";
 fn press_until(terminal: &mut Terminal, key: &str, text: &str) {
     eventually(&format!("{text:?} is shown"), || {
         terminal.type_keys(key);
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        sleep(Duration::from_millis(200));
         terminal.shown().contains(text)
     });
 }
@@ -260,4 +299,23 @@ fn full_screen_programs_work_at_a_terminal() {
     terminal.type_keys("q");
     terminal.type_keys("exit 6\r");
     assert_eq!(terminal.exit_code(), 6);
+}
+
+/// What concerns QEMU alone.
+mod qemu {
+    use super::*;
+
+    #[test]
+    fn a_built_image_boots_in_plain_qemu() {
+        let guest = Guest::new();
+        let (file, greeting) = built_hello(&guest);
+        let output = std::process::Command::new("qemu-system-aarch64")
+            .args(["-M", "virt", "-cpu", "max", "-nographic", "-nic", "none", "-kernel", &file])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        assert!(text.contains(&greeting), "{text}");
+    }
 }

@@ -80,13 +80,18 @@ fn sigtstp_stops_with_a_sane_terminal_and_sigcont_goes_on() {
     terminal.assert_restored();
 }
 
-#[test]
-fn the_terminal_is_restored_when_the_machine_dies() {
-    let sandbox = Sandbox::new();
-    let mut terminal = start(&sandbox);
-    let backend = sandbox.wait_for("t")["backend_pid"].as_i64().unwrap();
-    kill_process(Pid::from_raw(backend as i32).unwrap(), Signal::KILL).unwrap();
-    assert_eq!(terminal.exit_code(), 125);
-    terminal.assert_restored();
-    terminal.wait_for("VM t died");
+/// What concerns the child QEMU alone.
+mod qemu {
+    use super::*;
+
+    #[test]
+    fn the_terminal_is_restored_when_the_machine_dies() {
+        let sandbox = Sandbox::new();
+        let mut terminal = start(&sandbox);
+        let backend = sandbox.wait_for("t")["backend_pid"].as_i64().unwrap();
+        kill_process(Pid::from_raw(backend as i32).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(terminal.exit_code(), 125);
+        terminal.assert_restored();
+        terminal.wait_for("VM t died");
+    }
 }

@@ -10,12 +10,15 @@
 //!   with its output in a file; the runner prints `\x1e\x1ebegin NAME\n`, and afterwards
 //!   `\x1e\x1eend NAME STATUS LENGTH\n`, that many bytes of output, and `\n`.
 //! - `/.runner/raw`: if it is there the console passes bytes unchanged.
+//! - `/.runner/modules/`: kernel modules, loaded in the order of their names before anything else. Once
+//!   there are some, a folder that the host shares as `share` is mounted on `/share`.
 //!
 //! A status is the exit code, or 128 and the signal's number, or `timeout`.
 
 mod console;
 mod program;
 
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::Path;
@@ -24,6 +27,7 @@ const DIR: &str = "/.runner";
 
 fn main() {
     mount_all();
+    load_modules();
     let raw = Path::new(DIR).join("raw").exists();
     let mut console = console::open(raw);
     let status = if let Ok(argv) = fs::read(Path::new(DIR).join("argv")) {
@@ -60,6 +64,23 @@ fn mount_all() {
         let _ = fs::create_dir_all(folder);
         let _ = mount(Some(kind), folder, Some(kind), MsFlags::empty(), None::<&str>);
     }
+}
+
+/// Loads the modules that came along. One that fails is not the runner's business either.
+fn load_modules() {
+    let Ok(entries) = fs::read_dir(Path::new(DIR).join("modules")) else { return };
+    let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    for module in modules {
+        let loaded =
+            fs::File::open(&module).map(|file| finit_module(file, c"", ModuleInitFlags::empty()));
+        if !matches!(loaded, Ok(Ok(()))) {
+            eprintln!("runner: cannot load {}: {loaded:?}", module.display());
+        }
+    }
+    let _ = fs::create_dir_all("/share");
+    let options = Some("trans=virtio,version=9p2000.L,msize=262144");
+    let _ = mount(Some("share"), "/share", Some("9p"), MsFlags::empty(), options);
 }
 
 /// Ends the machine. Bell Jar's kernel powers off with process 1's exit status; Linux panics when

@@ -108,8 +108,12 @@ impl Apt {
         } else {
             query.args(["-qq", "--print-uris", "download"]);
         }
-        // Not where the package files are: apt-get does not name those that lie in its current folder.
-        let uris = exec::output(query.args(packages).current_dir(&self.dir))?;
+        // Not where the package files are: apt-get does not name those that lie in its current folder or
+        // in its cache.
+        let empty = self.dir.join("empty");
+        fs::create_dir_all(empty.join("partial")).context("cannot make the folder of apt")?;
+        query.arg("-o").arg(format!("Dir::Cache::archives={}", empty.display()));
+        let uris = exec::output(query.args(packages).current_dir(&empty))?;
         let mut archives = Vec::new();
         let mut absent = Vec::new();
         // 'URI' FILE SIZE HASH, one line a package

@@ -4,10 +4,10 @@
 use crate::rootfs::{Recipe, linux_program};
 use crate::{exec, paths};
 use anyhow::{Context, Result};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// The package of the runner.
@@ -48,10 +48,15 @@ pub enum Job<'a> {
     Plan(&'a [PathBuf]),
 }
 
-/// Makes an archive of the image `base` with the runner, the job and `files` (guest path, host file).
-pub fn archive(base: &str, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
-    let dir = paths::root().join("images").join(base);
-    let mut rootfs = Recipe::read(&dir)?.rootfs(&dir)?;
+/// The folder of the `shell` image's recipe.
+pub fn shell() -> PathBuf {
+    paths::root().join("images/shell")
+}
+
+/// Makes an archive of the image whose recipe is in `base` with the runner, the job and `files` (guest
+/// path, host file).
+pub fn archive(base: &Path, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
+    let mut rootfs = Recipe::read(base)?.rootfs(base)?;
     rootfs.add_file(RUNNER_PATH, 0o755, exec::read(&linux_program(RUNNER))?);
     for (guest, host) in files {
         rootfs.add_file(guest, 0o755, exec::read(host)?);
@@ -89,7 +94,7 @@ pub fn run_plan(
     let mut outcomes = Vec::new();
     while outcomes.len() < programs.len() {
         let rest = &programs[outcomes.len()..];
-        std::fs::write(&path, archive("shell", &Job::Plan(rest), &[])?)?;
+        std::fs::write(&path, archive(&shell(), &Job::Plan(rest), &[])?)?;
         let before = outcomes.len();
         let last_words = run_machine(machine(&path)?, &mut |outcome| {
             progress(&outcome);
@@ -119,25 +124,17 @@ fn run_machine(
     let mut stderr = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("cannot start `{words}`"))?;
-    let mut stdout = child.stdout.take().context("no pipe")?;
-    let (sender, receiver) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let mut chunk = [0; 65536];
-        while let Ok(length @ 1..) = stdout.read(&mut chunk) {
-            if sender.send(chunk[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
+    let mut console = Patient::new(child.stdout.take().context("no pipe")?, SILENCE);
+    let mut chunk = [0; 65536];
     let mut stream = Stream::default();
     let mut running = false;
     let mut said_goodbye = false;
     let mut hung = false;
     loop {
-        match receiver.recv_timeout(SILENCE) {
-            Ok(chunk) => stream.feed(&chunk),
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
+        match console.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => stream.feed(&chunk[..length]),
+            Err(_) => {
                 hung = true;
                 let _ = child.kill();
                 break;
@@ -154,9 +151,7 @@ fn run_machine(
             }
         }
     }
-    drop(receiver);
     child.wait()?;
-    let _ = reader.join();
     if said_goodbye {
         return Ok(None);
     }
@@ -167,6 +162,48 @@ fn run_machine(
         words.extend(format!("\nno word for {} s\n", SILENCE.as_secs()).bytes());
     }
     Ok(Some((running, words)))
+}
+
+/// A stream that may be silent for a limited time only: then a read fails with `TimedOut`.
+pub struct Patient {
+    chunks: Receiver<Vec<u8>>,
+    rest: Vec<u8>,
+    silence: Duration,
+}
+
+impl Patient {
+    /// Reads `stream` from a thread of its own.
+    pub fn new(mut stream: impl Read + Send + 'static, silence: Duration) -> Patient {
+        let (sender, chunks) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut chunk = [0; 65536];
+            while let Ok(length @ 1..) = stream.read(&mut chunk) {
+                if sender.send(chunk[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Patient { chunks, rest: Vec::new(), silence }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            self.rest = match self.chunks.recv_timeout(self.silence) {
+                Ok(chunk) => chunk,
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(RecvTimeoutError::Timeout) => {
+                    let words = format!("no word for {} s", self.silence.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+                }
+            };
+        }
+        let length = buffer.len().min(self.rest.len());
+        buffer[..length].copy_from_slice(&self.rest[..length]);
+        self.rest.drain(..length);
+        Ok(length)
+    }
 }
 
 /// The name of a program: its file name.

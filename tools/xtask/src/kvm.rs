@@ -4,16 +4,20 @@
 //! `/dev/kvm` on it, and a static AArch64 build of `belljar` runs there with the kernel and the images at
 //! hand (`/bin/belljar` and `/belljar`).
 
-use crate::build::{Part, build};
-use crate::guest_run::{Job, RUNNER_PATH, archive, copy_console};
-use crate::reference::{self, Machine};
+use crate::build::{self, Part, build};
+use crate::guest_run::{Job, Patient, RUNNER_PATH, archive, copy_console, shell};
+use crate::reference::{self, Machine, SHARE_PATH};
 use crate::rootfs::linux_program;
 use crate::setup::{Need, ensure};
 use crate::{exec, paths};
 use anyhow::{Context, Result};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
+/// The package of the end-to-end tests.
+pub const TESTS: &str = "belljar-tests";
 /// The package of the VMM.
 const BELLJAR: &str = "belljar";
 /// Where it stands in the machine; it finds its home beside its folder.
@@ -51,7 +55,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
         // The console is a terminal to the program, too; with nothing to read, it is not.
         (false, false) => without_input(args.args),
     };
-    let machine = Machine { cpus: args.cpus, memory: &args.memory, virtualization: true };
+    let machine =
+        Machine { cpus: args.cpus, memory: &args.memory, virtualization: true, share: None };
     reference::run_on_console(&machine, &argv, &files)
 }
 
@@ -72,32 +77,65 @@ pub fn nested(cpus: u32, plan: &Path, folder: &Path) -> Result<Command> {
     let mut files = home(&[])?;
     files.push((PLAN.to_string(), plan.to_path_buf()));
     let initrd = folder.join("kvm.cpio");
-    std::fs::write(&initrd, archive("shell", &Job::Console { argv: &argv, raw: true }, &files)?)
+    std::fs::write(&initrd, archive(&shell(), &Job::Console { argv: &argv, raw: true }, &files)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
-    let machine = Machine { cpus: 2, memory: "1536M", virtualization: true };
+    let machine = Machine { cpus: 2, memory: "1536M", virtualization: true, share: None };
     Ok(machine.command(&reference::kernel()?, &initrd))
 }
 
-/// Runs the script of end-to-end tests; gives back its status, and what it printed in `out`.
-pub fn end_to_end(out: &mut Vec<u8>) -> Result<Option<i32>> {
-    const SCRIPT: &str = "/end_to_end.sh";
-    let argv = ["/bin/sh", SCRIPT].map(String::from);
-    let mut files = home(&["shell"])?;
-    files.push((SCRIPT.to_string(), paths::root().join("tests/kvm/end_to_end.sh")));
+/// Runs the end-to-end tests that concern KVM in one boot of the machine, what they print in `out`: of
+/// `suites` (name and program) all tests whose name contains `filter`. `share` is the machine's
+/// [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
+pub fn end_to_end(
+    suites: &[(String, PathBuf)],
+    filter: Option<&str>,
+    share: &Path,
+    out: &mut dyn Write,
+) -> Result<Option<i32>> {
+    /// A single test may take that long in a machine that is emulated.
+    const SILENCE: Duration = Duration::from_secs(420);
+    // The console is a terminal to the suites, but not one that shows colours.
+    let script = format!(
+        "export BELLJAR={BELLJAR_PATH} {SHARE}={SHARE_PATH}; status=0
+         for suite in /tests/*; do
+             echo; echo \"     Running $suite\"
+             $suite --color never --include-ignored {SKIP_HOST} \"$@\" </dev/null || status=1
+         done
+         exit $status"
+    );
+    let mut argv = ["/bin/sh", "-c", &script, "suites"].map(String::from).to_vec();
+    argv.extend(filter.map(String::from));
+    let mut files = home(&["shell", "hello", "bash", "namespaces"])?;
+    files.push(("/belljar/kernel.elf".into(), paths::home().join("kernel.elf")));
+    for name in build::guest_test_names()? {
+        let program = paths::home().join("guest-tests").join(&name);
+        files.push((format!("/belljar/guest-tests/{name}"), program));
+    }
+    files.extend(suites.iter().map(|(name, file)| (format!("/tests/{name}"), file.clone())));
+    files.extend(reference::modules(&["tun"])?);
+    files.extend(reference::share_files()?);
+
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("kvm.cpio");
-    std::fs::write(&initrd, archive("shell", &Job::Console { argv: &argv, raw: true }, &files)?)
+    let recipe = paths::root().join("tests/kvm");
+    std::fs::write(&initrd, archive(&recipe, &Job::Console { argv: &argv, raw: true }, &files)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
-    let machine = Machine { cpus: 2, memory: "1G", virtualization: true };
+    let machine = Machine { cpus: 2, memory: "2G", virtualization: true, share: Some(share) };
     let mut command = machine.command(&reference::kernel()?, &initrd);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start QEMU")?;
-    let mut console = child.stdout.take().context("no pipe")?;
+    let mut console = Patient::new(child.stdout.take().context("no pipe")?, SILENCE);
     let status = copy_console(&mut console, out);
     let _ = child.kill();
     child.wait()?;
     status
 }
+
+/// The variable that names the shared folder to a test.
+pub const SHARE: &str = "BELLJAR_SHARE";
+/// Which tests do not run in the machine, by their modules: there is no QEMU in it, and what prepares
+/// or judges the tests there runs on the host.
+const SKIP_HOST: &str = "--skip qemu:: --skip before_kvm:: --skip after_kvm::";
 
 /// Sets up and builds what the machine needs.
 pub fn prepare() -> Result<()> {
@@ -105,6 +143,24 @@ pub fn prepare() -> Result<()> {
     build(&[Part::Kernel])?;
     let toolchain = ensure(&[Need::Cross])?;
     exec::run(toolchain.linux("build").args(["-p", BELLJAR]))
+}
+
+/// Builds the suites of end-to-end tests and the unit tests of the VMM for the machine: name and program
+/// of each.
+pub fn suites() -> Result<Vec<(String, PathBuf)>> {
+    let mut command = ensure(&[Need::Cross])?.linux("test");
+    command.args(["--no-run", "--message-format", "json", "-p", TESTS, "-p", BELLJAR]);
+    command.args(["--lib", "--test", "*"]);
+    let mut suites = Vec::new();
+    for line in exec::output(&mut command)?.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let name = message["target"]["name"].as_str();
+        if let (Some(name), Some(program)) = (name, message["executable"].as_str()) {
+            suites.push((name.to_string(), PathBuf::from(program)));
+        }
+    }
+    suites.sort();
+    Ok(suites)
 }
 
 /// `belljar`, the kernel and `images`, each as its path in the machine and the file of the host.

@@ -6,9 +6,11 @@
 use crate::apt::Apt;
 use crate::build::{Part, build};
 use crate::exec;
-use crate::guest_run::{Job, RUNNER, RUNNER_PATH, archive, copy_console, name_of};
+use crate::guest_run::{Job, RUNNER, RUNNER_PATH, archive, copy_console, name_of, shell};
 use crate::setup::{Need, ensure};
 use anyhow::{Context, Result, bail};
+use object::{Object, ObjectSection};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -49,7 +51,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let (host, guest) = file.split_once(':').context("--file takes HOST:GUEST")?;
         files.push((guest.to_string(), PathBuf::from(host)));
     }
-    let machine = Machine { cpus: args.cpus, memory: &args.memory, virtualization: false };
+    let machine =
+        Machine { cpus: args.cpus, memory: &args.memory, virtualization: false, share: None };
     run_on_console(&machine, &argv, &files)
 }
 
@@ -68,7 +71,7 @@ pub fn run_on_console(
     let terminal = at_terminal();
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("reference.cpio");
-    std::fs::write(&initrd, archive("shell", &Job::Console { argv, raw: !terminal }, files)?)?;
+    std::fs::write(&initrd, archive(&shell(), &Job::Console { argv, raw: !terminal }, files)?)?;
 
     let mut command = machine.command(&kernel()?, &initrd);
     let saved = if terminal { Some(Terminal::raw()?) } else { None };
@@ -103,7 +106,72 @@ pub fn kernel() -> Result<PathBuf> {
     path.into_iter().find(|path| path.is_file()).context("the kernel package holds no kernel")
 }
 
+/// Modules of Debian's kernel and all that they need, as files that the runner loads in their order.
+pub fn modules(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let kernel = kernel()?;
+    let version = kernel.file_name().unwrap_or_default().to_string_lossy();
+    let version = version.trim_start_matches("vmlinuz-");
+    let folder = kernel.ancestors().nth(2).context("a kernel without a folder")?;
+    let mut present = BTreeMap::new();
+    find_modules(&folder.join("lib/modules").join(version), &mut present)?;
+    let mut ordered = Vec::new();
+    for name in names {
+        add_module(name, &present, &mut ordered)?;
+    }
+    let file = |(index, path): (usize, PathBuf)| {
+        (format!("/.runner/modules/{index:02}-{}", name_of(&path)), path)
+    };
+    Ok(ordered.into_iter().enumerate().map(file).collect())
+}
+
+/// Adds every module below `folder` to `present`, by its name.
+fn find_modules(folder: &Path, present: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(folder)
+        .with_context(|| format!("no kernel modules in {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_modules(&path, present)?;
+        } else if let Some(name) = name_of(&path).strip_suffix(".ko") {
+            // The kernel takes both for the same letter in a module's name.
+            present.insert(name.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the module `name` behind those that it needs, each once.
+fn add_module(
+    name: &str,
+    present: &BTreeMap<String, PathBuf>,
+    ordered: &mut Vec<PathBuf>,
+) -> Result<()> {
+    let path = present.get(&name.replace('-', "_"));
+    let path = path.with_context(|| format!("Debian's kernel has no module {name}"))?;
+    if ordered.contains(path) {
+        return Ok(());
+    }
+    for needed in needs_of(&exec::read(path)?).with_context(|| format!("in {}", path.display()))? {
+        add_module(&needed, present, ordered)?;
+    }
+    ordered.push(path.clone());
+    Ok(())
+}
+
+/// The modules that `module`, an ELF object, names in the section where modpost(8) puts it: strings
+/// `KEY=VALUE`, one of which is `depends=` with names and commas.
+fn needs_of(module: &[u8]) -> Result<Vec<String>> {
+    let file = object::File::parse(module)?;
+    let section = file.section_by_name(".modinfo").context("no section .modinfo")?;
+    let strings = section.data()?.split(|byte| *byte == 0);
+    let depends = strings.filter_map(|string| string.strip_prefix(b"depends="));
+    let names = depends.flat_map(|names| names.split(|byte| *byte == b','));
+    let names = names.filter(|name| !name.is_empty());
+    Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+}
+
 /// The reference machine's shape.
+#[derive(Clone, Copy)]
 pub struct Machine<'a> {
     /// Number of processors.
     pub cpus: u32,
@@ -111,6 +179,16 @@ pub struct Machine<'a> {
     pub memory: &'a str,
     /// Whether its CPUs have EL2, so that Linux offers KVM.
     pub virtualization: bool,
+    /// A folder of the host that programs find at [`SHARE_PATH`], if [`share_files`] are in its archive.
+    pub share: Option<&'a Path>,
+}
+
+/// Where the runner mounts the shared folder.
+pub const SHARE_PATH: &str = "/share";
+
+/// What the archive of a machine with a shared folder needs.
+pub fn share_files() -> Result<Vec<(String, PathBuf)>> {
+    modules(&["virtio_mmio", "9pnet_virtio", "9p"])
 }
 
 impl Machine<'_> {
@@ -123,6 +201,11 @@ impl Machine<'_> {
         command.args(["-smp", &self.cpus.to_string(), "-m", self.memory]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        if let Some(share) = self.share {
+            let share = format!("local,id=share,path={},security_model=none", share.display());
+            command.args(["-fsdev", &share]);
+            command.args(["-device", "virtio-9p-device,fsdev=share,mount_tag=share"]);
+        }
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         let append = format!("console=ttyAMA0 quiet loglevel=0 panic=-1 rdinit={RUNNER_PATH}");
         command.args(["-append", &append]);

@@ -11,7 +11,7 @@ use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
 use crate::{exec, kvm, paths, selftest};
 use anyhow::{Context, Result};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -21,7 +21,8 @@ pub struct Args {
     /// Only these layers
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Layer>,
-    /// Of the guest programs, only those whose name contains this
+    /// Of the guest programs and of the tests in the reference machine, only those whose name contains
+    /// this; the name of a suite in `tests/tests` is all of it
     #[arg(long)]
     filter: Option<String>,
 }
@@ -98,7 +99,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
             Layer::Guest => guest_tests(args.filter.as_deref(), &mut counts),
             Layer::E2e => {
                 let mut command = host("test");
-                command.args(["--no-fail-fast", "-p", "belljar-tests"]);
+                command.args(["--no-fail-fast", "-p", kvm::TESTS]);
                 cargo_tests(command.env("BELLJAR", paths::belljar()), "e2e", &mut counts)
             }
             Layer::Kvm => kvm_tests(args.filter.as_deref(), &mut counts),
@@ -137,8 +138,10 @@ fn title(layer: Layer) -> &'static str {
 fn build_for(layer: Layer, toolchain: &Toolchain) -> Result<()> {
     let parts: &[Part] = match layer {
         Layer::Lints | Layer::Host | Layer::Fuzz | Layer::Selftest => return Ok(()),
-        Layer::Reference | Layer::Kvm => &[Part::Images, Part::GuestTests],
-        Layer::Guest | Layer::E2e => &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests],
+        Layer::Reference => &[Part::Images, Part::GuestTests],
+        Layer::Guest | Layer::E2e | Layer::Kvm => {
+            &[Part::Vmm, Part::Kernel, Part::Images, Part::GuestTests]
+        }
     };
     build::build(parts)?;
     if layer == Layer::Kvm {
@@ -180,14 +183,36 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child =
         command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
-    let mut failed = 0;
-    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
-        let line = line?;
-        println!("{line}");
+    let mut report = Libtest { layer, counts, line: Vec::new(), failed: 0 };
+    std::io::copy(&mut child.stdout.take().context("no pipe")?, &mut report)?;
+    let failed = report.failed;
+    // A binary that does not compile or dies in the middle gives no result.
+    if !child.wait()?.success() && failed == 0 {
+        counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
+    }
+    Ok(())
+}
+
+/// What Rust's test binaries print: shown as it comes, and added up.
+struct Libtest<'a> {
+    layer: &'a str,
+    counts: &'a mut Counts,
+    /// The line that is still to end.
+    line: Vec<u8>,
+    failed: usize,
+}
+
+impl Libtest<'_> {
+    fn take(&mut self, line: &str) {
+        // A binary of which no test is wanted is not worth its lines.
+        let nothing = ["running 0 tests", "test result: ok. 0 passed; 0 failed;"];
+        if !line.is_empty() && !nothing.iter().any(|nothing| line.starts_with(nothing)) {
+            println!("{line}");
+        }
         if let Some(name) =
             line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
-            counts.failures.push(format!("{layer}: {name}"));
+            self.counts.failures.push(format!("{}: {name}", self.layer));
         }
         // test result: ok. 3 passed; 0 failed; ...
         if let Some(rest) = line.strip_prefix("test result: ") {
@@ -195,16 +220,30 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
                 let before = rest.split(what).next().unwrap_or_default();
                 before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
             };
-            counts.passed += number(" passed;");
-            counts.failed += number(" failed;");
-            failed += number(" failed;");
+            self.counts.passed += number(" passed;");
+            self.counts.failed += number(" failed;");
+            self.failed += number(" failed;");
         }
     }
-    // A binary that does not compile or dies in the middle gives no result.
-    if !child.wait()?.success() && failed == 0 {
-        counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
+}
+
+impl Write for Libtest<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            match byte {
+                b'\n' => {
+                    let line = std::mem::take(&mut self.line);
+                    self.take(String::from_utf8_lossy(&line).trim_end());
+                }
+                byte => self.line.push(*byte),
+            }
+        }
+        Ok(bytes.len())
     }
-    Ok(())
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().flush()
+    }
 }
 
 fn fuzz_targets(counts: &mut Counts) -> Result<()> {
@@ -236,9 +275,8 @@ fn guest_programs(filter: Option<&str>) -> Result<Vec<PathBuf>> {
 
 fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let kernel = reference::kernel()?;
-    let machine = |initrd: &Path| {
-        Ok(Machine { cpus: 2, memory: "512M", virtualization: false }.command(&kernel, initrd))
-    };
+    let machine = Machine { cpus: 2, memory: "512M", virtualization: false, share: None };
+    let machine = |initrd: &Path| Ok(machine.command(&kernel, initrd));
     run_programs(&machine, "reference", filter, counts)
 }
 
@@ -260,37 +298,37 @@ fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
         run_programs(&machine, &format!("kvm-{cpus}"), filter, counts)?;
     }
-    if filter.is_none() {
-        kvm_end_to_end(counts)?;
-    }
-    Ok(())
+    kvm_end_to_end(filter, counts)
 }
 
-/// Runs the script of the command line on KVM, which prints `ok NAME` or `FAILED NAME` for each test.
-fn kvm_end_to_end(counts: &mut Counts) -> Result<()> {
-    let mut text = Vec::new();
-    let status = kvm::end_to_end(&mut text)?;
-    let mut tests = 0;
-    for line in String::from_utf8_lossy(&text).lines().map(str::trim_end) {
-        let result = match line.split_once(' ') {
-            Some(("ok", name)) => Some((name, true)),
-            Some(("FAILED", name)) => Some((name, false)),
-            _ => None,
-        };
-        match result {
-            None => println!("{line}"),
-            Some((name, passed)) => {
-                println!("test kvm-e2e/{name} ... {}", if passed { "ok" } else { "FAILED" });
-                counts.add(&format!("kvm-e2e/{name}"), passed);
-                tests += 1;
-            }
-        }
+/// The command line on KVM: what a test prepares on the host, the suites in the machine, and what a test
+/// judges on the host afterwards. They share a folder.
+fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    let share = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let on_host = |module: &str, counts: &mut Counts| {
+        let mut command = host("test");
+        command.args(["--no-fail-fast", "-p", kvm::TESTS, "--test", "*", "--", "--ignored"]);
+        command.arg(module).env("BELLJAR", paths::belljar()).env(kvm::SHARE, share.path());
+        cargo_tests(&mut command, "kvm-e2e on the host", counts)
+    };
+    let suites = kvm::suites()?;
+    // The name of a suite stands for all that is in it.
+    let suite = filter.filter(|filter| suites.iter().any(|(name, _)| name == filter));
+    let (suites, filter): (Vec<_>, _) = match suite {
+        Some(suite) => (suites.into_iter().filter(|(name, _)| name == suite).collect(), None),
+        None => (suites, filter),
+    };
+    on_host("before_kvm::", counts)?;
+    let mut report = Libtest { layer: "kvm-e2e", counts, line: Vec::new(), failed: 0 };
+    let status = kvm::end_to_end(&suites, filter, share.path(), &mut report);
+    let failed = report.failed;
+    match status? {
+        Some(0) => {}
+        None => counts.add("kvm-e2e: the machine died", false),
+        Some(_) if failed > 0 => {}
+        Some(status) => counts.add(&format!("kvm-e2e: the suites ended with {status}"), false),
     }
-    if tests == 0 || status != Some(0) {
-        counts
-            .add(&format!("kvm-e2e: the script ended with {status:?} after {tests} tests"), false);
-    }
-    Ok(())
+    on_host("after_kvm::", counts)
 }
 
 fn run_programs(
