@@ -250,12 +250,8 @@ fn do_signal(regs: &mut PtRegs) {
         .flatten()
         .map(Errno::from_number)
         .filter(|e| e.is_restart());
-    let (svc_pc, restart_pc) = (regs.pc, regs.pc.wrapping_sub(4));
-    if interrupted.is_some() {
-        // Assume a restart; a handler that must see EINTR takes it back below.
-        regs.x[0] = regs.orig_x0;
-        regs.pc = restart_pc;
-    }
+    // Until it is known what becomes of the call, the registers say which one it was and how it returned:
+    // also to who looks from outside at a thread that is stopped or held in here.
     match signal::get_signal(task) {
         Some(delivery) => {
             if let Some(errno) = interrupted {
@@ -264,23 +260,31 @@ fn do_signal(regs: &mut PtRegs) {
                     Errno::ERESTARTSYS => delivery.action.flags & SA_RESTART != 0,
                     _ => false,
                 };
-                if !restart && regs.pc == restart_pc {
+                if restart {
+                    restart_call(regs);
+                } else {
                     regs.x[0] = Errno::EINTR.to_ret();
-                    regs.pc = svc_pc;
                 }
             }
             regs.syscallno = PtRegs::NO_SYSCALL;
             sigframe::setup(task, regs, &delivery);
         }
         None => {
-            if interrupted == Some(Errno::ERESTART_RESTARTBLOCK) {
-                const NR_RESTART_SYSCALL: u64 = 128;
-                regs.x[8] = NR_RESTART_SYSCALL;
-            }
-            if interrupted.is_some() {
+            if let Some(errno) = interrupted {
+                restart_call(regs);
+                if errno == Errno::ERESTART_RESTARTBLOCK {
+                    const NR_RESTART_SYSCALL: u64 = 128;
+                    regs.x[8] = NR_RESTART_SYSCALL;
+                }
                 regs.syscallno = PtRegs::NO_SYSCALL;
             }
             signal::restore_saved_mask(task);
         }
     }
+}
+
+/// Goes back to the instruction that made the system call.
+fn restart_call(regs: &mut PtRegs) {
+    regs.x[0] = regs.orig_x0;
+    regs.pc = regs.pc.wrapping_sub(4);
 }

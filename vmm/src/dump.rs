@@ -174,7 +174,7 @@ mod tests {
         let parsed = crate::elfcore::parse(text.as_slice()).unwrap();
         assert!(parsed.segments.len() > 1 && parsed.segments[1].flags & PF_R != 0);
         let regs = parsed.notes(regs::CORE, regs::NT_PRSTATUS).next().unwrap();
-        assert_eq!(regs::read_prstatus(regs).unwrap().pc, 0x1234);
+        assert_eq!(regs::General::read(regs).unwrap().pc, 0x1234);
     }
 
     #[test]

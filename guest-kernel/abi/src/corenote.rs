@@ -207,6 +207,10 @@ records! {
         oom_score_adj,
         /// 1 if it adopts orphans.
         subreaper,
+        /// CLOCK_MONOTONIC when the core was made, in nanoseconds, as the process sees it; 0 if unknown.
+        monotonic_ns,
+        /// Device number of its controlling terminal; 0 if it has none.
+        tty_dev,
     }
     /// A supplementary group.
     Group {
@@ -264,6 +268,21 @@ records! {
         cpus_allowed,
         /// See personality(2).
         personality,
+        /// How the call that it is in goes on ([`RESTART_NONE`] and so on), for one that
+        /// returned [`ERESTART_RESTARTBLOCK`]; the words that follow belong to it.
+        restart_kind,
+        /// The clock of its deadline: 0 CLOCK_MONOTONIC, 1 CLOCK_REALTIME.
+        restart_clock,
+        /// The deadline, in nanoseconds on that clock.
+        restart_ns,
+        /// Where the remaining time goes, or the futex.
+        restart_addr,
+        /// Value, flags and bit set of a wait for a futex.
+        restart_value,
+        /// See `restart_value`.
+        restart_flags,
+        /// See `restart_value`.
+        restart_bitset,
     }
     /// A range of the address space.
     Vma {
@@ -281,6 +300,10 @@ records! {
         ino,
         /// Its path or name.
         path_bytes,
+        /// Size of a regular file.
+        size,
+        /// BLAKE3 of a regular file's content.
+        hash_bytes,
     }
     /// A run of pages that another process of the same checkpoint may have too: equal `frame`s are one page.
     Frames {
@@ -332,6 +355,8 @@ records! {
         value,
         /// 1 for an eventfd that is a semaphore.
         semaphore,
+        /// BLAKE3 of a regular file's content.
+        hash_bytes,
     }
     /// A signal disposition.
     SigAction {
@@ -376,6 +401,30 @@ records! {
     }
 }
 
+/// [`Thread::restart_kind`]: it does not.
+pub const RESTART_NONE: u64 = 0;
+/// [`Thread::restart_kind`]: it sleeps on.
+pub const RESTART_NANOSLEEP: u64 = 1;
+/// [`Thread::restart_kind`]: it waits on for a futex.
+pub const RESTART_FUTEX: u64 = 2;
+
+/// What an interrupted call returned, negated, in x0 of a core: it starts over unless a handler runs that
+/// forbids it (`SA_RESTART`). The kernel's own codes, as Linux numbers them.
+pub const ERESTARTSYS: u64 = 512;
+/// See [`ERESTARTSYS`]: it starts over.
+pub const ERESTARTNOINTR: u64 = 513;
+/// See [`ERESTARTSYS`]: it starts over unless a handler runs.
+pub const ERESTARTNOHAND: u64 = 514;
+/// See [`ERESTARTSYS`]: it goes on as [`Thread::restart_kind`] says unless a handler runs.
+pub const ERESTART_RESTARTBLOCK: u64 = 516;
+
+/// Name of the mapping of the page that signal handlers return through.
+pub const SIGRETURN_NAME: &[u8] = b"[sigreturn]";
+/// Name of a mapping of shared anonymous memory.
+pub const SHARED_NAME: &[u8] = b"/dev/zero (deleted)";
+/// Bytes of a hash.
+pub const HASH_LEN: usize = 32;
+
 /// [`File::kind`]: a regular file.
 pub const FILE_REGULAR: u64 = 0;
 /// [`File::kind`]: a directory.
@@ -396,10 +445,10 @@ const _: () = {
     assert!(HEADER_LEN == 16, "core notes: version, count, size, 0");
     assert!(Kind::Process as u32 == 0x424a_0001, "core notes: kinds");
     assert!(Kind::Limits as u32 == 0x424a_000b, "core notes: kinds");
-    assert!(Process::WORDS >= 41, "core notes: Process loses no word");
-    assert!(Id::WORDS >= 5 && Thread::WORDS >= 18, "core notes: Id, Thread lose no word");
-    assert!(Vma::WORDS >= 7 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
-    assert!(Fd::WORDS >= 3 && File::WORDS >= 14, "core notes: Fd, File lose no word");
+    assert!(Process::WORDS >= 43, "core notes: Process loses no word");
+    assert!(Id::WORDS >= 5 && Thread::WORDS >= 25, "core notes: Id, Thread lose no word");
+    assert!(Vma::WORDS >= 9 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
+    assert!(Fd::WORDS >= 3 && File::WORDS >= 15, "core notes: Fd, File lose no word");
     assert!(SigAction::WORDS >= 5 && Pending::WORDS >= 8, "core notes: signals lose no word");
     assert!(Limit::WORDS >= 3 && Group::WORDS >= 1, "core notes: Limit, Group lose no word");
 };

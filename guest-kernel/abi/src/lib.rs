@@ -23,6 +23,7 @@ pub use belljar_abi_derive::Described;
 
 pub mod control;
 pub mod corenote;
+pub mod coreregs;
 pub mod hwcap;
 pub mod image;
 #[allow(unsafe_code, reason = "constant text and tables are pointers in a repr(C) form")]

@@ -108,6 +108,20 @@ impl DirSink for Names {
     }
 }
 
+/// The names in a folder of what the image brought for the kernel, in order; none if there is no such folder.
+pub fn names_in(fs: &Ref<FsStruct>, path: &[u8]) -> Vec<Vec<u8>> {
+    let caller = Caller { fs, cred: &Cred::root() };
+    let mut names = Names(Vec::new());
+    if let Ok(place) = namei::lookup(caller, None, path, LookupFlags::empty())
+        && let Ok(dir) = open::open_kernel(place, OpenFlags::DIRECTORY)
+    {
+        let _ = dir.readdir(&mut names);
+    }
+    let mut names: Vec<Vec<u8>> = names.0.into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Removes a file or a folder with all that is in it, as far as possible: what the image brought for
 /// the kernel alone.
 pub fn remove_tree(fs: &Ref<FsStruct>, path: &[u8]) {

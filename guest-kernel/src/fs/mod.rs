@@ -64,7 +64,7 @@ pub use dentry::Dentry;
 pub use file::{DirSink, FMode, File, FileKind, FileOps, OpenFlags, Whence};
 pub use files::Files;
 pub use fs_struct::{Caller, FsStruct};
-pub use init::{init, mount_defaults, remove_tree};
+pub use init::{init, mount_defaults, names_in, remove_tree};
 pub use inode::{Attr, Inode, InodeFlags, InodeOps, Link, NewNode, NodeKind, SetAttr};
 pub use mntns::MntNs;
 pub use mount::{Mount, MountFlags};

@@ -461,7 +461,7 @@ impl Mm {
 }
 
 impl MmLayout {
-    fn all(&self) -> [&AtomicU64; 10] {
+    pub(super) fn all(&self) -> [&AtomicU64; 10] {
         [
             &self.start_code,
             &self.end_code,

@@ -3,6 +3,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use belljar_abi::corenote;
+
 use super::backing::MappedFile;
 use super::fault::{MMAP_MIN_ADDR, STACK_GUARD_GAP, is_own};
 use super::frame::{self, PageKind};
@@ -444,10 +446,10 @@ const MAP_KNOWN: u32 = uapi::MAP_TYPE
     | uapi::MAP_HUGETLB;
 
 /// Memory for `MAP_SHARED | MAP_ANONYMOUS`: an unnamed file of zeros.
-fn shared_memory(len: u64) -> Result<Ref<MappedFile>> {
+pub fn shared_memory(len: u64) -> Result<Ref<MappedFile>> {
     let mapping = Arc::new(Mapping::new(PageKind::Shmem));
     mapping.truncate(len);
-    MappedFile::new(mapping, 1, next_ino(), b"/dev/zero (deleted)")
+    MappedFile::new(mapping, 1, next_ino(), corenote::SHARED_NAME)
 }
 
 fn next_ino() -> u64 {

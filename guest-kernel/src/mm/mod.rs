@@ -32,6 +32,7 @@ pub mod mremap;
 pub mod oom;
 pub mod page;
 mod ranges;
+pub mod restore;
 mod table;
 pub mod tables;
 pub mod user;

@@ -13,7 +13,7 @@ use crate::net::NetNs;
 use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
 use crate::ns::cred::Cred;
 use crate::ns::pid::{PidNs, init_pid_ns};
-use crate::ns::time::TimeNs;
+use crate::ns::time::{OffsetClock, TimeNs};
 use crate::ns::user::init_user_ns;
 use crate::ns::uts::{UtsNames, UtsNs, uts_name};
 use crate::sync::Once;
@@ -119,6 +119,17 @@ impl NsProxy {
             new.time_for_children = TimeNs::new(common(NsKind::Time)?, &self.time_for_children)?;
         }
         Ref::try_new(new)
+    }
+
+    /// The set with clocks that are `ns` ahead of the machine's, for tasks and their children alike.
+    pub fn with_clocks(&self, cred: &Cred, ns: i64) -> Result<Ref<Self>> {
+        let common = NsCommon::new(NsKind::Time, cred.user_ns.clone(), cred.euid)?;
+        let time = TimeNs::new(common, &self.time)?;
+        for clock in [OffsetClock::Monotonic, OffsetClock::Boottime] {
+            time.set_offset(clock, ns)?;
+        }
+        time.freeze();
+        Ref::try_new(Self { time: time.clone(), time_for_children: time, ..self.duplicate() })
     }
 
     /// What a child gets: its clocks are those that were prepared for children.

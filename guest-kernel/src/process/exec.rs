@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use super::elf::{self, EHDR_SIZE};
 use crate::addr::{PAGE_MASK, PAGE_SIZE, TASK_SIZE};
-use crate::arch::{self, PtRegs};
+use crate::arch::{self, FpState, PtRegs};
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::namei::LookupFlags;
@@ -21,7 +21,7 @@ use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags};
 use crate::ns::cred::SECBIT_NOROOT;
 use crate::ns::{Cap, CapSet, Cred};
 use crate::process::creds::commit_creds;
-use crate::process::{exit, sigpage};
+use crate::process::{exit, restore, sigpage};
 use crate::syscall::SysResult;
 use crate::task::rlimit::Resource;
 use crate::task::{self, AltStack, Task, TaskFlags};
@@ -154,7 +154,8 @@ pub fn execve_user(
     let envp = Strings::read(envp, &mut budget)?;
     let name = exec_name(dir, path)?;
     do_execve(file, name, argv, envp, regs)?;
-    Ok(0)
+    // A resumed program goes on with what it had in it.
+    Ok(regs.x[0] as usize)
 }
 
 /// What `AT_EXECFN` says: the path, or its stand-in for a descriptor.
@@ -205,6 +206,9 @@ fn do_execve(
             return Err(Errno::ELOOP);
         }
         follow_script(&mut binary)?;
+    }
+    if restore::core::is_core(&binary.head[..binary.head_len]) {
+        return restore::exec(binary.file, regs);
     }
     load_elf(binary, regs)
 }
@@ -668,11 +672,9 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
     unshare_files(task);
     unshare_sighand(task);
     task.signal.timers.delete_posix();
-    // SAFETY: these belong to the calling task itself, which has no program at this moment.
-    unsafe {
-        *task.altstack.get() = AltStack::default();
-        *task.restart.get() = Default::default();
-    }
+    task.set_restart(Default::default());
+    // SAFETY: it belongs to the calling task itself, which has no program at this moment.
+    unsafe { *task.altstack.get() = AltStack::default() };
     task.set_child_tid.store(0, Ordering::Relaxed);
     let set_id = entry.cred.euid != entry.cred.uid || entry.cred.egid != entry.cred.gid;
     if set_id && let Some(mm) = task.mm() {
@@ -683,7 +685,7 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
     task.set_comm(name);
     task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);
     task.signal.did_exec.store(true, Ordering::Relaxed);
-    arch::reset_user_state();
+    arch::replace_user_state(&FpState::default(), 0);
     *regs = PtRegs {
         pc: entry.pc,
         sp: entry.sp,

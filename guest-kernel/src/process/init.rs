@@ -11,7 +11,8 @@ use crate::fs::{self, Caller, File, Files, FsStruct, OpenFlags};
 use crate::kref::Ref;
 use crate::mm::oom::OomOutcome;
 use crate::ns::{Cred, Pid, PidType, init_nsproxy, init_pid_ns};
-use crate::process::{exec, fork, signal};
+use crate::process::wait::{WaitOptions, Which, do_wait};
+use crate::process::{exec, fork, restore, signal};
 use crate::sched::{self, Deadline, TaskState};
 use crate::signal::Sighand;
 use crate::sync::Once;
@@ -109,6 +110,10 @@ extern "C" fn init_thread(_: usize) {
     if let Err(e) = open_console() {
         kerr!("init: no console: {e}");
     }
+    if resume_given() {
+        crate::introspect::publish_init_running();
+        return;
+    }
     let explicit = given_command();
     let candidates: Vec<Command> = match explicit {
         Some(command) => alloc::vec![command],
@@ -136,6 +141,48 @@ extern "C" fn init_thread(_: usize) {
         Printable(&tried)
     ));
     panic!("no init could be run: {}: {last}", Printable(&tried));
+}
+
+/// Where cores lie that the machine's user wants resumed; by name, the root of their tree first.
+const CORES: &[u8] = b"/.belljar/resume";
+
+/// Goes on with the processes that came with the root file system, if there are any. The one that has this
+/// task's number goes on in it (true: its registers are set); a machine for any other process ends with
+/// it, and this task stays behind to collect what ends.
+fn resume_given() -> bool {
+    let names = crate::fs::names_in(task::current().fs(), CORES);
+    if names.is_empty() {
+        return false;
+    }
+    let mut cores = Vec::new();
+    for name in &names {
+        match open(&[CORES, b"/", name].concat(), OpenFlags::empty()) {
+            Ok(core) => cores.push(core),
+            Err(e) => kerr!("init: {}: {e}", Printable(name)),
+        }
+    }
+    // They stay while they are open.
+    crate::fs::remove_tree(task::current().fs(), b"/.belljar");
+    // SAFETY: nothing else uses the top of this thread's stack, where a program's registers lie.
+    let regs = unsafe { &mut *task::current().se.thread.user_regs() };
+    let root = match restore::resume(cores, restore::Place::CallerOrChild(regs)) {
+        Ok(root) => root,
+        Err(failure) => {
+            crate::introspect::set_panic_message(format_args!("cannot resume: {failure}"));
+            panic!("cannot resume: {failure}");
+        }
+    };
+    if core::ptr::eq(&raw const *root, task::current()) {
+        return true;
+    }
+    crate::introspect::publish_init_running();
+    loop {
+        match do_wait(&Which::All, WaitOptions::EXITED | WaitOptions::ALL) {
+            Ok(Some(ended)) if ended.pid == root.pid() => shutdown(ended.status, false),
+            Ok(_) | Err(Errno::ERESTARTSYS) => {}
+            Err(e) => panic!("init lost the process that it waits for: {e}"),
+        }
+    }
 }
 
 /// Descriptors 0, 1 and 2 of the first program; the console becomes its controlling terminal.

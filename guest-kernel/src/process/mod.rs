@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`fork`] | `copy_process` behind fork, vfork, clone, clone3 and kernel threads |
 //! | [`exec`], [`elf`] | a new program for an old task |
+//! | [`restore`] | processes from cores |
 //! | [`exit`] | `do_exit`, `do_group_exit`, zombies, orphans, `release_task` |
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
@@ -27,6 +28,7 @@ pub mod jobs;
 pub mod kthread;
 pub mod namespaces;
 pub mod pidfd;
+pub mod restore;
 pub mod sigframe;
 pub mod signal;
 pub mod sigpage;

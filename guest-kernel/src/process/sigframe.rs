@@ -93,6 +93,11 @@ const _: () = {
 /// Condition flags, the only part of PSTATE that a program may change through its frame.
 const PSTATE_USER_MASK: u64 = 0xf000_0000 | 1 << 24 | 1 << 12 | 1 << 21;
 
+/// What of a processor state a program may choose; the rest is that of EL0 with nothing masked.
+pub(super) const fn user_pstate(pstate: u64) -> u64 {
+    pstate & PSTATE_USER_MASK
+}
+
 /// Bytes of stack that a signal needs: `AT_MINSIGSTKSZ`.
 pub const MIN_STACK: usize = FRAME_SIZE + 16;
 
@@ -218,7 +223,7 @@ pub fn restore(task: &Task, regs: &mut PtRegs) -> Result<()> {
     regs.x = frame.x;
     regs.sp = frame.sp;
     regs.pc = frame.pc;
-    regs.pstate = regs.pstate & !PSTATE_USER_MASK | frame.pstate & PSTATE_USER_MASK;
+    regs.pstate = regs.pstate & !PSTATE_USER_MASK | user_pstate(frame.pstate);
     regs.syscallno = PtRegs::NO_SYSCALL;
     let flags = frame.stack_flags;
     // SAFETY: the alternate stack is the calling task's own.

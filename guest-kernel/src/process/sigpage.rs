@@ -5,6 +5,8 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::Ordering;
 
+use belljar_abi::corenote::SIGRETURN_NAME;
+
 use crate::addr::PAGE_SIZE;
 use crate::errno::Result;
 use crate::kref::Ref;
@@ -45,8 +47,13 @@ pub fn init() -> Result<()> {
         bytes
     };
     frame.write(0, &code);
-    PAGE.set(MappedFile::new(Arc::new(SigPage(frame)), 0, 0, b"[sigreturn]")?);
+    PAGE.set(MappedFile::new(Arc::new(SigPage(frame)), 0, 0, SIGRETURN_NAME)?);
     Ok(())
+}
+
+/// The page, to be mapped.
+pub fn page() -> Ref<MappedFile> {
+    PAGE.get().clone()
 }
 
 /// Maps the page into a new program.
@@ -56,7 +63,7 @@ pub fn map(mm: &Mm) -> Result<()> {
         len: PAGE_SIZE as u64,
         prot: PROT_READ | PROT_EXEC,
         flags: MAP_PRIVATE,
-        file: Some(PAGE.get().clone()),
+        file: Some(page()),
         pgoff: 0,
         may: VmFlags::MAYREAD | VmFlags::MAYEXEC,
     })?;

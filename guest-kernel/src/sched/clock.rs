@@ -18,7 +18,7 @@ use crate::arch;
 pub const NSEC_PER_SEC: u64 = 1_000_000_000;
 
 /// Which clock a deadline is counted on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, belljar_abi::Described)]
 #[repr(u32)]
 pub enum ClockBase {
     /// Time since boot.

@@ -71,7 +71,7 @@ pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
 pub use fork::{sched_exit, sched_fork, wake_up_new};
 pub use loadavg::{loadavg, nr_context_switches, nr_running, nr_uninterruptible};
 pub use prio::Policy;
-pub use restart::RestartBlock;
+pub use restart::{RestartBlock, RestartKind};
 pub use schedule::{
     adopt_boot_thread, exit_current, idle_loop, init_cpu, kick, preempt_schedule_irq, schedule,
     schedule_in, schedule_until, wait_until, wake_up, wake_up_process, yield_now,

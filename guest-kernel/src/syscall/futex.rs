@@ -40,20 +40,24 @@ fn deadline(timeout: UserPtr<Timespec>, relative: bool, clock: ClockBase) -> Res
 /// Waits; an interrupted wait that had a deadline goes on through `restart_syscall`.
 fn wait(addr: u64, flags: u32, value: u32, bitset: u32, deadline: Deadline) -> SysResult {
     let private = flags & FUTEX_PRIVATE_FLAG != 0;
+    let limited = deadline != Deadline::NEVER;
+    if limited {
+        task::current().set_restart(RestartBlock::futex_wait(deadline, addr, value, flags, bitset));
+    }
     match futex::wait(addr, private, value, bitset, deadline) {
-        Err(Errno::ERESTARTSYS) if deadline != Deadline::NEVER => {
-            let block = RestartBlock::FutexWait { address: addr, value, flags, bitset, deadline };
-            // SAFETY: the block is the current task's own.
-            unsafe { *task::current().restart.get() = block };
-            Err(Errno::ERESTART_RESTARTBLOCK)
+        Err(Errno::ERESTARTSYS) if limited => Err(Errno::ERESTART_RESTARTBLOCK),
+        result => {
+            if limited {
+                task::current().set_restart(RestartBlock::default());
+            }
+            result.map(|()| 0)
         }
-        result => result.map(|()| 0),
     }
 }
 
 /// What `restart_syscall` does for an interrupted wait.
-pub(super) fn restart(addr: u64, flags: u32, value: u32, bitset: u32, end: Deadline) -> SysResult {
-    wait(addr, flags, value, bitset, end)
+pub(super) fn restart(block: &RestartBlock) -> SysResult {
+    wait(block.address, block.flags, block.value, block.bitset, block.deadline())
 }
 
 /// The calls about locks with priority inheritance.

@@ -323,8 +323,8 @@ pub fn sys_sigaltstack(a: &mut Args) -> SysResult {
 pub fn sys_rt_sigreturn(a: &mut Args) -> SysResult {
     let task = task::current();
     let regs = a.regs();
-    // SAFETY: the block is the calling task's own: an interrupted sleep is not gone on with any more.
-    unsafe { *task.restart.get() = Default::default() };
+    // An interrupted sleep is not gone on with any more.
+    task.set_restart(Default::default());
     if sigframe::restore(task, regs).is_err() {
         let sp = regs.sp;
         regs.syscallno = crate::arch::PtRegs::NO_SYSCALL;

@@ -7,7 +7,7 @@ use crate::ns::Cap;
 use crate::ns::time::WallClock;
 use crate::pod;
 use crate::process::clocks::{self, ClockId};
-use crate::sched::{self, Deadline, NSEC_PER_SEC, RestartBlock};
+use crate::sched::{self, Deadline, NSEC_PER_SEC, RestartBlock, RestartKind};
 use crate::task;
 
 /// `struct timespec`.
@@ -199,15 +199,15 @@ pub fn sys_times(a: &mut Args) -> SysResult {
 
 /// Sleeps until a deadline that was relative when the call began.
 fn relative_sleep(deadline: Deadline, remaining: UserPtr<Timespec>) -> SysResult {
+    let task = task::current();
+    task.set_restart(RestartBlock::nanosleep(deadline, remaining.addr()));
     if sched::sleep_until(deadline).is_ok() {
+        task.set_restart(RestartBlock::default());
         return Ok(0);
     }
     if let Some(to) = remaining.non_null() {
         to.write(Timespec::from_ns(deadline.remaining()))?;
     }
-    let block = RestartBlock::Nanosleep { deadline, remaining: remaining.addr() };
-    // SAFETY: the block is the current task's own.
-    unsafe { *task::current().restart.get() = block };
     Err(Errno::ERESTART_RESTARTBLOCK)
 }
 
@@ -243,15 +243,10 @@ pub fn sys_clock_nanosleep(a: &mut Args) -> SysResult {
 
 /// restart_syscall(2): goes on with what a stop, or a signal without a handler, interrupted.
 pub fn sys_restart_syscall(_: &mut Args) -> SysResult {
-    // SAFETY: the block is the current task's own.
-    let block = unsafe { core::mem::take(&mut *task::current().restart.get()) };
-    match block {
-        RestartBlock::None => Err(Errno::EINTR),
-        RestartBlock::Nanosleep { deadline, remaining } => {
-            relative_sleep(deadline, UserPtr::new(remaining))
-        }
-        RestartBlock::FutexWait { address, value, flags, bitset, deadline } => {
-            super::futex::restart(address, flags, value, bitset, deadline)
-        }
+    let block = task::current().set_restart(RestartBlock::default());
+    match block.kind {
+        RestartKind::None => Err(Errno::EINTR),
+        RestartKind::Nanosleep => relative_sleep(block.deadline(), UserPtr::new(block.address)),
+        RestartKind::FutexWait => super::futex::restart(&block),
     }
 }

@@ -205,7 +205,6 @@ pub struct Task {
     /// Alternate signal stack; the task's own.
     pub altstack: UnsafeCell<AltStack>,
     /// How an interrupted call goes on; the task's own.
-    #[described(skip)]
     pub restart: UnsafeCell<RestartBlock>,
     /// Where to store our tid when we first run (`CLONE_CHILD_SETTID`).
     #[described(as = "hex")]
@@ -397,6 +396,14 @@ impl Task {
         let len = name.len().min(TASK_COMM_LEN - 1);
         comm[..len].copy_from_slice(&name[..len]);
         *self.comm.lock() = comm;
+    }
+
+    /// Says how the call that is under way goes on if it is interrupted; returns what was said before. The
+    /// caller is the task itself.
+    pub fn set_restart(&self, block: RestartBlock) -> RestartBlock {
+        debug_assert!(self.se.is_current());
+        // SAFETY: the block is the current task's own.
+        unsafe { core::mem::replace(&mut *self.restart.get(), block) }
     }
 
     /// True once `do_exit` began.

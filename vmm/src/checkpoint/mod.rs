@@ -11,16 +11,19 @@
 //! - `write`: the file.
 //! - `state`, `files`, `sharing`: our own notes.
 //! - `tree`: a process, or it and its descendants, as a folder of cores.
+//! - `open`: such a folder, checked before it is used.
 
 mod files;
 mod memory;
 mod notes;
+mod open;
 mod registers;
 mod sharing;
 mod state;
 mod tree;
 mod write;
 
+pub use open::Checkpoint;
 pub use tree::{Index, Member, checkpoint};
 pub use write::{Depth, Image, gcore, image};
 
@@ -46,6 +49,14 @@ pub enum Error {
         /// Where.
         cpu: u64,
     },
+    /// A thread that is neither at EL0 nor asleep.
+    #[error("thread {tid} is in the middle of system call {syscall}: try again")]
+    InSyscall {
+        /// The thread.
+        tid: u64,
+        /// The call's number.
+        syscall: u64,
+    },
     /// Something that no note can carry yet.
     #[error("process {pid} cannot be taken out: {what}")]
     Refused {
@@ -70,6 +81,14 @@ pub enum Error {
         path: std::path::PathBuf,
         /// What the host said.
         cause: std::io::Error,
+    },
+    /// A folder that is no checkpoint, or not whole.
+    #[error("{} is no checkpoint that can be resumed: {why}", .dir.display())]
+    BadCheckpoint {
+        /// The folder.
+        dir: std::path::PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The host failed.
     #[error(transparent)]

@@ -2,15 +2,13 @@
 
 use super::Result;
 use super::memory::{MappedFile, Vma, read_some};
-use crate::elfcore::regs::{CORE, Status};
+use crate::elfcore::regs::{CORE, NT_AUXV, Status};
 use crate::elfcore::{Note, regs};
 use crate::introspect::{Object, Process, optional};
 use crate::target::PAGE_SIZE;
 
 /// Kind: what `ps` shows of the process.
 pub(super) const NT_PRPSINFO: u32 = 3;
-/// Kind: the auxiliary vector.
-pub(super) const NT_AUXV: u32 = 6;
 /// Kind: the signal that ended it.
 pub(super) const NT_SIGINFO: u32 = 0x5349_4749;
 /// Kind: which files are mapped where.

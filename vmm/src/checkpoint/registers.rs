@@ -6,6 +6,8 @@
 //! is still in the CPU. If the CPU is at EL0, all are there; only the thread pointer may have to be taken from
 //! memory, where the last interrupt left it.
 
+use belljar_abi::corenote;
+
 use super::{Error, Result};
 use crate::backend::CpuRegisters;
 use crate::elfcore::regs::{FpSimd, General};
@@ -40,6 +42,64 @@ pub(super) fn of(thread: &Process<'_>, cpus: &[CpuRegisters]) -> Result<Register
         return Ok(Registers { general: on.general, fp: on.fp, tls, syscall: -1, orig_x0: 0 });
     }
     Ok(Registers { fp: on.fp, tls, ..saved_frame(task)? })
+}
+
+/// The registers of a thread that is to go on elsewhere: as they are when it returns from the system call
+/// that it sleeps in, interrupted.
+pub(super) fn resumable(thread: &Process<'_>, registers: Registers) -> Result<Registers> {
+    let state = thread.state()?;
+    // Where a thread is stopped, the registers say already how the call ended.
+    if registers.syscall < 0 || matches!(state, 'T' | 't') {
+        return Ok(registers);
+    }
+    if state != 'S' {
+        let (tid, syscall) = (thread.pid()?, registers.syscall as u64);
+        return Err(Error::InSyscall { tid, syscall });
+    }
+    let block = thread.task().uint("restart.kind")?;
+    let code = how_it_restarts(registers.syscall, block);
+    let mut registers = registers;
+    registers.general.x[0] = code.wrapping_neg();
+    Ok(registers)
+}
+
+/// Numbers of system calls (asm-generic/unistd.h).
+mod nr {
+    pub(super) const EPOLL_PWAIT: i64 = 22;
+    pub(super) const PSELECT6: i64 = 72;
+    pub(super) const PPOLL: i64 = 73;
+    pub(super) const FUTEX: i64 = 98;
+    pub(super) const NANOSLEEP: i64 = 101;
+    pub(super) const CLOCK_NANOSLEEP: i64 = 115;
+    pub(super) const RESTART_SYSCALL: i64 = 128;
+    pub(super) const RT_SIGSUSPEND: i64 = 133;
+    pub(super) const RT_SIGTIMEDWAIT: i64 = 137;
+    pub(super) const EPOLL_PWAIT2: i64 = 441;
+}
+
+/// How a system call goes on that was interrupted before it did anything (signal(7), "Interruption of system
+/// calls"). `block` is the kind of its restart block.
+fn how_it_restarts(syscall: i64, block: u64) -> u64 {
+    let is = |calls: &[i64]| calls.contains(&syscall);
+    if is(&[nr::NANOSLEEP, nr::CLOCK_NANOSLEEP]) && block == corenote::RESTART_NANOSLEEP
+        || is(&[nr::FUTEX]) && block == corenote::RESTART_FUTEX
+        || is(&[nr::RESTART_SYSCALL]) && block != corenote::RESTART_NONE
+    {
+        return corenote::ERESTART_RESTARTBLOCK;
+    }
+    let never_after_a_handler = [
+        nr::CLOCK_NANOSLEEP,
+        nr::PPOLL,
+        nr::PSELECT6,
+        nr::EPOLL_PWAIT,
+        nr::EPOLL_PWAIT2,
+        nr::RT_SIGSUSPEND,
+        nr::RT_SIGTIMEDWAIT,
+    ];
+    match is(&never_after_a_handler) {
+        true => corenote::ERESTARTNOHAND,
+        false => corenote::ERESTARTSYS,
+    }
 }
 
 /// The general registers at the top of the kernel stack.

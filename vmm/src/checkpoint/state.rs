@@ -23,7 +23,12 @@ pub(super) fn put<T: Record>(to: &mut Writer<T>, bytes: &[u8]) -> Result<u64> {
 }
 
 /// The notes about the process as a whole.
-pub(super) fn process(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> Result<Vec<Note>> {
+pub(super) fn process(
+    process: &Process<'_>,
+    mm: &Object<'_>,
+    vmas: &[Vma],
+    now: u64,
+) -> Result<Vec<Note>> {
     let task = process.task();
     let pid = process.pid()?;
     let refused = |what: &str| Error::Refused { pid, what: what.to_owned() };
@@ -87,6 +92,8 @@ pub(super) fn process(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> R
         sigreturn: mm.uint("layout.sigreturn")?,
         oom_score_adj: signal.uint("oom_score_adj")?,
         subreaper: signal.uint("is_child_subreaper")?,
+        monotonic_ns: now,
+        tty_dev: 0,
     };
     table_of.push(record);
 
@@ -108,7 +115,8 @@ pub(super) fn process(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> R
         let path_bytes = put(&mut ranges, path)?;
         let (start, end) = (vma.range.start, vma.range.end);
         let (flags, pgoff) = (vma.flags, vma.pgoff);
-        ranges.push(VmaRecord { start, end, flags, pgoff, dev, ino, path_bytes });
+        let (size, hash_bytes) = (0, 0);
+        ranges.push(VmaRecord { start, end, flags, pgoff, dev, ino, path_bytes, size, hash_bytes });
     }
     let mut actions: Writer<SigAction> = Writer::default();
     if let Some(sighand) = task.ptr("sighand")? {
@@ -185,6 +193,13 @@ pub(super) fn threads(
             rt_priority: task.uint("se.rt_priority")?,
             cpus_allowed: task.uint("se.cpus_allowed")?,
             personality: task.uint("personality")?,
+            restart_kind: task.uint("restart.kind")?,
+            restart_clock: task.uint("restart.clock")?,
+            restart_ns: task.uint("restart.deadline")?,
+            restart_addr: task.uint("restart.address")?,
+            restart_value: task.uint("restart.value")?,
+            restart_flags: task.uint("restart.flags")?,
+            restart_bitset: task.uint("restart.bitset")?,
         });
         queued(tid, task, "sig.pending.queue", &mut pending)?;
         if let Some(number) = task.ptr("thread_pid")? {

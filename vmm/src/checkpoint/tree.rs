@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::open::hash;
 use super::write::{Depth, Image, image};
 use super::{Error, Result};
 use crate::backend::CpuRegisters;
@@ -15,11 +16,11 @@ use crate::introspect::{Kernel, Process};
 use crate::snapshot::partial::Partial;
 
 /// The index's file.
-const INDEX: &str = "checkpoint.json";
+pub(super) const INDEX: &str = "checkpoint.json";
 /// What tells it from any other JSON file.
-const MAGIC: &str = "belljar checkpoint";
+pub(super) const MAGIC: &str = "belljar checkpoint";
 /// Version of its form.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// What is in the folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub struct Member {
     pub comm: String,
     /// The core's file in the folder.
     pub file: String,
+    /// BLAKE3 of that file.
+    pub blake3: String,
 }
 
 /// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`.
@@ -53,22 +56,24 @@ pub fn checkpoint(
     tree: bool,
     dir: &Path,
 ) -> Result<Index> {
+    let now = clock(kernel)?;
     let mut processes = vec![];
     let mut images: Vec<Image<'_>> = vec![];
     for member in members(kernel, pid, tree)? {
         let number = u32::try_from(member.pid).unwrap_or(u32::MAX);
-        images.push(image(kernel, cpus, number, Depth::Whole)?);
+        images.push(image(kernel, cpus, number, Depth::Whole { now })?);
         processes.push(member);
     }
     let partial = Partial::create(dir, INDEX)?;
-    for (member, image) in processes.iter().zip(&images) {
-        let file = partial.create_file(&member.file)?;
+    for (member, image) in processes.iter_mut().zip(&images) {
+        let mut file = partial.create_file(&member.file)?;
         let path = partial.file(&member.file);
         let failed = |cause| Error::Write { path: path.clone(), cause };
         image.write(&file).map_err(|error| match error {
             Error::Io(cause) => failed(cause),
             other => other,
         })?;
+        member.blake3 = hash(&mut file).map_err(failed)?;
         file.sync_all().map_err(failed)?;
     }
     let index = Index { magic: MAGIC.to_owned(), version: VERSION, processes };
@@ -77,6 +82,17 @@ pub fn checkpoint(
     partial.write_file(INDEX, &text)?;
     partial.commit()?;
     Ok(index)
+}
+
+/// CLOCK_MONOTONIC of a machine that stands still: when it was frozen, or the last time that a CPU
+/// looked at its clock.
+fn clock(kernel: &Kernel<'_>) -> Result<u64> {
+    let root = kernel.root();
+    let mut now = if root.frozen() == 1 { root.frozen_monotonic() } else { 0 };
+    for queue in kernel.run_queues()? {
+        now = now.max(queue.uint("last_tick")?);
+    }
+    Ok(now)
 }
 
 /// The processes that belong to it, parents before their children.
@@ -117,5 +133,6 @@ fn member(process: &Process<'_>) -> Result<Member> {
         ppid: process.ppid()?.unwrap_or(0),
         comm: process.task().text("comm")?,
         file: format!("{pid}.core"),
+        blake3: String::new(),
     })
 }

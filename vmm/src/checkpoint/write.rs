@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::memory::{self, Piece};
+use super::registers::Registers;
 use super::{Error, Result, files, notes, registers, sharing, state};
 use crate::backend::CpuRegisters;
 use crate::elfcore::{Core, fill_sparse};
@@ -27,7 +28,10 @@ pub enum Depth {
     /// What a debugger needs: as Linux writes it.
     Plain,
     /// All that resuming needs; what cannot be carried is an error.
-    Whole,
+    Whole {
+        /// CLOCK_MONOTONIC; 0 if it is not known.
+        now: u64,
+    },
 }
 
 /// Describes the process `pid` (or the one that the thread `pid` belongs to). `cpus` are the registers of the CPUs, for threads
@@ -52,10 +56,16 @@ pub fn image<'r>(
     kernel.check_seq_of(&mm, "seq")?;
     let vmas = memory::vmas(&process, &mm)?;
     let (segments, pieces, size) = memory::segments(pid, &vmas)?;
-    let registers: Vec<_> =
-        alive.iter().map(|thread| registers::of(thread, cpus)).collect::<Result<_>>()?;
+    let mut all: Vec<Registers> = vec![];
+    for thread in &alive {
+        let own = registers::of(thread, cpus)?;
+        all.push(match depth {
+            Depth::Plain => own,
+            Depth::Whole { .. } => registers::resumable(thread, own)?,
+        });
+    }
     let mut core = Core { notes: vec![], segments };
-    for (i, (thread, registers)) in alive.iter().zip(&registers).enumerate() {
+    for (i, (thread, registers)) in alive.iter().zip(&all).enumerate() {
         let status = notes::status(&process, thread)?;
         core.notes.extend(notes::thread(&status, registers));
         if i == 0 {
@@ -66,9 +76,9 @@ pub fn image<'r>(
             core.notes.extend(notes::files(&vmas));
         }
     }
-    if depth == Depth::Whole {
-        core.notes.extend(state::process(&process, &mm, &vmas)?);
-        core.notes.extend(state::threads(&process, &alive, &registers)?);
+    if let Depth::Whole { now } = depth {
+        core.notes.extend(state::process(&process, &mm, &vmas, now)?);
+        core.notes.extend(state::threads(&process, &alive, &all)?);
         core.notes.extend(files::notes(&process)?);
         core.notes.push(sharing::note(kernel, &mm, &vmas)?);
     }

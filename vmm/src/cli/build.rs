@@ -31,7 +31,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let image = Image::resolve(&args.image)?;
-    let program = Program { cmd: args.cmd.clone(), env: args.env.clone() };
+    let program = Program { cmd: args.cmd.clone(), env: args.env.clone(), cores: vec![] };
     image::build(image, &program, args.kernel.as_deref(), &args.append, &args.output)?;
     Ok(())
 }

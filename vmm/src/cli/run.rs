@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use super::devices::DiskArg;
 use super::{Error, complain};
 use crate::backend::{self, Choice, Config, Initrd, Request, Start};
+use crate::checkpoint::Checkpoint;
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
 use crate::runtime::{self, Console, Outcome, Plan, terminal};
@@ -32,6 +33,10 @@ pub(super) struct Args {
     /// Name of the VM, for the other commands [default: made from IMAGE]
     #[arg(long)]
     name: Option<String>,
+    /// Go on with the processes of a checkpoint instead of starting a program: IMAGE has the files that they
+    /// had. The exit status is that of the first of them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["cmd", "env"])]
+    resume: Option<PathBuf>,
     /// Number of CPUs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(machine::MAX_CPUS)))]
     cpus: u32,
@@ -108,7 +113,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     let image = Image::resolve(&args.image)?;
     let name = image.name.clone();
     let memory = args.memory.or(image.memory()).unwrap_or(machine::DEFAULT_MEMORY);
-    let program = Program { cmd: args.cmd.clone(), env: args.env.clone() };
+    let cores = match &args.resume {
+        Some(dir) => Checkpoint::open(dir)?.cores,
+        None => vec![],
+    };
+    let program = Program { cmd: args.cmd.clone(), env: args.env.clone(), cores };
     let boot = image.boot(&program, args.kernel.as_deref())?;
     check_size(memory, &name, &boot)?;
     let console = match args.detach {

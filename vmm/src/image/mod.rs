@@ -4,7 +4,8 @@
 //! ELF file (that program then is init), or a bootable Image made by `belljar build`. What a file is,
 //! its content decides, not its name. The first program is looked up here, inside the image, so that
 //! a mistake is an error before anything starts. Its arguments and environment travel in a second
-//! archive behind the first: `/.belljar/init.argv` and `/.belljar/init.env`, each word ended by NUL.
+//! archive behind the first: `/.belljar/init.argv` and `/.belljar/init.env`, each word ended by NUL; or cores of
+//! processes that go on, as `/.belljar/resume/NUMBER`.
 
 mod build;
 mod cpio;
@@ -17,6 +18,7 @@ mod tree;
 use std::fs::{File, Metadata};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use belljar_abi::image::{HEADER_LEN, Header, MAGIC, MAGIC_AT};
 use belljar_abi::payload::{INITRD, Payload};
@@ -159,6 +161,8 @@ pub struct Program {
     pub cmd: Vec<String>,
     /// `NAME=VALUE`, or `NAME` for the value of the caller's environment.
     pub env: Vec<String>,
+    /// Cores of processes that go on instead of a program's start, the root of their tree first.
+    pub cores: Vec<Arc<File>>,
 }
 
 /// An image that was found and understood.
@@ -298,12 +302,15 @@ impl Image {
             Files::Program(rootfs, path) => (rootfs, Some(path)),
             Files::Built(path) => {
                 let carried = carried_initrd(&path)?;
-                if program.cmd.is_empty() && program.env.is_empty() {
+                if program.cmd.is_empty() && program.env.is_empty() && program.cores.is_empty() {
                     return Ok(None);
                 }
                 (Rootfs::memory(carried, &path)?, None)
             }
         };
+        if !program.cores.is_empty() {
+            return Ok(Some(rootfs.into_initrd(&[], &program.cores)?));
+        }
         let env = environment(&self.recipe, &program.env)?;
         let argv = match alone {
             Some(path) => [vec![path], program.cmd.clone()].concat(),
@@ -316,7 +323,7 @@ impl Image {
         };
         check_program(&self.name, &rootfs, &argv[0], &env)?;
         let extra = [("init.argv", words(&argv)?), ("init.env", words(&env)?)];
-        Ok(Some(rootfs.into_initrd(&extra)?))
+        Ok(Some(rootfs.into_initrd(&extra, &[])?))
     }
 }
 

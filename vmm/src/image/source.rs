@@ -10,6 +10,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::bufread::GzDecoder;
 
@@ -101,22 +102,36 @@ impl Rootfs {
     }
 
     /// Appends an archive with the files of `/.belljar` and returns the whole as a memory file.
-    pub(super) fn into_initrd(self, extra: &[(&str, Vec<u8>)]) -> Result<File, Error> {
+    pub(super) fn into_initrd(
+        self,
+        extra: &[(&str, Vec<u8>)],
+        cores: &[Arc<File>],
+    ) -> Result<File, Error> {
         let archive = match self.in_memory {
             true => self.archive,
             false => copy_to_memory(self.archive).map_err(Error::Memory)?,
         };
-        append(archive, extra).map_err(Error::Memory)
+        append(archive, extra, cores).map_err(Error::Memory)
     }
 }
 
 /// An archive with only the files of `/.belljar`, behind whatever `archive` holds.
-fn append(archive: File, extra: &[(&str, Vec<u8>)]) -> io::Result<File> {
+fn append(archive: File, extra: &[(&str, Vec<u8>)], cores: &[Arc<File>]) -> io::Result<File> {
     let mut writer = Writer::append(archive)?;
     writer.dir(".belljar", Attributes::root(0o700))?;
     for (name, content) in extra {
         let len = content.len() as u64;
         writer.file(&format!(".belljar/{name}"), Attributes::root(0o600), len, &content[..])?;
+    }
+    if !cores.is_empty() {
+        writer.dir(".belljar/resume", Attributes::root(0o700))?;
+    }
+    for (number, core) in cores.iter().enumerate() {
+        let (mut content, len) = (&**core, core.metadata()?.len());
+        content.seek(SeekFrom::Start(0))?;
+        // By name, they are in this order.
+        let name = format!(".belljar/resume/{number:06}");
+        writer.file(&name, Attributes::root(0o600), len, content)?;
     }
     let (mut file, _) = writer.finish()?;
     file.flush()?;

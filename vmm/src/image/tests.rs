@@ -46,7 +46,7 @@ fn resolve(path: &Path) -> Result<Image, Error> {
 
 fn initrd(image: Image, cmd: &[&str]) -> Result<File, Error> {
     let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
-    Ok(image.initrd(&Program { cmd, env: vec!["A=b c".into()] })?.unwrap())
+    Ok(image.initrd(&Program { cmd, env: vec!["A=b c".into()], cores: vec![] })?.unwrap())
 }
 
 /// The content of `name` in the second archive of an initrd.
@@ -172,7 +172,7 @@ fn a_built_image_is_run_as_it_is_or_with_another_program() {
 
     let prog = scratch.write("prog", &program(183));
     let out = scratch.0.join("h.img");
-    let args = Program { cmd: vec!["-v".into()], env: vec![] };
+    let args = Program { cmd: vec!["-v".into()], ..Program::default() };
     build(resolve(&prog).unwrap(), &args, Some(&kernel), "quiet", &out).unwrap();
     let image = resolve(&out).unwrap();
     let boot = image.boot(&Program::default(), None).unwrap();

@@ -119,6 +119,16 @@ impl<'r> Kernel<'r> {
             .collect()
     }
 
+    /// The run queues, by CPU.
+    pub fn run_queues(&self) -> Result<Vec<Object<'_>>> {
+        /// More than any board has.
+        const MAX_CPUS: u64 = 512;
+        let (first, stride) = (self.root.run_queues(), self.root.run_queue_stride());
+        (0..self.root.cpus().min(MAX_CPUS))
+            .map(|cpu| Object::new(self, "RunQueue", first.wrapping_add(cpu.wrapping_mul(stride))))
+            .collect()
+    }
+
     /// Every namespace, by what all kinds have in common.
     pub fn namespaces(&self) -> Result<Vec<Object<'_>>> {
         if !self.root.has_reached(BootState::Tasks) || self.root.namespaces() == 0 {

@@ -139,6 +139,8 @@ impl Root {
         payload_size: u64 -> u64;
         /// 1 while the kernel is frozen.
         frozen: u32 -> u32;
+        /// CLOCK_MONOTONIC when it froze, in nanoseconds.
+        frozen_monotonic: u64 -> u64;
         /// Where frozen memory goes on.
         thaw_entry: u64 -> u64;
         /// Ticks of the counter in a second, noted when it froze.

@@ -58,8 +58,8 @@ impl VmCore {
         }
         let parsed = elfcore::parse(&ReadCache::new(&file))
             .map_err(|cause| CoreError::NotACore { path: path.to_owned(), cause })?;
-        let general = parsed.notes(regs::CORE, regs::NT_PRSTATUS).filter_map(regs::read_prstatus);
-        let fp = parsed.notes(regs::CORE, regs::NT_FPREGSET).filter_map(regs::read_fpregset);
+        let general = parsed.notes(regs::CORE, regs::NT_PRSTATUS).filter_map(regs::General::read);
+        let fp = parsed.notes(regs::CORE, regs::NT_FPREGSET).filter_map(regs::FpSimd::read);
         let cpus = general.zip(fp).collect();
         let segments = Self::physical(parsed);
         match segments.is_empty() {

@@ -95,16 +95,16 @@ fn load_user_state(thread: &Thread) {
     }
 }
 
-/// Makes the running thread one of a new program: all FP/SIMD registers and the thread pointer are 0, and
+/// Makes the running thread one of a new program: these are its FP/SIMD registers and its thread pointer, which
 /// are saved and loaded with the thread from here on.
-pub fn reset_user_state() {
+pub fn replace_user_state(fp: &FpState, tpidr_el0: u64) {
     let thread = current_thread();
     // A switch in the middle would save the old registers over the new ones.
     let irq = irq_save();
     // SAFETY: the running thread's own cells.
     unsafe {
-        *thread.fp.get() = FpState::default();
-        *thread.tpidr_el0.get() = 0;
+        *thread.fp.get() = *fp;
+        *thread.tpidr_el0.get() = tpidr_el0;
         *thread.is_user.get() = true;
     }
     load_user_state(thread);

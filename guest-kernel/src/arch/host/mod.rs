@@ -123,10 +123,15 @@ pub fn save_user_state(_thread: &Thread) {}
 /// Programs do not run here.
 pub fn note_thread_pointer() {}
 
-/// Marks the running thread as one of a program.
-pub fn reset_user_state() {
+/// Makes the running thread one of a new program.
+pub fn replace_user_state(fp: &super::FpState, tpidr_el0: u64) {
+    let thread = current_thread();
     // SAFETY: the running thread's own cells.
-    unsafe { *current_thread().is_user.get() = true };
+    unsafe {
+        *thread.fp.get() = *fp;
+        *thread.tpidr_el0.get() = tpidr_el0;
+        *thread.is_user.get() = true;
+    }
 }
 
 /// There are no registers: all are 0.

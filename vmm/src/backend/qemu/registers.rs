@@ -41,8 +41,8 @@ fn parse(file: &File) -> Result<Vec<CpuRegisters>, String> {
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
     let core = elfcore::parse(bytes.as_slice()).map_err(|e| e.to_string())?;
-    let general = core.notes(regs::CORE, regs::NT_PRSTATUS).filter_map(regs::read_prstatus);
-    let mut fp = core.notes(regs::CORE, regs::NT_FPREGSET).filter_map(regs::read_fpregset);
+    let general = core.notes(regs::CORE, regs::NT_PRSTATUS).filter_map(regs::General::read);
+    let mut fp = core.notes(regs::CORE, regs::NT_FPREGSET).filter_map(regs::FpSimd::read);
     Ok(general
         .map(|general| CpuRegisters { general, fp: fp.next().unwrap_or_default(), tpidr_el0: None })
         .collect())

@@ -22,9 +22,6 @@ pub(super) static SCHEMA: Schema = Schema {
     ],
 };
 
-/// Most CPUs that are believed.
-const MAX_CPUS: u64 = 512;
-
 #[derive(Serialize)]
 pub(super) struct Entry {
     cpu: u64,
@@ -43,11 +40,8 @@ pub(super) struct Entry {
 }
 
 pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Entry>> {
-    let root = kernel.root();
     let mut rows = vec![];
-    for cpu in 0..root.cpus().min(MAX_CPUS) {
-        let addr = root.run_queues().wrapping_add(cpu.wrapping_mul(root.run_queue_stride()));
-        let rq = Object::new(kernel, "RunQueue", addr)?;
+    for (cpu, rq) in (0..).zip(kernel.run_queues()?) {
         kernel.check_seq_of(&rq, "seq")?;
         // A CPU that was taken out, or never came, has nothing to run. Older kernels had one that was up.
         if optional(rq.bool("online"))? == Some(false) {

@@ -1,0 +1,206 @@
+//! Descriptors: what they referred to, opened or made again.
+
+use alloc::boxed::Box;
+use core::fmt;
+
+use belljar_abi::corenote;
+
+use super::Failure;
+use super::objects::{Expected, Objects, PipeEnds};
+use super::plan::{FilePlan, Plan};
+use crate::addr::PAGE_SIZE;
+use crate::errno::{Errno, Result};
+use crate::fs::eventfd::EventFd;
+use crate::fs::open::{OpenHow, directory};
+use crate::fs::pipe::{self, pipe_of};
+use crate::fs::{self, Caller, File, Files, FsStruct, OpenFlags, UserBuf, anon};
+use crate::kref::Ref;
+
+/// The table of descriptors.
+pub(super) fn table(
+    caller: Caller<'_>,
+    plan: &Plan<'_>,
+    objects: &mut Objects,
+) -> Result<Ref<Files>, Failure> {
+    let failed = |errno| Failure::new(plan, errno, format_args!("its descriptors: {errno}"));
+    let files = Files::new().map_err(failed)?;
+    for fd in &plan.fds {
+        let number = fd.fd;
+        let Some(file) = plan.file(fd.file) else { return Err(failed(Errno::EBADF)) };
+        let open = match objects.files.get(fd.file) {
+            Some(open) => open.clone(),
+            None => {
+                let open = open(caller, file, objects).map_err(|why| {
+                    let path = file.path.escape_ascii();
+                    let what = format_args!("descriptor {number}: {path}{why}");
+                    Failure::new(plan, why.errno(), what)
+                })?;
+                objects.files.insert(fd.file, open.clone()).map_err(failed)?;
+                open
+            }
+        };
+        let number = i32::try_from(number).map_err(|_| failed(Errno::EBADF))?;
+        let old = files.replace(number, open, usize::MAX, fd.cloexec != 0).map_err(failed)?;
+        if old.is_some() {
+            return Err(failed(Errno::EEXIST));
+        }
+    }
+    Ok(files)
+}
+
+/// Root, working directory, umask.
+pub(super) fn places(caller: Caller<'_>, plan: &Plan<'_>) -> Result<Ref<FsStruct>, Failure> {
+    let place = |path: &[u8]| {
+        directory(caller, None, path).map_err(|errno| {
+            let path = path.escape_ascii();
+            Failure::new(plan, errno, format_args!("its directory {path}: {errno}"))
+        })
+    };
+    let own = FsStruct::new(place(plan.root)?, (plan.process.umask & 0o777) as u32)
+        .map_err(|errno| Failure::new(plan, errno, format_args!("its directories: {errno}")))?;
+    own.set_cwd(place(plan.cwd)?);
+    Ok(own)
+}
+
+/// Why a file is not what it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    /// It cannot be opened or made.
+    Errno(Errno),
+    /// It is there, with another size.
+    Size(u64, u64),
+    /// It is there, with another content.
+    Content,
+    /// It is there, of another kind.
+    Kind,
+    /// Nothing that this kernel makes again.
+    Unknown(u64),
+}
+
+impl Why {
+    fn errno(self) -> Errno {
+        match self {
+            Self::Errno(errno) => errno,
+            Self::Unknown(_) => Errno::EOPNOTSUPP,
+            _ => Errno::ESTALE,
+        }
+    }
+}
+
+impl From<Errno> for Why {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => write!(f, ": {errno}"),
+            Self::Size(now, then) => write!(f, " has {now} bytes, and had {then}"),
+            Self::Content => f.write_str(" does not hold what it held"),
+            Self::Kind => f.write_str(" is not what it was"),
+            Self::Unknown(kind) => write!(f, ": this kernel knows no files of kind {kind}"),
+        }
+    }
+}
+
+/// Checks that a regular file still is what it was.
+pub(super) fn verify(file: &Ref<File>, expected: &Expected<'_>) -> Result<(), Why> {
+    let size = file.inode.size();
+    if !file.inode.is_regular() {
+        return Err(Why::Kind);
+    }
+    if size != expected.size {
+        return Err(Why::Size(size, expected.size));
+    }
+    if expected.hash.is_empty() {
+        return Ok(());
+    }
+    let mut hasher = crate::mm::try_box(blake3::Hasher::new())?;
+    let mut buf = super::zeroed(4 * PAGE_SIZE)?;
+    let mut at = 0;
+    loop {
+        match file.read_kernel(&mut buf, at)? {
+            0 => break,
+            n => {
+                hasher.update(&buf[..n]);
+                at += n as u64;
+            }
+        }
+    }
+    if hasher.finalize().as_bytes() == expected.hash { Ok(()) } else { Err(Why::Content) }
+}
+
+/// Opens or makes what a descriptor referred to.
+fn open(caller: Caller<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Result<Ref<File>, Why> {
+    let record = &file.record;
+    let flags = OpenFlags::from_bits_truncate(record.flags as u32)
+        - (OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::TRUNC | OpenFlags::TMPFILE_BIT);
+    let open = |more| {
+        let how = OpenHow { flags: flags | more, ..OpenHow::default() };
+        fs::open::open(caller, None, file.path, how)
+    };
+    match record.kind {
+        _ if flags.contains(OpenFlags::PATH) => Ok(open(OpenFlags::empty())?),
+        corenote::FILE_REGULAR => {
+            let open = open(OpenFlags::empty())?;
+            verify(&open, &Expected { size: record.size, hash: file.hash })?;
+            open.set_pos(record.pos);
+            Ok(open)
+        }
+        corenote::FILE_DIRECTORY => {
+            let open = open(OpenFlags::DIRECTORY)?;
+            open.set_pos(record.pos);
+            Ok(open)
+        }
+        corenote::FILE_CHAR_DEVICE | corenote::FILE_TTY => {
+            let open = open(OpenFlags::NOCTTY)?;
+            if open.inode.mode() & crate::uapi::S_IFMT != crate::uapi::S_IFCHR {
+                return Err(Why::Kind);
+            }
+            Ok(open)
+        }
+        corenote::FILE_PIPE => pipe_end(caller, file, flags, objects),
+        corenote::FILE_EVENTFD => {
+            let counter = EventFd::new(record.value, record.semaphore != 0);
+            let ops: Box<EventFd> = crate::mm::try_box(counter)?;
+            Ok(anon::new_file("[eventfd]", ops, flags)?)
+        }
+        kind => Err(Why::Unknown(kind)),
+    }
+}
+
+/// An end of a pipe, which is made with the first.
+fn pipe_end(
+    caller: Caller<'_>,
+    file: &FilePlan<'_>,
+    flags: OpenFlags,
+    objects: &mut Objects,
+) -> Result<Ref<File>, Why> {
+    let key = file.record.object;
+    if objects.pipes.get(key).is_none() {
+        let slots = OpenFlags::empty();
+        let (reader, writer) = pipe::create(slots, caller.cred.fsuid, caller.cred.fsgid)?;
+        if let Some(pipe) = pipe_of(&writer) {
+            let slots = usize::try_from(file.record.value).ok().filter(|n| *n <= 1 << 18);
+            let bytes = slots.ok_or(Why::Kind)? * PAGE_SIZE;
+            // What it held must fit, so nothing here waits for a reader.
+            if file.content.len() > bytes {
+                return Err(Why::Kind);
+            }
+            pipe.set_capacity(bytes, true)?;
+        }
+        writer.write(&mut UserBuf::from_kernel(file.content))?;
+        objects.pipes.insert(key, PipeEnds { reader, writer })?;
+    }
+    let Some(ends) = objects.pipes.get(key) else { return Err(Why::Kind) };
+    let (reads, writes) = (flags.reads(), flags.writes());
+    let end = match (reads, writes) {
+        (true, false) => &ends.reader,
+        (false, true) => &ends.writer,
+        _ => return Err(Why::Kind),
+    };
+    end.set_flags(flags);
+    Ok(end.clone())
+}

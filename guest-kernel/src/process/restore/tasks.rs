@@ -1,0 +1,340 @@
+//! The tasks of a checkpoint: numbers, relations, registers; and the moment when they go on.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::plan::{Plan, ThreadPlan};
+use super::state::{Parts, blockable, pending, set_limits};
+use super::{Failure, alone};
+use crate::arch::{self, PtRegs, ThreadFlags};
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::mm::KernelStack;
+use crate::ns::time::WallClock;
+use crate::ns::{NsProxy, Pid, PidType, init_pid_ns};
+use crate::process::creds::commit_creds;
+use crate::process::exit;
+use crate::process::fork::{self, new_task};
+use crate::sched::{self, ClockBase, Policy, RestartBlock};
+use crate::signal::SIGSTOP;
+use crate::task::list::{self, TaskList};
+use crate::task::{AltStack, Task, TaskFlags};
+
+/// The numbers of a checkpoint, by what they were.
+struct Numbers(Vec<(u32, Ref<Pid>)>);
+
+impl Numbers {
+    fn get(&self, nr: u64) -> Option<Ref<Pid>> {
+        self.0.iter().find(|(other, _)| u64::from(*other) == nr).map(|(_, pid)| pid.clone())
+    }
+
+    fn add(&mut self, nr: u32, pid: Ref<Pid>) -> Result<()> {
+        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.0.push((nr, pid));
+        Ok(())
+    }
+
+    /// Takes the number of a thread.
+    fn take(&mut self, plan: &Plan<'_>, tid: u64) -> Result<(), Failure> {
+        let nr = tid as u32;
+        let taken = |errno| match errno {
+            Errno::EEXIST => {
+                let what = format_args!("its number {nr} is somebody else's here");
+                Failure::new(plan, errno, what)
+            }
+            errno => Failure::new(plan, errno, format_args!("its number {nr}: {errno}")),
+        };
+        if self.get(tid).is_some() || nr >= crate::ns::pid::pid_max() {
+            return Err(taken(Errno::EEXIST));
+        }
+        let pid = Pid::alloc(init_pid_ns(), &[nr]).map_err(taken)?;
+        self.add(nr, pid).map_err(taken)
+    }
+
+    /// The number of a process group or session: that of the checkpoint; kept where it is free though its leader
+    /// is gone; else the caller's.
+    fn group(&mut self, caller: &Task, kind: PidType, nr: u64) -> Result<Ref<Pid>> {
+        if let Some(pid) = self.get(nr) {
+            return Ok(pid);
+        }
+        let pid = match Pid::alloc(init_pid_ns(), &[nr as u32]) {
+            Ok(pid) => pid,
+            Err(Errno::EEXIST) => caller.signal.pid(kind).ok_or(Errno::ESRCH)?,
+            Err(errno) => return Err(errno),
+        };
+        self.add(nr as u32, pid.clone())?;
+        Ok(pid)
+    }
+}
+
+/// The tasks of a process that does not run yet.
+struct Made {
+    leader: Ref<Task>,
+    threads: Vec<Ref<Task>>,
+    pgid: Ref<Pid>,
+    sid: Ref<Pid>,
+}
+
+/// Makes all tasks, links them and lets them go on.
+pub(super) fn start(
+    caller: &'static Task,
+    plans: &[Plan<'_>],
+    mut parts: Vec<Parts>,
+    become_root: Option<&mut PtRegs>,
+) -> Result<Ref<Task>, Failure> {
+    let becomes = become_root.is_some();
+    let root = &plans[0];
+    let no_memory = |plan| Failure::new(plan, Errno::ENOMEM, format_args!("its tasks: ENOMEM"));
+    if !Ref::ptr_eq(caller.thread_pid.own().ns(), init_pid_ns()) {
+        let what = format_args!("cores are resumed in the initial pid namespace only");
+        return Err(Failure::new(root, Errno::EINVAL, what));
+    }
+    let mut numbers = Numbers(Vec::new());
+    if becomes {
+        // Under the caller's number, in its group and session.
+        let ids = [
+            (root.process.pid, caller.signal.pid(PidType::Tgid)),
+            (root.process.pgid, caller.signal.pid(PidType::Pgid)),
+            (root.process.sid, caller.signal.pid(PidType::Sid)),
+        ];
+        for (nr, pid) in ids {
+            if let Some(pid) = pid
+                && numbers.get(nr).is_none()
+            {
+                numbers.add(nr as u32, pid).map_err(|_| no_memory(root))?;
+            }
+        }
+    }
+    for (index, plan) in plans.iter().enumerate() {
+        let first = usize::from(becomes && index == 0);
+        for thread in &plan.threads[first..] {
+            numbers.take(plan, thread.record.tid)?;
+        }
+    }
+    let mut made: Vec<Made> = Vec::new();
+    made.try_reserve_exact(plans.len()).map_err(|_| no_memory(root))?;
+    for (index, plan) in plans.iter().enumerate() {
+        let failed = |errno| Failure::new(plan, errno, format_args!("its tasks: {errno}"));
+        let own = becomes && index == 0;
+        made.push(make(caller, plan, &parts[index], &mut numbers, own).map_err(failed)?);
+    }
+    // From here on nothing fails.
+    if becomes {
+        alone(caller)?;
+    }
+    if let Some(regs) = become_root {
+        commit(caller, root, &mut parts[0], regs);
+    }
+    {
+        let list = list::lock();
+        for (index, (plan, tasks)) in plans.iter().zip(&made).enumerate() {
+            let parent = plans[..index].iter().position(|p| p.process.pid == plan.process.ppid);
+            let parent = parent.map_or(caller, |at| &*made[at].leader);
+            enter(&list, plan, tasks, parent, becomes && index == 0);
+        }
+    }
+    let leader = made[0].leader.clone();
+    for (index, tasks) in made.iter().enumerate() {
+        parts[index].mm_used = true;
+        let first = usize::from(becomes && index == 0);
+        for task in &tasks.threads[first..] {
+            fork::start(task);
+        }
+    }
+    Ok(leader)
+}
+
+/// The tasks of one process; with `own` the first one is the caller.
+fn make(
+    caller: &Task,
+    plan: &Plan<'_>,
+    parts: &Parts,
+    numbers: &mut Numbers,
+    own: bool,
+) -> Result<Made> {
+    let pgid = numbers.group(caller, PidType::Pgid, plan.process.pgid)?;
+    let sid = numbers.group(caller, PidType::Sid, plan.process.sid)?;
+    let mut threads = Vec::new();
+    threads.try_reserve_exact(plan.threads.len()).map_err(|_| Errno::ENOMEM)?;
+    for thread in &plan.threads {
+        if own && threads.is_empty() {
+            threads.push(caller.to_ref());
+            continue;
+        }
+        let pid = numbers.get(thread.record.tid).ok_or(Errno::ESRCH)?;
+        let stack = KernelStack::alloc()?;
+        let range = stack.range();
+        let signal = if own { &caller.signal } else { &parts.signal };
+        let task = new_task(
+            pid,
+            parts.cred.clone(),
+            parts.files.clone(),
+            parts.fs.clone(),
+            parts.proxy.clone(),
+            signal.clone(),
+            parts.sighand.clone(),
+            Some(stack),
+        )?;
+        // SAFETY: nobody else knows the task yet; its stack is its own.
+        unsafe {
+            task.se.set_mm(Some(parts.mm.clone()));
+            *task.se.thread.fp.get() = thread.fp;
+            *task.se.thread.tpidr_el0.get() = thread.tls;
+            *task.altstack.get() = altstack(thread);
+            *task.restart.get() = restart(thread, &parts.proxy);
+            arch::setup_user_thread(&task.se.thread, range, &thread.regs, went_on);
+        }
+        sched::sched_fork(&task.se);
+        describe(&task, plan, thread);
+        threads.push(task);
+    }
+    Ok(Made { leader: threads[0].clone(), threads, pgid, sid })
+}
+
+/// The first thing that a resumed thread runs.
+extern "C" fn went_on(_: usize) {}
+
+fn altstack(thread: &ThreadPlan<'_>) -> AltStack {
+    let record = &thread.record;
+    AltStack {
+        sp: record.altstack_sp,
+        size: record.altstack_size,
+        flags: record.altstack_flags as u32,
+    }
+}
+
+/// How an interrupted call goes on, by the machine's clocks.
+fn restart(thread: &ThreadPlan<'_>, proxy: &NsProxy) -> RestartBlock {
+    let mut block = thread.restart;
+    if block.clock == ClockBase::Monotonic {
+        block.deadline = proxy.time.to_machine(WallClock::MONOTONIC, block.deadline);
+    }
+    block
+}
+
+/// What a task has beside registers.
+fn describe(task: &Task, plan: &Plan<'_>, thread: &ThreadPlan<'_>) {
+    let record = &thread.record;
+    task.set_comm(thread.comm);
+    task.clear_child_tid.store(record.clear_child_tid, Ordering::Relaxed);
+    task.robust_list.store(record.robust_list, Ordering::Relaxed);
+    task.pdeath_signal.store(record.pdeath_signal as i32, Ordering::Relaxed);
+    task.personality.store(record.personality as u32, Ordering::Relaxed);
+    {
+        let mut signals = task.sig.lock();
+        signals.blocked = blockable(record.blocked);
+        if record.has_saved_mask != 0 {
+            signals.saved_mask.set_once(blockable(record.saved_mask));
+        }
+        for info in pending(plan, record.tid) {
+            signals.pending.add(info);
+        }
+    }
+    // What is to be done on the way to EL0 is found there: signals, and the call to go on with.
+    task.se.thread.info.set(ThreadFlags::SIGPENDING);
+    let policy = Policy::from_number(record.policy as u32).unwrap_or(Policy::Normal);
+    let nice = record.nice as i64 as i32;
+    // A priority that does not fit the policy leaves an ordinary task.
+    if task.se.set_scheduler(policy, nice, record.rt_priority as u32).is_err() {
+        task.se.set_nice(nice);
+    }
+    // CPUs that this machine lacks are no restriction.
+    let _ = task.se.set_cpus_allowed(record.cpus_allowed);
+}
+
+/// The point of no return for a caller that becomes the first process: it lets go of its own program.
+fn commit(task: &Task, plan: &Plan<'_>, parts: &mut Parts, regs: &mut PtRegs) {
+    let thread = &plan.threads[0];
+    exit::mm_release(task);
+    parts.mm_used = true;
+    let old = task.se.replace_mm(Some(parts.mm.clone()));
+    if let Some(old) = old {
+        old.put_user();
+    }
+    exit::complete_vfork(task);
+    drop(task.files.replace(Some(parts.files.clone())));
+    drop(task.fs.replace(Some(parts.fs.clone())));
+    drop(task.nsproxy.replace(Some(parts.proxy.clone())));
+    drop(task.sighand.replace(parts.sighand.clone()));
+    commit_creds(task, parts.cred.clone());
+    let signal = &task.signal;
+    signal.timers.delete_posix();
+    let _ = set_limits(&signal.rlimits, plan);
+    signal.did_exec.store(true, Ordering::Relaxed);
+    let adj = plan.process.oom_score_adj as i64 as i32;
+    signal.oom_score_adj.store(adj, Ordering::Relaxed);
+    signal.is_child_subreaper.store(plan.process.subreaper != 0, Ordering::Relaxed);
+    task.set_child_tid.store(0, Ordering::Relaxed);
+    task.set_restart(restart(thread, &parts.proxy));
+    // SAFETY: it belongs to the calling task itself.
+    unsafe { *task.altstack.get() = altstack(thread) };
+    task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);
+    describe(task, plan, thread);
+    arch::replace_user_state(&thread.fp, thread.tls);
+    *regs = thread.regs;
+}
+
+/// Puts a process on the task list, under its parent; `own`: its leader is there already.
+fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool) {
+    let leader = &made.leader;
+    let leader_ptr = Ref::as_ptr(leader).cast_mut();
+    let signal = &leader.signal;
+    if !own {
+        let parent_ptr = core::ptr::from_ref(parent).cast_mut();
+        leader.real_parent.store(parent_ptr, Ordering::Relaxed);
+        leader.parent.store(parent_ptr, Ordering::Relaxed);
+        leader.group_leader.store(leader_ptr, Ordering::Relaxed);
+        leader.tgid.store(leader.pid(), Ordering::Relaxed);
+        leader.exit_signal.store(plan.process.exit_signal as i32, Ordering::Relaxed);
+        let _ = signal.set_pid(PidType::Tgid, Some(leader.thread_pid.share()));
+        let _ = signal.set_pid(PidType::Pgid, Some(made.pgid.clone()));
+        let _ = signal.set_pid(PidType::Sid, Some(made.sid.clone()));
+        let leads =
+            plan.process.session_leader != 0 && Ref::ptr_eq(&made.sid, &leader.thread_pid.share());
+        signal.leader.store(leads, Ordering::Relaxed);
+        let subreaper = parent.signal.has_child_subreaper.load(Ordering::Relaxed)
+            || parent.signal.is_child_subreaper.load(Ordering::Relaxed);
+        signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
+        let same_session =
+            parent.signal.pid(PidType::Sid).is_some_and(|sid| Ref::ptr_eq(&sid, &made.sid));
+        if plan.process.tty_dev != 0 && same_session {
+            let tty = parent.signal.tty.lock().clone();
+            *signal.tty.lock() = tty;
+        }
+        // The list's own reference; `release_task` takes it back.
+        core::mem::forget(leader.clone());
+        list.link_new(leader);
+    }
+    for thread in &made.threads[1..] {
+        let real_parent = leader.real_parent.load(Ordering::Relaxed);
+        thread.real_parent.store(real_parent, Ordering::Relaxed);
+        thread.parent.store(real_parent, Ordering::Relaxed);
+        thread.group_leader.store(leader_ptr, Ordering::Relaxed);
+        thread.tgid.store(leader.pid(), Ordering::Relaxed);
+        thread.exit_signal.store(-1, Ordering::Relaxed);
+        signal.live.fetch_add(1, Ordering::Relaxed);
+        // As above.
+        core::mem::forget(thread.clone());
+        list.link_new(thread);
+    }
+    // The address space has one user a thread; the first is who built it.
+    for _ in &made.threads[1..] {
+        if let Some(mm) = leader.se.get_mm() {
+            drop(mm.share());
+        }
+    }
+    let mut shared = signal.shared.lock();
+    for info in pending(plan, 0) {
+        shared.pending.add(info);
+    }
+    signal.publish(&shared);
+    if plan.process.stopped != 0 {
+        // The threads stop on their way to EL0, and the last one to do so tells the parent.
+        shared.stopping = SIGSTOP;
+        shared.exit_code = SIGSTOP;
+        shared.stop_count = made.threads.len() as u32;
+        for thread in &made.threads {
+            thread.stop_pending.store(true, Ordering::Release);
+        }
+    }
+}
