@@ -22,6 +22,10 @@ pub struct Dev(u32);
 impl Dev {
     const MINOR_BITS: u32 = 20;
 
+    /// The character device that stands for "nothing here" in the upper layer of a union mount. It is no
+    /// device: anybody may make one.
+    pub const WHITEOUT: Self = Self::new(0, 0);
+
     /// The number of `major` (12 bits) and `minor` (20 bits).
     pub const fn new(major: u32, minor: u32) -> Self {
         Self((major << Self::MINOR_BITS) | (minor & ((1 << Self::MINOR_BITS) - 1)))

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
 
+use super::perm::Access;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -69,14 +70,24 @@ impl OpenFlags {
         .union(Self::DIRECT)
         .union(Self::NOATIME);
 
-    /// True if data may be read.
+    /// True if data may be read through the file.
     pub fn reads(self) -> bool {
-        self.bits() & uapi::O_ACCMODE != uapi::O_WRONLY
+        matches!(self.bits() & uapi::O_ACCMODE, uapi::O_RDONLY | uapi::O_RDWR)
     }
 
-    /// True if data may be written.
+    /// True if data may be written through the file.
     pub fn writes(self) -> bool {
         matches!(self.bits() & uapi::O_ACCMODE, uapi::O_WRONLY | uapi::O_RDWR)
+    }
+
+    /// What the opener must be allowed to do. The fourth access mode, 3, asks for both rights and then
+    /// gives neither (open(2)).
+    pub fn access(self) -> Access {
+        let mode = self.bits() & uapi::O_ACCMODE;
+        let mut access = Access::empty();
+        access.set(Access::READ, mode != uapi::O_WRONLY);
+        access.set(Access::WRITE, mode != uapi::O_RDONLY || self.contains(Self::TRUNC));
+        access
     }
 }
 
@@ -419,22 +430,22 @@ impl File {
 
     /// Reads at `pos`.
     pub fn read_at(&self, buf: &mut UserBuf<'_>, mut pos: u64) -> Result<usize> {
-        if !self.fmode.contains(FMode::READ) {
-            return Err(Errno::EBADF);
-        }
         if !self.fmode.contains(FMode::PREAD) {
             return Err(Errno::ESPIPE);
+        }
+        if !self.fmode.contains(FMode::READ) {
+            return Err(Errno::EBADF);
         }
         self.ops.read(self, buf, &mut pos)
     }
 
     /// Writes at `pos`.
     pub fn write_at(&self, buf: &mut UserBuf<'_>, mut pos: u64) -> Result<usize> {
-        if !self.fmode.contains(FMode::WRITE) {
-            return Err(Errno::EBADF);
-        }
         if !self.fmode.contains(FMode::PREAD) {
             return Err(Errno::ESPIPE);
+        }
+        if !self.fmode.contains(FMode::WRITE) {
+            return Err(Errno::EBADF);
         }
         self.ops.write(self, buf, &mut pos)
     }
@@ -535,8 +546,8 @@ impl Drop for File {
 pub struct WriterHooks {
     /// The longest that the caller may make a file (`RLIMIT_FSIZE`).
     pub size_limit: fn() -> u64,
-    /// True if files keep their set-id bits when the caller writes to them (`CAP_FSETID`).
-    pub keeps_set_id: fn(&Inode) -> bool,
+    /// The permission bits that a file is left with when the caller writes to it, if it loses any.
+    pub without_set_id: fn(&Inode) -> Option<u32>,
 }
 
 static WRITER: Once<WriterHooks> = Once::new();
@@ -551,9 +562,9 @@ pub fn size_limit() -> u64 {
     WRITER.try_get().map_or(u64::MAX, |hooks| (hooks.size_limit)())
 }
 
-/// True if files keep their set-id bits when the caller writes to them.
-pub fn keeps_set_id(inode: &Inode) -> bool {
-    WRITER.try_get().is_some_and(|hooks| (hooks.keeps_set_id)(inode))
+/// The permission bits that a file is left with when the caller writes to it, if it loses any.
+pub fn without_set_id(inode: &Inode) -> Option<u32> {
+    WRITER.try_get().and_then(|hooks| (hooks.without_set_id)(inode))
 }
 
 /// Checks that a file of `old` bytes may become `new` bytes long; else `SIGXFSZ` and `EFBIG`.

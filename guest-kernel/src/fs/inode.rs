@@ -286,6 +286,8 @@ pub struct RenameOp<'a> {
     pub target: Option<&'a Ref<Inode>>,
     /// The two change places.
     pub exchange: bool,
+    /// What takes the old name.
+    pub whiteout: Option<&'a NewNode<'a>>,
 }
 
 impl Inode {

@@ -153,6 +153,9 @@ pub fn lookup_locked(dir: &Ref<Dentry>, name: &[u8]) -> Result<Ref<Dentry>> {
     if dir_inode.flags().contains(InodeFlags::DEAD) {
         return Err(Errno::ENOENT);
     }
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
     let inode = dir_inode.ops().lookup(dir_inode, name)?;
     if inode.is_none() && dir_inode.flags().contains(InodeFlags::NO_NEGATIVE) {
         return Dentry::new_absent(dir, name);
@@ -362,9 +365,6 @@ impl<'a> Walk<'a> {
                 end += 1;
             }
             let name = &text[start..end];
-            if name.len() > NAME_MAX {
-                return Err(Errno::ENAMETOOLONG);
-            }
             let mut rest = end;
             while text.get(rest) == Some(&b'/') {
                 rest += 1;
@@ -432,9 +432,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Checks that the place is a directory that may be searched, before a name is looked up in it.
-    pub fn check_search(&self) -> Result<()> {
-        self.pos.check_search()
+    /// Checks that the place is a directory in which `last` may be looked up. Slashes alone look nothing
+    /// up.
+    pub fn check_search(&self, last: &Last) -> Result<()> {
+        if last.kind == LastKind::Nothing { Ok(()) } else { self.pos.check_search() }
     }
 
     /// The place.
@@ -452,10 +453,13 @@ pub fn lookup(
 ) -> Result<Path> {
     let mut walk = Walk::start(caller, start, name, flags)?;
     let mut directory = flags.contains(LookupFlags::DIRECTORY);
+    let mut follow = flags.contains(LookupFlags::FOLLOW);
     loop {
         let last = walk.to_last()?;
+        // What a link leads to must then be a directory too, and is no link either.
         directory |= last.slash;
-        if !walk.take_last(&last, flags.contains(LookupFlags::FOLLOW))? {
+        follow |= last.slash;
+        if !walk.take_last(&last, follow)? {
             break;
         }
     }
@@ -470,7 +474,7 @@ pub fn lookup(
 pub fn parent<'a>(caller: Caller<'a>, start: Option<&Path>, name: &'a [u8]) -> Result<Parent<'a>> {
     let mut walk = Walk::start(caller, start, name, LookupFlags::empty())?;
     let last = walk.to_last()?;
-    walk.check_search()?;
+    walk.check_search(&last)?;
     // Only a link before the end is entered, and what follows it is the text given.
     let name = name.get(last.start..last.end).unwrap_or_default();
     Ok(Parent { dir: walk.finish(), name, kind: last.kind, slash: last.slash })

@@ -25,7 +25,22 @@ pub struct OpenHow {
     pub resolve: LookupFlags,
 }
 
-/// Opens `name`, from `start` or the working directory.
+impl OpenHow {
+    /// Refuses flags that go against each other, whatever the path.
+    pub fn check(&self) -> Result<()> {
+        let flags = self.flags;
+        let makes = flags.contains(OpenFlags::CREAT);
+        let directory = flags.contains(OpenFlags::DIRECTORY);
+        let valid = if flags.contains(OpenFlags::TMPFILE_BIT) {
+            directory && !makes && flags.bits() & uapi::O_ACCMODE != uapi::O_RDONLY
+        } else {
+            !(makes && directory)
+        };
+        if valid { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+}
+
+/// Opens `name`, from `start` or the working directory. The flags were [checked](OpenHow::check).
 pub fn open(
     caller: Caller<'_>,
     start: Option<&Path>,
@@ -44,9 +59,6 @@ pub fn open(
         return open_tmpfile(caller, start, name, how, walk);
     }
     if flags.contains(OpenFlags::CREAT) {
-        if flags.contains(OpenFlags::DIRECTORY) {
-            return Err(Errno::EINVAL);
-        }
         return open_create(caller, start, name, how, walk);
     }
     let path = lookup(caller, start, name, walk)?;
@@ -64,12 +76,15 @@ fn open_create(
     let exclusive = how.flags.contains(OpenFlags::EXCL);
     let follow = walk_flags.contains(LookupFlags::FOLLOW) && !exclusive;
     let mut walk = Walk::start(caller, start, name, walk_flags)?;
-    loop {
+    let dir = loop {
         let last = walk.to_last()?;
-        if last.kind != LastKind::Name || last.slash {
+        walk.check_search(&last)?;
+        if last.kind != LastKind::Name {
+            return Err(if exclusive { Errno::EEXIST } else { Errno::EISDIR });
+        }
+        if last.slash {
             return Err(Errno::EISDIR);
         }
-        walk.check_search()?;
         let (dentry, created) = find_or_create(caller, &walk, walk.name(&last), how)?;
         if created {
             let path = Path { mnt: walk.at().mnt.clone(), dentry };
@@ -78,15 +93,29 @@ fn open_create(
         if exclusive {
             return Err(Errno::EEXIST);
         }
+        let dir = walk.at().clone();
         if !walk.take_dentry(dentry, &last, follow)? {
-            break;
+            break dir;
         }
-    }
+    };
     let path = walk.finish();
-    if path.inode()?.is_dir() {
+    let inode = path.inode()?;
+    if inode.is_dir() {
         return Err(Errno::EISDIR);
     }
+    if !may_create_in_sticky(caller, dir.inode()?, inode) {
+        return Err(Errno::EACCES);
+    }
     open_path(caller, path, how.flags, false)
+}
+
+/// Whoever asks for a new file in a sticky directory that others write to must not be given one that
+/// somebody else put there first (protected_regular and protected_fifos of proc(5), as Debian sets them).
+fn may_create_in_sticky(caller: Caller<'_>, dir: &Inode, inode: &Inode) -> bool {
+    let mode = dir.mode();
+    let own = inode.uid() == dir.uid() || inode.uid() == caller.cred.fsuid;
+    let shared = mode & uapi::S_IWOTH != 0 || mode & uapi::S_IWGRP != 0 && inode.is_regular();
+    mode & uapi::S_ISVTX == 0 || own || !shared
 }
 
 /// The dentry of the last component, and whether it was made just now.
@@ -117,9 +146,6 @@ fn open_tmpfile(
     how: OpenHow,
     walk: LookupFlags,
 ) -> Result<Ref<File>> {
-    if !how.flags.contains(OpenFlags::DIRECTORY) || !how.flags.writes() {
-        return Err(Errno::EINVAL);
-    }
     let dir = lookup(caller, start, name, walk | LookupFlags::DIRECTORY)?;
     dir.mnt.want_write()?;
     let dir_inode = dir.inode()?;
@@ -132,8 +158,7 @@ fn open_tmpfile(
     }
     let text = NumberName::new(inode.ino);
     let dentry = Dentry::new_unnamed(&dir.dentry, text.bytes(), inode)?;
-    let flags = how.flags - OpenFlags::TMPFILE_BIT - OpenFlags::DIRECTORY;
-    open_path(caller, Path { mnt: dir.mnt, dentry }, flags, true)
+    open_path(caller, Path { mnt: dir.mnt, dentry }, how.flags, true)
 }
 
 /// `#INO`: how Linux shows a file without a name.
@@ -164,11 +189,10 @@ impl NumberName {
 /// Checks that the inode may be opened so.
 fn may_open(caller: Caller<'_>, path: &Path, flags: OpenFlags, created: bool) -> Result<()> {
     let inode = path.inode()?;
+    let access = flags.access();
     match inode.file_type() {
         uapi::S_IFLNK => return Err(Errno::ELOOP),
-        uapi::S_IFDIR if flags.writes() || flags.contains(OpenFlags::TRUNC) => {
-            return Err(Errno::EISDIR);
-        }
+        uapi::S_IFDIR if access.contains(Access::WRITE) => return Err(Errno::EISDIR),
         uapi::S_IFCHR | uapi::S_IFBLK if forbids_devices(&path.mnt) => {
             return Err(Errno::EACCES);
         }
@@ -177,9 +201,6 @@ fn may_open(caller: Caller<'_>, path: &Path, flags: OpenFlags, created: bool) ->
     if created {
         return Ok(());
     }
-    let mut access = Access::empty();
-    access.set(Access::READ, flags.reads());
-    access.set(Access::WRITE, flags.writes() || flags.contains(OpenFlags::TRUNC));
     perm::permission(inode, access, caller.cred)?;
     if access.contains(Access::WRITE) && perm::writes_to_disk(inode) {
         path.mnt.want_write()?;

@@ -168,27 +168,23 @@ fn seek_data(inode: &Inode, mapping: &Mapping, offset: i64, data: bool) -> Resul
     Ok(size)
 }
 
-/// fallocate(2): default, `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`, `FALLOC_FL_ZERO_RANGE`.
+/// fallocate(2): default, `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`, as Linux's tmpfs.
 fn fallocate(inode: &Inode, mode: u32, offset: u64, len: u64) -> Result<()> {
-    const KNOWN: u32 =
-        uapi::FALLOC_FL_KEEP_SIZE | uapi::FALLOC_FL_PUNCH_HOLE | uapi::FALLOC_FL_ZERO_RANGE;
+    const KNOWN: u32 = uapi::FALLOC_FL_KEEP_SIZE | uapi::FALLOC_FL_PUNCH_HOLE;
     let mapping = inode.ops().mapping().ok_or(Errno::EOPNOTSUPP)?;
-    let (keep, punch, zero) = (
-        mode & uapi::FALLOC_FL_KEEP_SIZE != 0,
-        mode & uapi::FALLOC_FL_PUNCH_HOLE != 0,
-        mode & uapi::FALLOC_FL_ZERO_RANGE != 0,
-    );
-    if mode & !KNOWN != 0 || (punch && (!keep || zero)) {
+    let keep = mode & uapi::FALLOC_FL_KEEP_SIZE != 0;
+    let punch = mode & uapi::FALLOC_FL_PUNCH_HOLE != 0;
+    if mode & !KNOWN != 0 || (punch && !keep) {
         return Err(Errno::EOPNOTSUPP);
     }
     let end =
         offset.checked_add(len).filter(|&end| end <= inode.sb.max_bytes).ok_or(Errno::EFBIG)?;
     let _guard = inode.lock.lock();
-    if punch || zero {
+    verbs::drop_privileges(inode)?;
+    if punch {
         inode.ops().before_write(inode, offset, len)?;
         inode.ops().punch_hole(inode, offset, end)?;
-    }
-    if !punch {
+    } else {
         if !keep {
             check_size_limit(inode.size(), end)?;
             inode.ops().before_write(inode, offset, len)?;

@@ -561,6 +561,9 @@ pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Bo
     };
     let pipe = pipe.downcast_ref::<Arc<Pipe>>().ok_or(Errno::ENXIO)?;
     let (reads, writes) = (flags.reads(), flags.writes());
+    if !reads && !writes {
+        return Err(Errno::EINVAL);
+    }
     // A pipe that is opened again through /proc/PID/fd waits for nobody: it had both ends once.
     let is_fifo = !path.mnt.is_pseudo();
     let nonblock = flags.contains(OpenFlags::NONBLOCK);

@@ -2,7 +2,10 @@
 
 use super::open::{OpenHow, open};
 use super::superblock::{FileSystem, MountRequest};
-use super::{Caller, File, FsStruct, MntNs, Mount, MountFlags, OpenFlags, Path, UserBuf, tmpfs};
+use super::verbs::{self, RenameFlags};
+use super::{
+    Caller, File, FsStruct, MntNs, Mount, MountFlags, OpenFlags, Path, UserBuf, namei, tmpfs,
+};
 use crate::errno::Result;
 use crate::kref::Ref;
 use crate::ns::{Cred, NsCommon, NsKind};
@@ -22,6 +25,12 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         Self::with_options(b"size=1m,nr_inodes=1000")
+    }
+
+    pub fn rename(&self, old: &str, new: &str, flags: RenameFlags) -> Result<()> {
+        let old = namei::parent(self.caller(), None, old.as_bytes())?;
+        let new = namei::parent(self.caller(), None, new.as_bytes())?;
+        verbs::rename(self.caller(), &old, &new, flags)
     }
 
     pub fn with_options(data: &[u8]) -> Self {

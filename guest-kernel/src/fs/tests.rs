@@ -21,10 +21,6 @@ fn symlink(w: &World, target: &str, name: &str) {
     verbs::symlink(w.caller(), target.as_bytes(), None, name.as_bytes()).unwrap();
 }
 
-fn rename(w: &World, old: &str, new: &str, flags: RenameFlags) -> Result<(), Errno> {
-    verbs::rename(w.caller(), None, old.as_bytes(), None, new.as_bytes(), flags)
-}
-
 fn text(w: &World, path: &Path) -> String {
     let mut buf = [0; PATH_MAX];
     String::from_utf8(path.text_in(&w.fs.root(), &mut buf).unwrap().0.to_vec()).unwrap()
@@ -164,7 +160,7 @@ fn umask_setgid_folders_and_sticky_folders_count() {
     w.create("/tmp/roots", "");
     w.cred = World::user(1000);
     assert_eq!(verbs::unlink(w.caller(), None, b"/tmp/roots"), Err(Errno::EPERM));
-    assert_eq!(rename(&w, "/tmp/roots", "/tmp/mine", Default::default()), Err(Errno::EPERM));
+    assert_eq!(w.rename("/tmp/roots", "/tmp/mine", Default::default()), Err(Errno::EPERM));
     assert_eq!(w.open("/tmp/roots", OpenFlags::RDWR).err(), Some(Errno::EACCES));
     assert_eq!(
         w.open("/closed/mine", OpenFlags::CREAT | OpenFlags::RDWR).err(),
@@ -185,29 +181,29 @@ fn rename_replaces_exchanges_and_refuses() {
     let plain = RenameFlags::empty();
     w.create("/a", "a");
     w.create("/b", "b");
-    rename(&w, "/a", "/b", plain).unwrap();
+    w.rename("/a", "/b", plain).unwrap();
     assert_eq!(w.read("/b").unwrap(), "a");
     assert_eq!(ino(&w, "/a", NONE), Err(Errno::ENOENT));
     w.create("/a", "new");
-    assert_eq!(rename(&w, "/a", "/b", RenameFlags::NOREPLACE), Err(Errno::EEXIST));
-    rename(&w, "/a", "/b", RenameFlags::EXCHANGE).unwrap();
+    assert_eq!(w.rename("/a", "/b", RenameFlags::NOREPLACE), Err(Errno::EEXIST));
+    w.rename("/a", "/b", RenameFlags::EXCHANGE).unwrap();
     assert_eq!((w.read("/a").unwrap(), w.read("/b").unwrap()), ("a".into(), "new".into()));
-    assert_eq!(rename(&w, "/a", "/none", RenameFlags::EXCHANGE), Err(Errno::ENOENT));
+    assert_eq!(w.rename("/a", "/none", RenameFlags::EXCHANGE), Err(Errno::ENOENT));
 
     mkdir(&w, "/d");
     mkdir(&w, "/d/e");
-    assert_eq!(rename(&w, "/d", "/d/e/f", plain), Err(Errno::EINVAL));
-    assert_eq!(rename(&w, "/d/e", "/d", plain), Err(Errno::ENOTEMPTY));
-    assert_eq!(rename(&w, "/a", "/d", plain), Err(Errno::EISDIR));
-    assert_eq!(rename(&w, "/d", "/a", plain), Err(Errno::ENOTDIR));
-    assert_eq!(rename(&w, "/a/", "/c", plain), Err(Errno::ENOTDIR));
-    assert_eq!(rename(&w, "/d/.", "/c", plain), Err(Errno::EBUSY));
-    assert_eq!(rename(&w, "/", "/c", plain), Err(Errno::EBUSY));
+    assert_eq!(w.rename("/d", "/d/e/f", plain), Err(Errno::EINVAL));
+    assert_eq!(w.rename("/d/e", "/d", plain), Err(Errno::ENOTEMPTY));
+    assert_eq!(w.rename("/a", "/d", plain), Err(Errno::EISDIR));
+    assert_eq!(w.rename("/d", "/a", plain), Err(Errno::ENOTDIR));
+    assert_eq!(w.rename("/a/", "/c", plain), Err(Errno::ENOTDIR));
+    assert_eq!(w.rename("/d/.", "/c", plain), Err(Errno::EBUSY));
+    assert_eq!(w.rename("/", "/c", plain), Err(Errno::EBUSY));
     mkdir(&w, "/full");
     w.create("/full/x", "");
-    assert_eq!(rename(&w, "/d/e", "/full", plain), Err(Errno::ENOTEMPTY));
+    assert_eq!(w.rename("/d/e", "/full", plain), Err(Errno::ENOTEMPTY));
     mkdir(&w, "/empty");
-    rename(&w, "/d/e", "/empty", plain).unwrap();
+    w.rename("/d/e", "/empty", plain).unwrap();
     let nlink = |name: &str| {
         lookup(w.caller(), None, name.as_bytes(), NONE).unwrap().inode().unwrap().nlink()
     };
@@ -216,7 +212,7 @@ fn rename_replaces_exchanges_and_refuses() {
     let a = lookup(w.caller(), None, b"/a", NONE).unwrap();
     verbs::link(w.caller(), &a, None, b"/a2").unwrap();
     assert_eq!(nlink("/a"), 2);
-    rename(&w, "/a", "/a2", plain).unwrap();
+    w.rename("/a", "/a2", plain).unwrap();
     assert!(ino(&w, "/a", NONE).is_ok());
 }
 
@@ -229,7 +225,7 @@ fn a_moved_folder_keeps_its_open_place_and_its_text_follows() {
     let deep = lookup(w.caller(), None, b"/a/deep", NONE).unwrap();
     w.fs.set_cwd(deep.clone());
     w.create("file", "here");
-    rename(&w, "/a", "/b/moved", RenameFlags::empty()).unwrap();
+    w.rename("/a", "/b/moved", RenameFlags::empty()).unwrap();
     assert_eq!(text(&w, &deep), "/b/moved/deep");
     assert_eq!(w.read("file").unwrap(), "here");
     assert_eq!(ino(&w, "../..", FOLLOW), ino(&w, "/b", FOLLOW));
@@ -276,7 +272,7 @@ fn mounts_hide_stack_and_come_off() {
     // `..` leaves both mounts.
     w.fs.set_cwd(sub.clone());
     assert_eq!(ino(&w, "../../mnt/sub/..", FOLLOW), ino(&w, "/mnt", FOLLOW));
-    assert_eq!(rename(&w, "/mnt", "/else", RenameFlags::empty()), Err(Errno::EBUSY));
+    assert_eq!(w.rename("/mnt", "/else", RenameFlags::empty()), Err(Errno::EBUSY));
     assert_eq!(verbs::rmdir(w.caller(), None, b"/mnt"), Err(Errno::EBUSY));
     let umount = |detach| {
         let at = lookup(w.caller(), None, b"/mnt", FOLLOW).unwrap();
@@ -309,7 +305,7 @@ fn a_bind_mount_shows_the_same_and_read_only_refuses() {
     assert_eq!(w.open("/dst/g", OpenFlags::CREAT | OpenFlags::RDWR).err(), Some(Errno::EROFS));
     assert!(w.open("/src/f", OpenFlags::RDWR).is_ok());
     assert_eq!(
-        rename(&w, "/src/f", "/dst/f", RenameFlags::empty()),
+        w.rename("/src/f", "/dst/f", RenameFlags::empty()),
         Err(Errno::EXDEV),
         "the same file system through two mounts"
     );

@@ -11,11 +11,13 @@ use super::perm::{self, Access, may_create, may_delete};
 use super::{Caller, Dentry, Dev, Inode, Path, Timestamp};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::ns::Cap;
+use crate::ns::{Cap, Cred};
 use crate::uapi;
 
 /// Bits of a mode that are not the type.
 const PERMISSION_BITS: u32 = 0o7777;
+/// A program with both runs as its file's group.
+const RUNS_AS_GROUP: u32 = uapi::S_ISGID | uapi::S_IXGRP;
 
 /// The node to make in `dir`: owner, and group from the directory if that has its set-group-id bit.
 pub fn new_node<'a>(caller: Caller<'_>, dir: &Inode, mode: u32, kind: NodeKind<'a>) -> NewNode<'a> {
@@ -26,7 +28,7 @@ pub fn new_node<'a>(caller: Caller<'_>, dir: &Inode, mode: u32, kind: NodeKind<'
         gid = dir.gid();
         if mode & uapi::S_IFMT == uapi::S_IFDIR {
             mode |= uapi::S_ISGID;
-        } else if mode & (uapi::S_ISGID | 0o010) == uapi::S_ISGID | 0o010
+        } else if mode & RUNS_AS_GROUP == RUNS_AS_GROUP
             && !cred.in_group(gid)
             && !perm::capable_over(dir, cred, Cap::Fsetid)
         {
@@ -49,6 +51,12 @@ pub fn create_locked(
     let dir_inode = dir.inode()?;
     dir.mnt.want_write()?;
     may_create(dir_inode, caller.cred)?;
+    if let NodeKind::Device(dev) = kind {
+        let whiteout = mode & uapi::S_IFMT == uapi::S_IFCHR && dev == Dev::WHITEOUT;
+        if !whiteout && !caller.cred.capable(Cap::Mknod) {
+            return Err(Errno::EPERM);
+        }
+    }
     let new = new_node(caller, dir_inode, mode, kind);
     let inode = dir_inode.ops().create(dir_inode, name, &new)?;
     absent.instantiate(inode);
@@ -99,8 +107,7 @@ pub fn mknod(
             return make(caller, start, name, uapi::S_IFREG | bits, NodeKind::Plain);
         }
         uapi::S_IFIFO | uapi::S_IFSOCK => NodeKind::Plain,
-        uapi::S_IFCHR | uapi::S_IFBLK if caller.cred.capable(Cap::Mknod) => NodeKind::Device(dev),
-        uapi::S_IFCHR | uapi::S_IFBLK | uapi::S_IFDIR => return Err(Errno::EPERM),
+        uapi::S_IFCHR | uapi::S_IFBLK => NodeKind::Device(dev),
         _ => return Err(Errno::EINVAL),
     };
     make(caller, start, name, (mode & uapi::S_IFMT) | bits, kind)
@@ -113,9 +120,6 @@ pub fn symlink(
     start: Option<&Path>,
     name: &[u8],
 ) -> Result<Path> {
-    if target.is_empty() {
-        return Err(Errno::ENOENT);
-    }
     make(caller, start, name, uapi::S_IFLNK | 0o777, NodeKind::Symlink(target))
 }
 
@@ -138,12 +142,12 @@ pub fn link(caller: Caller<'_>, old: &Path, start: Option<&Path>, name: &[u8]) -
         return Err(Errno::EXDEV);
     }
     parent.dir.mnt.want_write()?;
-    may_create(dir_inode, caller.cred)?;
     let inode = old.inode()?;
-    if inode.is_dir() {
+    if !may_link(inode, caller) {
         return Err(Errno::EPERM);
     }
-    if !may_link(inode, caller) {
+    may_create(dir_inode, caller.cred)?;
+    if inode.is_dir() {
         return Err(Errno::EPERM);
     }
     if inode.nlink() == 0 && !inode.flags().contains(InodeFlags::LINKABLE) {
@@ -159,7 +163,9 @@ pub fn link(caller: Caller<'_>, old: &Path, start: Option<&Path>, name: &[u8]) -
 /// privileged program: else they could keep one that its owner believes gone (protected_hardlinks of
 /// proc(5)).
 fn may_link(inode: &Inode, caller: Caller<'_>) -> bool {
-    let plain = inode.is_regular() && without_set_id(inode.mode()).is_none();
+    let mode = inode.mode();
+    let runs_as_group = mode & RUNS_AS_GROUP == RUNS_AS_GROUP;
+    let plain = inode.is_regular() && mode & uapi::S_ISUID == 0 && !runs_as_group;
     let both = Access::READ | Access::WRITE;
     perm::owner_or_capable(inode, caller.cred)
         || (plain && perm::permission(inode, both, caller.cred).is_ok())
@@ -235,23 +241,27 @@ bitflags::bitflags! {
         const NOREPLACE = uapi::RENAME_NOREPLACE;
         /// The two names change places.
         const EXCHANGE = uapi::RENAME_EXCHANGE;
+        /// Leave a whiteout behind.
+        const WHITEOUT = uapi::RENAME_WHITEOUT;
+    }
+}
+
+impl RenameFlags {
+    /// Flags as renameat2(2) gets them.
+    pub fn of(raw: u32) -> Result<Self> {
+        let flags = Self::from_bits(raw).ok_or(Errno::EINVAL)?;
+        let alone = !flags.contains(Self::EXCHANGE) || flags == Self::EXCHANGE;
+        if alone { Ok(flags) } else { Err(Errno::EINVAL) }
     }
 }
 
 /// rename(2), renameat2(2).
 pub fn rename(
     caller: Caller<'_>,
-    old_start: Option<&Path>,
-    old_name: &[u8],
-    new_start: Option<&Path>,
-    new_name: &[u8],
+    old: &Parent<'_>,
+    new: &Parent<'_>,
     flags: RenameFlags,
 ) -> Result<()> {
-    if flags == RenameFlags::NOREPLACE | RenameFlags::EXCHANGE {
-        return Err(Errno::EINVAL);
-    }
-    let old = namei::parent(caller, old_start, old_name)?;
-    let new = namei::parent(caller, new_start, new_name)?;
     if !Ref::ptr_eq(&old.dir.mnt, &new.dir.mnt) {
         return Err(Errno::EXDEV);
     }
@@ -266,7 +276,7 @@ pub fn rename(
     let (old_dir, new_dir) = (old.inode()?, new.inode()?);
     if Ref::ptr_eq(old_dir, new_dir) {
         let _guard = old_dir.lock.lock();
-        return rename_locked(caller, &old, &new, flags);
+        return rename_locked(caller, old, new, flags);
     }
     // The tree keeps its shape while directories may move, so "below" means something.
     let _tree = old_dir.sb.rename_lock.lock();
@@ -276,11 +286,11 @@ pub fn rename(
     if old_first || (!new_first && by_address) {
         let _first = old_dir.lock.lock();
         let _second = new_dir.lock.lock();
-        rename_locked(caller, &old, &new, flags)
+        rename_locked(caller, old, new, flags)
     } else {
         let _first = new_dir.lock.lock();
         let _second = old_dir.lock.lock();
-        rename_locked(caller, &old, &new, flags)
+        rename_locked(caller, old, new, flags)
     }
 }
 
@@ -342,6 +352,7 @@ fn rename_locked(
     }
     let replaced = target_inode.filter(|t| !exchange && t.is_dir());
     let _inner = replaced.map(|t| t.lock.lock());
+    let whiteout = new_node(caller, old_dir, uapi::S_IFCHR, NodeKind::Device(Dev::WHITEOUT));
     new_dir.ops().rename(&RenameOp {
         old_dir,
         old_name: old.name,
@@ -350,6 +361,7 @@ fn rename_locked(
         new_name: new.name,
         target: target_inode,
         exchange,
+        whiteout: flags.contains(RenameFlags::WHITEOUT).then_some(&whiteout),
     })?;
     if let Some(gone) = replaced {
         gone.set_flags(InodeFlags::DEAD);
@@ -374,7 +386,7 @@ pub fn chmod(caller: Caller<'_>, path: &Path, mode: u32) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let mut mode = mode & PERMISSION_BITS;
-    if !caller.cred.in_group(inode.gid()) && !perm::capable_over(inode, caller.cred, Cap::Fsetid) {
+    if !keeps_sgid(inode, caller.cred) {
         mode &= !uapi::S_ISGID;
     }
     inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() })
@@ -395,26 +407,35 @@ pub fn chown(caller: Caller<'_>, path: &Path, uid: Option<u32>, gid: Option<u32>
     }
     let mut change = SetAttr { uid, gid, ..SetAttr::default() };
     if !inode.is_dir() {
-        change.mode = without_set_id(inode.mode());
+        change.mode = without_set_id(inode, cred);
     }
     inode.apply(&change)
 }
 
-/// The permission bits without set-id bits, if there are any to take: whoever writes a program or
-/// gives it away takes its privileges off.
-pub fn without_set_id(mode: u32) -> Option<u32> {
+/// The permission bits that `inode` is left with when `cred` writes to it or gives it away, if it loses
+/// any: whoever changes a program takes its privileges off. Set-group-id without execution by the group
+/// was a lock and no privilege; a member of the group may leave it.
+pub fn without_set_id(inode: &Inode, cred: &Cred) -> Option<u32> {
+    let mode = inode.mode();
     let mut clear = mode & uapi::S_ISUID;
-    if mode & (uapi::S_ISGID | 0o010) == uapi::S_ISGID | 0o010 {
+    if mode & uapi::S_ISGID != 0 && (mode & uapi::S_IXGRP != 0 || !keeps_sgid(inode, cred)) {
         clear |= uapi::S_ISGID;
     }
     (clear != 0).then_some(mode & PERMISSION_BITS & !clear)
 }
 
+/// Whether `cred` may leave or set the set-group-id bit of `inode`.
+fn keeps_sgid(inode: &Inode, cred: &Cred) -> bool {
+    cred.in_group(inode.gid()) || perm::capable_over(inode, cred, Cap::Fsetid)
+}
+
 /// Takes set-id bits off a file that is written to without `CAP_FSETID`.
 #[inline]
 pub fn drop_privileges(inode: &Inode) -> Result<()> {
-    match without_set_id(inode.mode()) {
-        Some(_) if super::file::keeps_set_id(inode) => Ok(()),
+    if inode.mode() & (uapi::S_ISUID | uapi::S_ISGID) == 0 {
+        return Ok(());
+    }
+    match super::file::without_set_id(inode) {
         Some(mode) => inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() }),
         None => Ok(()),
     }

@@ -353,7 +353,8 @@ impl Mapping {
     /// page is zero. May sleep.
     pub fn truncate(&self, size: u64) {
         let old = self.size.swap(size, Ordering::AcqRel);
-        if size >= old {
+        // At the same size there may be pages behind the end, allocated in advance.
+        if size > old || self.resident_pages() == 0 {
             return;
         }
         self.punch_pages(size.div_ceil(PAGE_SIZE as u64), u64::MAX);

@@ -55,9 +55,10 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     signal::install_hooks();
     crate::fs::file::set_writer_hooks(crate::fs::file::WriterHooks {
         size_limit: || task::current().signal.rlimits.soft(crate::task::rlimit::Resource::Fsize),
-        keeps_set_id: |inode| {
+        without_set_id: |inode| {
             let cred = task::current().cred();
-            crate::fs::perm::capable_over(inode, cred, crate::ns::Cap::Fsetid)
+            let keeps = cred.capable(crate::ns::Cap::Fsetid);
+            if keeps { None } else { crate::fs::verbs::without_set_id(inode, cred) }
         },
     });
     crate::syscall::tty::install_hooks();

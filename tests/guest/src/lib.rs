@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod cpus;
+pub mod same;
 
 use std::io::Error;
 

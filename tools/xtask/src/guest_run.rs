@@ -87,7 +87,7 @@ pub fn archive(base: &Path, job: &Job<'_>, files: &[(String, PathBuf)]) -> Resul
 pub fn run_plan(
     machine: &dyn Fn(&Path) -> Result<Command>,
     programs: &[PathBuf],
-    mut progress: impl FnMut(&Outcome),
+    mut progress: impl FnMut(&mut Outcome) -> Result<()>,
 ) -> Result<Vec<Outcome>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let path = folder.path().join("plan.cpio");
@@ -96,9 +96,10 @@ pub fn run_plan(
         let rest = &programs[outcomes.len()..];
         std::fs::write(&path, archive(&shell(), &Job::Plan(rest), &[])?)?;
         let before = outcomes.len();
-        let last_words = run_machine(machine(&path)?, &mut |outcome| {
-            progress(&outcome);
+        let last_words = run_machine(machine(&path)?, &mut |mut outcome| {
+            progress(&mut outcome)?;
             outcomes.push(outcome);
+            Ok(())
         })?;
         let Some((started, output)) = last_words else { continue };
         let status = if started { "the machine died" } else { "the machine did not start" };
@@ -106,8 +107,8 @@ pub fn run_plan(
         let victims = if none_ran { rest.len() } else { 1 };
         for program in rest.iter().skip(outcomes.len() - before).take(victims) {
             let (name, status) = (name_of(program), status.to_string());
-            let outcome = Outcome { name, status, output: output.clone() };
-            progress(&outcome);
+            let mut outcome = Outcome { name, status, output: output.clone() };
+            progress(&mut outcome)?;
             outcomes.push(outcome);
         }
     }
@@ -118,7 +119,7 @@ pub fn run_plan(
 /// and what the machine said last.
 fn run_machine(
     mut command: Command,
-    report: &mut dyn FnMut(Outcome),
+    report: &mut dyn FnMut(Outcome) -> Result<()>,
 ) -> Result<Option<(bool, Vec<u8>)>> {
     let words = exec::show(&command);
     let mut stderr = tempfile::tempfile()?;
@@ -145,7 +146,11 @@ fn run_machine(
                 Event::Begin => running = true,
                 Event::End(outcome) => {
                     running = false;
-                    report(outcome);
+                    if let Err(error) = report(outcome) {
+                        let _ = child.kill();
+                        let _ = child.wait();
+                        return Err(error);
+                    }
                 }
                 Event::Exit(_) => said_goodbye = true,
             }

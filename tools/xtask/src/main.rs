@@ -18,6 +18,7 @@ mod paths;
 mod reference;
 mod rootfs;
 mod run;
+mod same;
 mod selftest;
 mod setup;
 mod test;

@@ -161,6 +161,7 @@ impl InodeOps for TmpDir {
             op.old_dir.touch_modified();
             op.new_dir.touch_modified();
         } else {
+            let whiteout = op.whiteout.map(|new| new_inode(&op.old_dir.sb, new)).transpose()?;
             if let Some(target) = op.target {
                 if target.is_dir() && !Self::of(target)?.is_empty() {
                     return Err(Errno::ENOTEMPTY);
@@ -176,6 +177,9 @@ impl InodeOps for TmpDir {
             // In before out: the inode is never without a name.
             new.add(op.new_dir, op.new_name, op.inode);
             old.take(op.old_dir, op.old_name, op.inode);
+            if let Some(whiteout) = whiteout {
+                old.add(op.old_dir, op.old_name, &whiteout);
+            }
         }
         op.inode.touch_changed();
         Ok(())

@@ -188,28 +188,30 @@ fn set_lock(file: &Ref<File>, cmd: u32, ptr: UserPtr<Flock>) -> SysResult {
 
 /// flock(2).
 pub fn sys_flock(a: &mut Args) -> SysResult {
-    let file = fget(a.fd(0))?;
     let op = a.u32(1);
-    let mut request = Lock {
-        kind: LockKind::Flock,
-        owner: Ref::as_ptr(&file) as usize,
-        pid: task::current().tgid() as i32,
-        exclusive: false,
-        start: 0,
-        end: u64::MAX,
-    };
     if op & uapi::LOCK_MAND != 0 {
         // Mandatory locks are gone from Linux; asking for one does nothing.
         return Ok(0);
     }
-    match op & !uapi::LOCK_NB {
-        uapi::LOCK_UN => {
-            file.inode.locks.unset(&request)?;
-            return Ok(0);
-        }
-        uapi::LOCK_SH => {}
-        uapi::LOCK_EX => request.exclusive = true,
-        _ => return Err(Errno::EINVAL),
+    let kind = op & !uapi::LOCK_NB;
+    if !matches!(kind, uapi::LOCK_UN | uapi::LOCK_SH | uapi::LOCK_EX) {
+        return Err(Errno::EINVAL);
+    }
+    let file = fget(a.fd(0))?;
+    let request = Lock {
+        kind: LockKind::Flock,
+        owner: Ref::as_ptr(&file) as usize,
+        pid: task::current().tgid() as i32,
+        exclusive: kind == uapi::LOCK_EX,
+        start: 0,
+        end: u64::MAX,
+    };
+    if kind == uapi::LOCK_UN {
+        file.inode.locks.unset(&request)?;
+        return Ok(0);
+    }
+    if !file.fmode().intersects(FMode::READ | FMode::WRITE) {
+        return Err(Errno::EBADF);
     }
     file.inode.locks.set(&request, op & uapi::LOCK_NB == 0)?;
     Ok(0)

@@ -3,7 +3,7 @@
 use super::{Args, SysResult, UserPath, caller, only, place_at, start_at};
 use crate::errno::{Errno, Result};
 use crate::fs::verbs::{self, RenameFlags};
-use crate::fs::{Dev, Path};
+use crate::fs::{Dev, Path, namei};
 use crate::mm::UserPtr;
 use crate::ns::Cap;
 use crate::uapi;
@@ -18,6 +18,11 @@ fn name_at(dirfd: i32, path: u64) -> Result<(Option<Path>, UserPath)> {
 
 /// mknodat(2).
 pub fn sys_mknodat(a: &mut Args) -> SysResult {
+    match a.u32(2) & uapi::S_IFMT {
+        0 | uapi::S_IFREG | uapi::S_IFCHR | uapi::S_IFBLK | uapi::S_IFIFO | uapi::S_IFSOCK => {}
+        uapi::S_IFDIR => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
+    }
     let (start, name) = name_at(a.fd(0), a.u64(1))?;
     let dev = Dev::decode(a.u32(3));
     verbs::mknod(caller(), start.as_ref(), name.bytes(), a.u32(2), dev)?;
@@ -68,10 +73,13 @@ pub fn sys_linkat(a: &mut Args) -> SysResult {
 }
 
 fn rename(a: &Args, flags: RenameFlags) -> SysResult {
-    let (old_start, old_name) = name_at(a.fd(0), a.u64(1))?;
-    let (new_start, new_name) = name_at(a.fd(2), a.u64(3))?;
-    let (old, new) = (old_name.bytes(), new_name.bytes());
-    verbs::rename(caller(), old_start.as_ref(), old, new_start.as_ref(), new, flags)?;
+    let caller = caller();
+    // All of the old name comes first, also what is wrong with it.
+    let (start, old_name) = name_at(a.fd(0), a.u64(1))?;
+    let old = namei::parent(caller, start.as_ref(), old_name.bytes())?;
+    let (start, new_name) = name_at(a.fd(2), a.u64(3))?;
+    let new = namei::parent(caller, start.as_ref(), new_name.bytes())?;
+    verbs::rename(caller, &old, &new, flags)?;
     Ok(0)
 }
 
@@ -80,10 +88,9 @@ pub fn sys_renameat(a: &mut Args) -> SysResult {
     rename(a, RenameFlags::empty())
 }
 
-/// renameat2(2); `RENAME_WHITEOUT` is for file systems that have whiteouts.
+/// renameat2(2).
 pub fn sys_renameat2(a: &mut Args) -> SysResult {
-    let flags = RenameFlags::from_bits(a.u32(4)).ok_or(Errno::EINVAL)?;
-    rename(a, flags)
+    rename(a, RenameFlags::of(a.u32(4))?)
 }
 
 /// readlinkat(2).

@@ -62,9 +62,16 @@ pub struct UserPath {
 }
 
 impl UserPath {
-    /// Reads it; `ENAMETOOLONG` if it is too long. Empty paths are refused later, unless allowed.
+    /// Reads it; `ENAMETOOLONG` if it is too long, `ENOENT` if it is empty.
     #[inline]
     pub fn read(addr: u64) -> Result<Self> {
+        let this = Self::read_or_empty(addr)?;
+        if this.bytes().is_empty() { Err(Errno::ENOENT) } else { Ok(this) }
+    }
+
+    /// [`read`](Self::read) for calls to which an empty path means something (`AT_EMPTY_PATH`).
+    #[inline]
+    pub fn read_or_empty(addr: u64) -> Result<Self> {
         let mut this = Self { short: [0; SHORT], len: 0, long: None };
         match user::copy_cstr(&mut this.short, addr)? {
             Some(len) => this.len = len,
@@ -86,21 +93,26 @@ impl UserPath {
 /// The place that a `*at` call names: `dirfd`, a path, `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH` in
 /// `flags`.
 pub fn place_at(dirfd: i32, path: u64, flags: u32) -> Result<Path> {
-    let name = UserPath::read(path)?;
+    place_as(caller(), dirfd, path, flags)
+}
+
+/// [`place_at`] with the rights of `caller`.
+pub fn place_as(caller: Caller<'_>, dirfd: i32, path: u64, flags: u32) -> Result<Path> {
     let mut lookup = LookupFlags::empty();
     lookup.set(LookupFlags::FOLLOW, flags & uapi::AT_SYMLINK_NOFOLLOW == 0);
     lookup.set(LookupFlags::EMPTY, flags & uapi::AT_EMPTY_PATH != 0);
+    let empty_too = lookup.contains(LookupFlags::EMPTY);
+    let name = if empty_too { UserPath::read_or_empty(path) } else { UserPath::read(path) }?;
     if name.bytes().first() == Some(&b'/') {
-        return namei::lookup(caller(), None, name.bytes(), lookup);
+        return namei::lookup(caller, None, name.bytes(), lookup);
     }
     let start = start_at(dirfd)?;
     if name.bytes().is_empty()
-        && lookup.contains(LookupFlags::EMPTY)
         && let Some(start) = start
     {
         return Ok(start);
     }
-    namei::lookup(caller(), start.as_ref(), name.bytes(), lookup)
+    namei::lookup(caller, start.as_ref(), name.bytes(), lookup)
 }
 
 /// Refuses flags that the call does not know.

@@ -14,6 +14,7 @@ use crate::uapi;
 const MODE_BITS: u32 = 0o7777;
 
 fn open_at(dirfd: i32, path: u64, how: OpenHow) -> SysResult {
+    how.check()?;
     let name = UserPath::read(path)?;
     let absolute = name.bytes().first() == Some(&b'/');
     let scoped = how.resolve.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT);

@@ -184,6 +184,24 @@ pub fn sys_ftruncate(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
+/// Refuses modes that no file system could have.
+fn check_fallocate_mode(mode: u32) -> Result<()> {
+    const KEEP_SIZE: u32 = uapi::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_HOLE: u32 = uapi::FALLOC_FL_PUNCH_HOLE;
+    const MOVES: u32 = uapi::FALLOC_FL_COLLAPSE_RANGE | uapi::FALLOC_FL_INSERT_RANGE;
+    const UNSHARE: u32 = uapi::FALLOC_FL_UNSHARE_RANGE;
+    const KNOWN: u32 = KEEP_SIZE | PUNCH_HOLE | MOVES | UNSHARE | uapi::FALLOC_FL_ZERO_RANGE;
+    let punches = mode & PUNCH_HOLE != 0;
+    if mode & !KNOWN != 0
+        || punches && (mode & KEEP_SIZE == 0 || mode & uapi::FALLOC_FL_ZERO_RANGE != 0)
+    {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let alone = mode & MOVES == 0 || mode.count_ones() == 1;
+    let unshares = mode & UNSHARE == 0 || mode & !(UNSHARE | KEEP_SIZE) == 0;
+    if alone && unshares { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
 /// fallocate(2).
 pub fn sys_fallocate(a: &mut Args) -> SysResult {
     let file = fget(a.fd(0))?;
@@ -191,11 +209,13 @@ pub fn sys_fallocate(a: &mut Args) -> SysResult {
     if len == 0 {
         return Err(Errno::EINVAL);
     }
+    let mode = a.u32(1);
+    check_fallocate_mode(mode)?;
     if !file.fmode().contains(FMode::WRITE) {
         return Err(Errno::EBADF);
     }
     match file.inode.file_type() {
-        uapi::S_IFREG => file.ops().fallocate(&file, a.u32(1), offset, len)?,
+        uapi::S_IFREG => file.ops().fallocate(&file, mode, offset, len)?,
         uapi::S_IFIFO => return Err(Errno::ESPIPE),
         uapi::S_IFDIR => return Err(Errno::EISDIR),
         _ => return Err(Errno::ENODEV),

@@ -1,6 +1,6 @@
 //! stat, statx, statfs, access, and changes of attributes.
 
-use super::{Args, SysResult, UserPath, caller, fget, only, place_at};
+use super::{Args, SysResult, UserPath, caller, fget, only, place_as, place_at};
 use crate::errno::{Errno, Result};
 use crate::fs::inode::Attr;
 use crate::fs::namei::{LookupFlags, lookup};
@@ -231,16 +231,8 @@ fn access(dirfd: i32, path: u64, mode: u32, flags: u32) -> SysResult {
         &real
     };
     // The walk is made with these ids too.
-    let path = {
-        let name = UserPath::read(path)?;
-        let mut how = LookupFlags::empty();
-        how.set(LookupFlags::FOLLOW, flags & uapi::AT_SYMLINK_NOFOLLOW == 0);
-        how.set(LookupFlags::EMPTY, flags & uapi::AT_EMPTY_PATH != 0);
-        let absolute = name.bytes().first() == Some(&b'/');
-        let start = if absolute { None } else { super::start_at(dirfd)? };
-        lookup(Caller { cred, ..caller }, start.as_ref(), name.bytes(), how)?
-    };
-    verbs::access(Caller { cred, ..caller }, &path, wanted)?;
+    let caller = Caller { cred, ..caller };
+    verbs::access(caller, &place_as(caller, dirfd, path, flags)?, wanted)?;
     Ok(0)
 }
 
@@ -310,17 +302,15 @@ fn set_time([sec, nsec]: [i64; 2]) -> Result<SetTime> {
 /// utimensat(2).
 pub fn sys_utimensat(a: &mut Args) -> SysResult {
     let flags = a.u32(3);
-    only(flags, uapi::AT_SYMLINK_NOFOLLOW | uapi::AT_EMPTY_PATH)?;
-    let (atime, mtime) = match a.ptr::<[[i64; 2]; 2]>(2).non_null() {
-        None => (SetTime::Now, SetTime::Now),
-        Some(times) => {
-            let [atime, mtime] = times.read()?;
-            (set_time(atime)?, set_time(mtime)?)
-        }
-    };
-    if atime == SetTime::Omit && mtime == SetTime::Omit {
+    const NOW: [i64; 2] = [0, uapi::UTIME_NOW as i64];
+    const OMIT: i64 = uapi::UTIME_OMIT as i64;
+    let times = a.ptr::<[[i64; 2]; 2]>(2).non_null();
+    let [atime, mtime] = times.map_or(Ok([NOW; 2]), |times| times.read())?;
+    if atime[1] == OMIT && mtime[1] == OMIT {
+        // Nothing to do, so nothing else is looked at.
         return Ok(0);
     }
+    only(flags, uapi::AT_SYMLINK_NOFOLLOW | uapi::AT_EMPTY_PATH)?;
     let path = if a.u64(1) == 0 && a.fd(0) != uapi::AT_FDCWD {
         // futimens(3).
         only(flags, 0)?;
@@ -328,6 +318,6 @@ pub fn sys_utimensat(a: &mut Args) -> SysResult {
     } else {
         place_at(a.fd(0), a.u64(1), flags)?
     };
-    verbs::set_times(caller(), &path, atime, mtime)?;
+    verbs::set_times(caller(), &path, set_time(atime)?, set_time(mtime)?)?;
     Ok(0)
 }
