@@ -8,6 +8,7 @@
 
 mod core;
 mod holes;
+mod pagemap;
 mod process;
 mod ram;
 mod space;
@@ -16,7 +17,7 @@ pub mod walk;
 pub use core::{CoreError, VmCore};
 pub use holes::data_ranges;
 pub use process::ProcessRam;
-pub use ram::{RawRam, SliceRam};
+pub use ram::{PrivateRam, RawRam, SliceRam};
 pub use space::Space;
 
 use std::ops::Range;

@@ -10,14 +10,14 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use super::holes::data_ranges;
-use super::{Error, LiveRam, PAGE_SIZE, Ram};
+use super::pagemap::{self, Pagemap};
+use super::{Error, LiveRam, Ram};
 
 /// The RAM of a child.
 #[derive(Debug)]
 pub struct ProcessRam {
     memory: File,
-    pagemap: File,
+    pagemap: Pagemap,
     image: File,
     base: u64,
     len: u64,
@@ -38,7 +38,7 @@ impl ProcessRam {
     /// The RAM from physical address `base` on, of the child `pid` that has `image` mapped as it.
     pub fn open(pid: u32, image: File, base: u64) -> io::Result<Self> {
         let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+        let pagemap = Pagemap::open(&pid.to_string())?;
         let meta = image.metadata()?;
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let parts = mapped_parts(&maps, meta.ino());
@@ -73,37 +73,11 @@ impl ProcessRam {
 
     /// Ranges of the file whose pages the child has, rounded to pages.
     fn touched(&self) -> io::Result<Vec<Range<u64>>> {
-        /// Bits of an entry: the page is in memory, or swapped out.
-        const THERE: u64 = 1 << 63 | 1 << 62;
-        const ENTRIES: usize = 64 << 10;
-        let mut ranges: Vec<Range<u64>> = vec![];
-        let mut buffer = vec![0; ENTRIES * 8];
+        let mut ranges = vec![];
         for part in &self.parts {
-            let pages = part.len / PAGE_SIZE;
-            let mut page = 0;
-            while page < pages {
-                let count = (pages - page).min(ENTRIES as u64);
-                let bytes = &mut buffer[..count as usize * 8];
-                self.pagemap.read_exact_at(bytes, (part.addr / PAGE_SIZE + page) * 8)?;
-                for (i, entry) in bytes.chunks_exact(8).enumerate() {
-                    let entry = u64::from_le_bytes(entry.try_into().expect("eight bytes"));
-                    if entry & THERE != 0 {
-                        let start = part.offset + (page + i as u64) * PAGE_SIZE;
-                        push(&mut ranges, start..start + PAGE_SIZE);
-                    }
-                }
-                page += count;
-            }
+            self.pagemap.pages(part.addr, part.len, part.offset, &mut ranges)?;
         }
         Ok(ranges)
-    }
-}
-
-/// Appends a range, or lengthens the last one.
-fn push(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
-    match ranges.last_mut() {
-        Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
-        _ => ranges.push(range),
     }
 }
 
@@ -137,14 +111,10 @@ impl Ram for ProcessRam {
     }
 
     fn populated(&self) -> Vec<Range<u64>> {
-        let Ok(mut ranges) = self.touched() else { return self.ranges() };
-        ranges.extend(data_ranges(&self.image, 0, self.len));
-        ranges.sort_by_key(|range| range.start);
-        let mut joined = vec![];
-        for range in ranges {
-            push(&mut joined, range);
+        match self.touched() {
+            Ok(touched) => pagemap::populated(touched, &self.image, self.base, self.len),
+            Err(_) => self.ranges(),
         }
-        joined.into_iter().map(|r| self.base + r.start..self.base + r.end).collect()
     }
 }
 
@@ -157,6 +127,7 @@ impl LiveRam for ProcessRam {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::PAGE_SIZE;
     use std::io::Write;
 
     const BASE: u64 = 0x4000_0000;

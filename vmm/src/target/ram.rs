@@ -4,11 +4,13 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
+use super::pagemap::{self, Pagemap};
 use super::{Error, LiveRam, Ram, data_ranges};
 
 /// A machine's RAM while the machine is there. The guest may write meanwhile unless it is paused:
@@ -47,6 +49,50 @@ impl LiveRam for GuestMemoryMmap<()> {
     fn write(&self, phys: u64, bytes: &[u8]) -> Result<(), Error> {
         self.write_slice(bytes, GuestAddress(phys))
             .map_err(|_| Error::OutsideRam { phys, len: bytes.len() })
+    }
+}
+
+/// RAM that this process has mapped privately from the start of a file: what was never written is the file's.
+#[derive(Debug)]
+pub struct PrivateRam {
+    memory: Arc<GuestMemoryMmap<()>>,
+    pagemap: Pagemap,
+}
+
+impl PrivateRam {
+    /// `memory` as such RAM. Opens what it needs: threads that use it may open nothing.
+    pub fn new(memory: Arc<GuestMemoryMmap<()>>) -> std::io::Result<Self> {
+        Ok(Self { memory, pagemap: Pagemap::open("self")? })
+    }
+}
+
+impl Ram for PrivateRam {
+    fn ranges(&self) -> Vec<Range<u64>> {
+        self.memory.ranges()
+    }
+
+    fn read(&self, phys: u64, buf: &mut [u8]) -> Result<(), Error> {
+        Ram::read(&*self.memory, phys, buf)
+    }
+
+    fn populated(&self) -> Vec<Range<u64>> {
+        let of_region = |region: &GuestRegionMmap<()>| {
+            let (base, len) = (region.start_addr().0, region.len());
+            let mut touched = vec![];
+            let known = self.pagemap.pages(region.as_ptr() as u64, len, 0, &mut touched);
+            let all = base..base + len;
+            match region.file_offset().filter(|_| known.is_ok()) {
+                Some(image) => pagemap::populated(touched, image.file(), base, len),
+                None => vec![all],
+            }
+        };
+        self.memory.iter().flat_map(of_region).collect()
+    }
+}
+
+impl LiveRam for PrivateRam {
+    fn write(&self, phys: u64, bytes: &[u8]) -> Result<(), Error> {
+        LiveRam::write(&*self.memory, phys, bytes)
     }
 }
 
@@ -126,6 +172,27 @@ mod tests {
         for phys in [0, 0xfff, 0x1009, 0x1010, u64::MAX, u64::MAX - 3] {
             assert_eq!(ram.read(phys, &mut buf), Err(Error::OutsideRam { phys, len: 8 }));
         }
+    }
+
+    #[test]
+    fn private_ram_is_populated_where_the_file_has_data_or_it_was_written() {
+        const LEN: usize = 64 * super::super::PAGE_SIZE as usize;
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(LEN as u64).unwrap();
+        file.write_all(b"from the file").unwrap();
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+        let backing = Some(vm_memory::FileOffset::new(file, 0));
+        let region = vm_memory::MmapRegion::build(backing, LEN, protection, flags).unwrap();
+        let base = 0x4000_0000;
+        let region = GuestRegionMmap::new(region, GuestAddress(base)).unwrap();
+        let memory = GuestMemoryMmap::from_regions(vec![region]).unwrap();
+        let ram = PrivateRam::new(Arc::new(memory)).unwrap();
+        ram.write(base + 0x5000, b"own").unwrap();
+        let populated = ram.populated();
+        for page in [0, 0x5000] {
+            assert!(populated.iter().any(|r| r.contains(&(base + page))), "{populated:x?}");
+        }
+        assert!(!populated.iter().any(|r| r.contains(&(base + 0x20000))), "{populated:x?}");
     }
 
     #[test]

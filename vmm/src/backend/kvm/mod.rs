@@ -40,7 +40,7 @@ use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, S
 use crate::devices::virtio::{Block, Console, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
-use crate::target::LiveRam;
+use crate::target::{LiveRam, PrivateRam};
 use gate::Gate;
 use io::Loop;
 use vcpu::{Exits, Shared, Vcpu};
@@ -215,7 +215,8 @@ struct Kvm {
     shared: Arc<Shared>,
     devices: Loop,
     _vm: Arc<VmFd>,
-    memory: Arc<GuestMemory>,
+    /// What [`Machine::memory`] gives out.
+    ram: Arc<dyn LiveRam>,
     /// The virtual counter while the machine is paused.
     counter: Mutex<Option<u64>>,
     /// The guest has opened port 0 of its console.
@@ -239,10 +240,18 @@ impl Line for Spi {
 pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::Error> {
     let host = open()?;
     check_cpus(&host, config.cpus)?;
-    let memory = Arc::new(match &config.start {
-        Start::Boot(_) => map(&memory_file("belljar-ram").map_err(Error::Host)?, config.memory)?,
-        Start::Thaw(thaw) => map_private(&thaw.memory, config.memory)?,
-    });
+    let (memory, ram): (_, Arc<dyn LiveRam>) = match &config.start {
+        Start::Boot(_) => {
+            let file = memory_file("belljar-ram").map_err(Error::Host)?;
+            let memory = Arc::new(map(&file, config.memory)?);
+            (Arc::clone(&memory), memory)
+        }
+        Start::Thaw(thaw) => {
+            let memory = Arc::new(map_private(&thaw.memory, config.memory)?);
+            let ram = PrivateRam::new(Arc::clone(&memory)).map_err(Error::Host)?;
+            (memory, Arc::new(ram))
+        }
+    };
     let vm = Arc::new(host.create_vm().map_err(failed("create a VM"))?);
     give_memory(&vm, &memory)?;
 
@@ -294,7 +303,7 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
         .push(Box::new(move || uart.lock().unwrap_or_else(PoisonError::into_inner).is_drained()));
     let devices = Loop::start(subscribers, drained).map_err(Error::Host)?;
     let counter = Mutex::new(None);
-    let machine = Kvm { vcpus, shared, devices, _vm: vm, memory, counter, console_open };
+    let machine = Kvm { vcpus, shared, devices, _vm: vm, ram, counter, console_open };
     let bus = Arc::new(bus);
     for (index, vcpu) in (0..).zip(&machine.vcpus) {
         vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&bus), Arc::clone(&machine.shared))
@@ -372,7 +381,7 @@ impl Machine for Kvm {
     }
 
     fn memory(&self) -> Arc<dyn LiveRam> {
-        self.memory.clone()
+        Arc::clone(&self.ram)
     }
 
     fn registers(&self) -> Result<Vec<CpuRegisters>, super::Error> {
