@@ -11,7 +11,7 @@ use belljar_kernel::drivers::fdt::{self, Few, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
 use belljar_kernel::sched::cpu;
 use belljar_kernel::{
-    arch, fs, introspect, kerr, kinfo, kwarn, mm, ns, panic, process, procfs, sched, suspend,
+    arch, fs, introspect, ipc, kerr, kinfo, kwarn, mm, ns, panic, process, procfs, sched, suspend,
 };
 
 #[global_allocator]
@@ -65,6 +65,7 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
         // SAFETY: every file was copied out of it, and the slice above is gone.
         unsafe { mm::free_reserved(PhysAddr(span.start)..PhysAddr(span.end)) };
     }
+    ipc::init();
     procfs::init();
     boot_step("signal return page", process::sigpage::init());
     // Task 0 is what runs here.

@@ -315,7 +315,8 @@ pub fn open_kernel(path: Path, flags: OpenFlags) -> Result<Ref<File>> {
 /// True if device nodes seen through `mount` cannot be opened: it says so, or the file system is of a
 /// user namespace, which could have made any node.
 fn forbids_devices(mount: &Mount) -> bool {
-    mount.flags().contains(MountFlags::NODEV) || mount.sb.user_ns.level > 0
+    let sb = &mount.sb;
+    mount.flags().contains(MountFlags::NODEV) || sb.user_ns.level > 0 && !sb.ops.makes_its_devices()
 }
 
 /// chroot(2) and chdir(2) need a directory that may be searched.

@@ -40,6 +40,12 @@ pub trait SuperOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// True if the device nodes in it are made by the kernel alone, so that they may be opened though a
+    /// user namespace owns the file system.
+    fn makes_its_devices(&self) -> bool {
+        false
+    }
+
     /// Takes new options (`MS_REMOUNT`).
     fn remount(&self, _sb: &SuperBlock, _data: &[u8]) -> Result<()> {
         Ok(())

@@ -7,6 +7,7 @@ use crate::addr::{PhysAddr, VirtAddr};
 use crate::array::Array;
 use crate::kref::Ref;
 use crate::list::{Link, Linked, List};
+use crate::mm::{MappedFile, RangeFile};
 use crate::ns::CapSet;
 use crate::signal::SigSet;
 use crate::sync::{IrqLock, Mutex, RwLock, SeqCount, SpinLock};
@@ -16,6 +17,12 @@ impl<T: Described> DescribeField for Ref<T> {
 }
 
 impl<T: Described> DescribePointer for Ref<T> {}
+
+impl DescribeField for RangeFile {
+    const KIND: Kind = <Ref<MappedFile> as DescribeField>::KIND;
+}
+
+impl DescribePointer for RangeFile {}
 
 impl DescribeField for Link {
     const KIND: Kind = Kind::plain(Tag::Link, size_of::<Link>());

@@ -6,6 +6,7 @@
 
 use alloc::sync::Arc;
 use core::any::Any;
+use core::ops::Deref;
 
 use belljar_abi::Described;
 
@@ -37,6 +38,18 @@ pub trait Backing: Send + Sync + Any {
         Ok(())
     }
 
+    /// True if it is told of each range that comes to map it ([`opened`](Self::opened)) or ceases to
+    /// ([`closed`](Self::closed)): parts of a split one and copies by fork(2) count.
+    fn counts_ranges(&self) -> bool {
+        false
+    }
+
+    /// One more range maps it. Runs under the locks of an address space: it may not sleep.
+    fn opened(&self) {}
+
+    /// One range less maps it. The last range's end is told with no lock held.
+    fn closed(&self) {}
+
     /// The object itself, for who knows its type (`/proc/PID/exe` looks for the file).
     fn as_any(&self) -> &dyn Any;
 }
@@ -55,6 +68,50 @@ pub struct MappedFile {
     pub path: Array<u8>,
     #[described(skip)]
     backing: Arc<dyn Backing>,
+    /// What [`Backing::counts_ranges`] said.
+    #[described(skip)]
+    counts_ranges: bool,
+}
+
+/// A mappable object as one range holds it: objects that count their ranges are told.
+#[repr(transparent)]
+pub struct RangeFile(Ref<MappedFile>);
+
+impl RangeFile {
+    /// For a new range.
+    pub fn new(file: Ref<MappedFile>) -> Self {
+        if file.counts_ranges {
+            file.backing.opened();
+        }
+        Self(file)
+    }
+
+    /// True if both are of one mmap(2).
+    pub fn same(&self, other: &Self) -> bool {
+        Ref::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Deref for RangeFile {
+    type Target = Ref<MappedFile>;
+
+    fn deref(&self) -> &Ref<MappedFile> {
+        &self.0
+    }
+}
+
+impl Clone for RangeFile {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl Drop for RangeFile {
+    fn drop(&mut self) {
+        if self.0.counts_ranges {
+            self.0.backing.closed();
+        }
+    }
 }
 
 impl MappedFile {
@@ -65,7 +122,13 @@ impl MappedFile {
         for byte in path {
             name.try_push(*byte)?;
         }
-        let this = Ref::try_new(Self { dev, ino, path: name, backing })?;
+        let this = Ref::try_new(Self {
+            dev,
+            ino,
+            path: name,
+            counts_ranges: backing.counts_ranges(),
+            backing,
+        })?;
         if let Some(mapping) = this.backing.mapping() {
             mapping.add_mapper();
         }

@@ -115,7 +115,7 @@ impl Mm {
             let space = self.space.read();
             let vma = vma::find_containing(&space.vmas, at).ok_or(Errno::ENOMEM)?;
             let stop = vma.end.min(end);
-            let file = vma.file.clone().ok_or(Errno::EINVAL)?;
+            let file = vma.file.as_deref().cloned().ok_or(Errno::EINVAL)?;
             if vma.flags.contains(VmFlags::LOCKED) {
                 return Err(Errno::EINVAL);
             }
@@ -184,7 +184,8 @@ impl Mm {
                 return Err(Errno::EBUSY);
             }
             let (from, to) = (vma.start.max(at), vma.end.min(end));
-            let file = vma.file.clone().filter(|_| !vma.is_private() && flags & MS_SYNC != 0);
+            let synced = !vma.is_private() && flags & MS_SYNC != 0;
+            let file = vma.file.as_deref().filter(|_| synced).cloned();
             let (first, last) = (vma.page_index(from), vma.page_index(to - 1));
             drop(space);
             if let Some(file) = file {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use belljar_abi::corenote;
 
-use super::backing::MappedFile;
+use super::backing::{MappedFile, RangeFile};
 use super::fault::{MMAP_MIN_ADDR, STACK_GUARD_GAP, is_own};
 use super::frame::{self, PageKind};
 use super::mapping::Mapping;
@@ -145,7 +145,7 @@ impl Mm {
     /// Runs a change of the ranges. Files that it puts into the vector are let go of after the lock is.
     pub(super) fn change<R>(
         &self,
-        f: impl FnOnce(&mut Space, &mut Vec<Ref<MappedFile>>) -> Result<R>,
+        f: impl FnOnce(&mut Space, &mut Vec<RangeFile>) -> Result<R>,
     ) -> Result<R> {
         let mut gone = Vec::new();
         let mut space = self.space.write();
@@ -161,7 +161,7 @@ impl Mm {
         space: &mut Space,
         start: u64,
         end: u64,
-        gone: &mut Vec<Ref<MappedFile>>,
+        gone: &mut Vec<RangeFile>,
     ) -> Result<()> {
         let range = vma::carve(&mut space.vmas, start, end)?;
         if range.is_empty() {
@@ -271,6 +271,7 @@ impl Mm {
                 self.unmap_range(space, start, end, gone)?;
             }
             space.may_expand(vm_flags, len)?;
+            let file = file.map(RangeFile::new);
             space.add(Vma { start, end, flags: vm_flags, pgoff, file })?;
             let on_fault = vm_flags.contains(VmFlags::LOCKONFAULT);
             let populate = vm_flags.contains(VmFlags::LOCKED) && !on_fault
@@ -292,6 +293,46 @@ impl Mm {
             return Err(Errno::EINVAL);
         }
         self.change(|space, gone| self.unmap_range(space, addr, addr + len, gone))
+    }
+
+    /// Unmaps what is left of one mmap(2) that went to `addr` (shmdt(2)): the ranges that would lie where
+    /// they do had it started there. `whose` says of an object how long such a mapping is, or `None` if it
+    /// is not of the kind that is looked for. `EINVAL` if there is none.
+    pub fn unmap_object(
+        &self,
+        addr: u64,
+        whose: impl Fn(&MappedFile) -> Option<u64>,
+    ) -> Result<()> {
+        if !is_aligned(addr) {
+            return Err(Errno::EINVAL);
+        }
+        let belongs = |vma: &Vma| vma.start >= addr && vma.start - addr == vma.pgoff << PAGE_SHIFT;
+        self.change(|space, gone| {
+            // The object, and where its mapping would end.
+            let mut found: Option<(Ref<MappedFile>, u64)> = None;
+            let mut at = addr;
+            while let Some(vma) = space.vmas.get(vma::find(&space.vmas, at)) {
+                let (start, end) = (vma.start, vma.end);
+                if found.as_ref().is_some_and(|(_, limit)| end > *limit) {
+                    break;
+                }
+                at = end;
+                let Some(file) = vma.file.as_deref().filter(|_| belongs(vma)) else { continue };
+                let mine = match &found {
+                    Some((first, _)) => Ref::ptr_eq(first, file),
+                    None => {
+                        let len = whose(file);
+                        found = len.map(|len| (file.clone(), addr.saturating_add(len)));
+                        found.is_some()
+                    }
+                };
+                if mine {
+                    self.unmap_range(space, start, end, gone)?;
+                }
+            }
+            // The last reference is among those that are `gone`.
+            found.map(|_| ()).ok_or(Errno::EINVAL)
+        })
     }
 
     /// mprotect(2).

@@ -39,10 +39,12 @@ pub mod user;
 pub mod vma;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::alloc::Layout;
 
 pub use asid::leave as leave_user_space;
-pub use backing::{Backing, MappedFile};
+pub use backing::{Backing, MappedFile, RangeFile};
 pub use fault::{Access, Fault};
 pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of, alloc_pages};
 pub use frame::{free_reserved, init, total_frames as total_pages};
@@ -73,6 +75,22 @@ pub fn try_box<T>(value: T) -> Result<Box<T>> {
         raw.write(value);
         Ok(Box::from_raw(raw))
     }
+}
+
+/// `Arc::new` that reports `ENOMEM` when there is no room. Stable Rust has no fallible `Arc`: the room is
+/// looked for just before it is taken, so that only another CPU's demand can come between.
+pub fn try_arc<T>(value: T) -> Result<Arc<T>> {
+    // `Arc` allocates its two counts and the value in one piece.
+    drop(try_box(core::mem::MaybeUninit::<(u64, u64, T)>::uninit())?);
+    Ok(Arc::new(value))
+}
+
+/// `vec![value; n]` that reports `ENOMEM`.
+pub fn try_vec<T: Clone>(n: usize, value: T) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+    vec.resize(n, value);
+    Ok(vec)
 }
 
 /// Gives up cached pages of later floors; says how many.

@@ -8,12 +8,11 @@ use core::ops::Range;
 
 use belljar_abi::{Described, describe_flags};
 
-use super::backing::MappedFile;
+use super::backing::RangeFile;
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::paging::Prot;
 use crate::array::Array;
 use crate::errno::{Errno, Result};
-use crate::kref::Ref;
 
 bitflags::bitflags! {
     /// Rights and properties of a range; the values are Linux's `VM_*`.
@@ -110,7 +109,7 @@ pub struct Vma {
     /// Page of the file at `start`.
     pub pgoff: u64,
     /// What is behind it; `None` for private anonymous memory.
-    pub file: Option<Ref<MappedFile>>,
+    pub file: Option<RangeFile>,
 }
 
 impl Vma {
@@ -154,7 +153,7 @@ impl Vma {
             && match (&self.file, &next.file) {
                 (None, None) => true,
                 (Some(a), Some(b)) => {
-                    Ref::ptr_eq(a, b) && self.pgoff.wrapping_add(self.pages()) == next.pgoff
+                    a.same(b) && self.pgoff.wrapping_add(self.pages()) == next.pgoff
                 }
                 _ => false,
             }

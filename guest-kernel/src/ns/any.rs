@@ -2,6 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::fs::MntNs;
+use crate::ipc::IpcNs;
 use crate::kref::Ref;
 use crate::net::NetNs;
 use crate::ns::common::{HasCommon, NsCommon};
@@ -16,7 +17,7 @@ use crate::ns::uts::UtsNs;
 #[allow(missing_docs, reason = "the names are namespaces(7)'s")]
 pub enum Namespace {
     Cgroup(Ref<PlainNs>),
-    Ipc(Ref<PlainNs>),
+    Ipc(Ref<IpcNs>),
     Mnt(Ref<MntNs>),
     Net(Ref<NetNs>),
     Pid(Ref<PidNs>),
@@ -29,7 +30,8 @@ impl Namespace {
     /// What all kinds have.
     pub fn common(&self) -> &NsCommon {
         match self {
-            Self::Cgroup(ns) | Self::Ipc(ns) => ns.common(),
+            Self::Cgroup(ns) => ns.common(),
+            Self::Ipc(ns) => ns.common(),
             Self::Mnt(ns) => ns.common(),
             Self::Net(ns) => ns.common(),
             Self::Pid(ns) => ns.common(),

@@ -8,6 +8,7 @@ use belljar_abi::Described;
 
 use crate::errno::{Errno, Result};
 use crate::fs::{FsStruct, MntNs};
+use crate::ipc::IpcNs;
 use crate::kref::Ref;
 use crate::net::NetNs;
 use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
@@ -47,7 +48,7 @@ pub struct NsProxy {
     /// Host name.
     pub uts: Ref<UtsNs>,
     /// System V and POSIX IPC.
-    pub ipc: Ref<PlainNs>,
+    pub ipc: Ref<IpcNs>,
     /// Mounts.
     pub mnt: Ref<MntNs>,
     /// The pid namespace of children to come.
@@ -98,7 +99,7 @@ impl NsProxy {
             new.uts = UtsNs::new(common(NsKind::Uts)?, names)?;
         }
         if wants(NsKind::Ipc) {
-            new.ipc = PlainNs::new(common(NsKind::Ipc)?)?;
+            new.ipc = IpcNs::new(common(NsKind::Ipc)?)?;
         }
         if wants(NsKind::Pid) {
             let outer = &self.pid_for_children;
@@ -156,7 +157,7 @@ pub(super) fn init() -> Result<()> {
     let time = TimeNs::initial(common(NsKind::Time))?;
     INIT_NSPROXY.set(Ref::try_new(NsProxy {
         uts: UtsNs::new(common(NsKind::Uts), names)?,
-        ipc: PlainNs::new(common(NsKind::Ipc))?,
+        ipc: IpcNs::new(common(NsKind::Ipc))?,
         // The root file system is mounted later.
         mnt: MntNs::empty(common(NsKind::Mnt))?,
         pid_for_children: init_pid_ns().clone(),

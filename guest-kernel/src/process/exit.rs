@@ -9,6 +9,7 @@ use crate::mm::UserPtr;
 use crate::ns::{Pid, PidNs, PidType};
 use crate::process::pidfd;
 use crate::process::signal::{self, notify_parent};
+use crate::process::sysv;
 use crate::process::wait::{WaitOptions, Which, do_wait};
 use crate::sched::{self, TaskState};
 use crate::signal::{SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SigAction, SigInfo, SigSet};
@@ -75,6 +76,8 @@ pub fn do_exit(code: i32) -> ! {
     account(task, group_dead);
 
     exit_mm(task);
+    sysv::exit_sem(task);
+    sysv::exit_shm(task);
     exit_files(task);
     exit_fs(task);
     if group_dead && task.signal.leader.load(Ordering::Relaxed) {

@@ -204,6 +204,7 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
     let child = new_task(pid, cred, files, fs, nsproxy, signal, sighand, Some(stack))?;
     child.set_flags(TaskFlags::FORKNOEXEC);
     *child.comm.lock() = parent.comm().0;
+    copy_semundo(flags, parent, &child)?;
     copy_thread(args, regs, &child, stack_range);
     // SAFETY: nobody else knows the child yet.
     unsafe { child.se.set_mm(Some(mm)) };
@@ -384,6 +385,14 @@ fn copy_mm(flags: CloneFlags, parent: &Task) -> Result<Ref<Mm>> {
     if flags.contains(CloneFlags::VM) { Ok(mm.share()) } else { mm.fork() }
 }
 
+/// With `CLONE_SYSVSEM` both undo together, once both have ended.
+fn copy_semundo(flags: CloneFlags, parent: &Task, child: &Task) -> Result<()> {
+    if flags.contains(CloneFlags::SYSVSEM) {
+        child.sysvsem.replace(Some(super::sysv::undo_list(parent)?));
+    }
+    Ok(())
+}
+
 fn copy_namespaces(
     flags: CloneFlags,
     parent: &Task,
@@ -486,6 +495,7 @@ pub(super) fn new_task(
         fs: OwnCell::new(Some(fs)),
         files: OwnCell::new(Some(files)),
         nsproxy: OwnCell::new(Some(nsproxy)),
+        sysvsem: OwnCell::new(None),
         signal,
         sighand: OwnCell::new(sighand),
         sig: IrqLock::new(ThreadSignals::default()),

@@ -63,6 +63,7 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     });
     crate::syscall::tty::install_hooks();
     crate::syscall::net::install_hooks();
+    crate::syscall::ipc::install_hooks();
     crate::introspect::publish_tasks(task);
     crate::mm::oom::set_killer(oom_kill);
     Ok(())

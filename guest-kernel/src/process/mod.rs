@@ -9,6 +9,7 @@
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`namespaces`] | `unshare`, `setns` |
+//! | [`sysv`] | what semaphores and shared memory get back from a task |
 //! | [`pidfd`] | processes as files |
 //! | [`access`], [`creds`] | who may look into whom; new credentials |
 //! | [`jobs`] | process groups, sessions |
@@ -33,5 +34,6 @@ pub mod sigframe;
 pub mod signal;
 pub mod sigpage;
 pub mod smp;
+pub mod sysv;
 pub mod timers;
 pub mod wait;

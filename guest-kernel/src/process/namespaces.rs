@@ -9,6 +9,7 @@ use crate::ns::{Cap, Cred, Namespace, NsKind, NsProxy, UserNs};
 use crate::process::access::{AccessMode, may_access};
 use crate::process::creds::commit_creds;
 use crate::process::fork::CloneFlags;
+use crate::process::sysv;
 use crate::task::{self, Task};
 
 /// The `CLONE_NEW*` flags of the kinds that an [`NsProxy`] holds: all but the user namespace.
@@ -103,6 +104,13 @@ pub fn unshare(raw: u64) -> Result<()> {
     } else {
         None
     };
+    // What is to be undone belongs to the old namespace.
+    if flags.intersects(CloneFlags::SYSVSEM | CloneFlags::NEWIPC) {
+        sysv::exit_sem(task);
+    }
+    if flags.contains(CloneFlags::NEWIPC) {
+        sysv::exit_shm(task);
+    }
     if let Some(fs) = fs {
         drop(task.fs.replace(Some(fs)));
     }
@@ -137,6 +145,9 @@ pub fn setns(namespaces: &[Namespace]) -> Result<()> {
         let fs: &FsStruct = task.fs();
         fs.set_root(root.clone());
         fs.set_cwd(root);
+    }
+    if !Ref::ptr_eq(&task.nsproxy().ipc, &proxy.ipc) {
+        sysv::exit_sem(task);
     }
     drop(task.nsproxy.replace(Some(proxy)));
     if let Some(cred) = cred {

@@ -6,6 +6,7 @@
 //! | [`tree`] | directories and files that are described by tables |
 //! | [`root`] | /proc itself: the tables' files and a directory for each process |
 //! | [`system`], [`memory`], [`cpu`], [`sysctl`] | what concerns the whole system, /proc/sys too |
+//! | [`sysvipc`] | /proc/sysvipc |
 //! | [`belljar`] | /proc/belljar: snapshots, as programs see them |
 //! | [`pid`] | /proc/PID and /proc/PID/task/TID |
 //! | [`nsfs`] | namespaces as files: where /proc/PID/ns leads |
@@ -23,6 +24,7 @@ pub mod root;
 pub mod sysctl;
 pub mod sysfs;
 pub mod system;
+pub mod sysvipc;
 pub mod text;
 pub mod tree;
 

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, link, text};
-use super::{belljar, cpu, memory, pid, sysctl, system};
+use super::{belljar, cpu, memory, pid, sysctl, system, sysvipc};
 use crate::errno::{Errno, Result};
 use crate::fs::{
     Dentry, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest, NewNode,
@@ -38,6 +38,7 @@ static ENTRIES: &[Entry] = &[
     text("stat", cpu::stat),
     text("swaps", system::swaps),
     dir("sys", sysctl::ENTRIES),
+    dir("sysvipc", sysvipc::ENTRIES),
     link("thread-self", |sb, out| {
         let tgid = caller_number(sb, PidType::Tgid)?;
         put!(out, "{tgid}/task/{}", caller_number(sb, PidType::Pid)?)

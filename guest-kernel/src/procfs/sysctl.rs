@@ -1,6 +1,6 @@
 //! /proc/sys: settings and facts (sysctl(8)).
 
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::text::{Text, parse_number};
 use super::tree::{Entry, dir, setting, text};
@@ -8,13 +8,16 @@ use crate::drivers::tty;
 use crate::errno::{Errno, Result};
 use crate::fs::SuperBlock;
 use crate::fs::pipe::PIPE_MAX_SIZE;
+use crate::ipc::IpcNs;
+use crate::ipc::sysv::table::MAX_OBJECTS;
+use crate::kref::Ref;
 use crate::mm::frame;
 use crate::ns::uts::{UTS_LEN, uts_name};
 use crate::ns::{Cap, NsKind, pid};
 use crate::put;
 use crate::sync::{Once, SpinLock};
 use crate::syscall::system::{RELEASE, VERSION};
-use crate::task;
+use crate::task::{self, list};
 
 /// A limit of the caller's user namespace on namespaces of one kind (namespaces(7)).
 macro_rules! max_namespaces {
@@ -41,6 +44,110 @@ fn set_max_namespaces(kind: NsKind, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn ipc_ns() -> &'static Ref<IpcNs> {
+    &task::current().nsproxy().ipc
+}
+
+/// `EPERM` unless the caller may set the limits of its IPC namespace.
+fn check_ipc_setting() -> Result<()> {
+    // Linux goes by the file's mode: user 0 of the namespace that owns the IPC namespace.
+    let owner = ipc_ns().common.user_ns();
+    let root = owner.root_uid().unwrap_or(0);
+    let cred = task::current().cred();
+    if cred.euid == root || cred.ns_capable(owner, Cap::SysResource) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+/// A number that System V IPC does not exceed in the caller's namespace.
+macro_rules! ipc_setting {
+    ($name:literal, $field:ident, $atomic:ident) => {
+        setting(
+            $name,
+            |_, out| put!(out, "{}\n", ipc_ns().limits.$field.load(Ordering::Relaxed)),
+            |data| {
+                check_ipc_setting()?;
+                <$atomic as IpcLimit>::store(&ipc_ns().limits.$field, data, $name)
+            },
+        )
+    };
+}
+
+/// A limit of System V IPC, in the width in which it is kept.
+trait IpcLimit {
+    /// Sets it.
+    fn store(&self, data: &[u8], name: &str) -> Result<()>;
+}
+
+impl IpcLimit for AtomicI32 {
+    fn store(&self, data: &[u8], name: &str) -> Result<()> {
+        let value = parse_number(data)?;
+        // Numbers of objects are also limited by how they are numbered.
+        let max = if name.ends_with("mni") { MAX_OBJECTS as i64 } else { i64::from(i32::MAX) };
+        if !(0..=max).contains(&value) {
+            return Err(Errno::EINVAL);
+        }
+        AtomicI32::store(self, value as i32, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl IpcLimit for AtomicU64 {
+    fn store(&self, data: &[u8], _name: &str) -> Result<()> {
+        let text = core::str::from_utf8(line(data)).map_err(|_| Errno::EINVAL)?;
+        AtomicU64::store(self, text.trim().parse().map_err(|_| Errno::EINVAL)?, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn show_sem(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    let [semmsl, semmns, semopm, semmni] = ipc_ns().limits.sem();
+    put!(out, "{semmsl}\t{semmns}\t{semopm}\t{semmni}\n")
+}
+
+fn store_sem(data: &[u8]) -> Result<()> {
+    check_ipc_setting()?;
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let limits = &ipc_ns().limits.sem;
+    for (limit, word) in limits.iter().zip(text.split_ascii_whitespace()) {
+        let value: i32 = word.parse().map_err(|_| Errno::EINVAL)?;
+        if value < 0 {
+            return Err(Errno::EINVAL);
+        }
+        AtomicI32::store(limit, value, Ordering::Relaxed);
+    }
+    let sets = &limits[3];
+    sets.fetch_min(MAX_OBJECTS as i32, Ordering::Relaxed);
+    Ok(())
+}
+
+fn store_rmid_forced(data: &[u8]) -> Result<()> {
+    check_ipc_setting()?;
+    let on = match parse_number(data)? {
+        0 => false,
+        1 => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    ipc_ns().shm.set_rmid_forced(on, |pid| list::lock().thread_of(pid).is_some());
+    Ok(())
+}
+
+/// A limit of the POSIX message queues of the caller's namespace.
+macro_rules! mqueue_setting {
+    ($name:literal, $field:ident, $min:expr, $max:expr) => {
+        setting(
+            $name,
+            |_, out| put!(out, "{}\n", ipc_ns().mq.state.$field.load(Ordering::Relaxed)),
+            |data| {
+                check_ipc_setting()?;
+                store_number(data, $min..=i64::from($max), &ipc_ns().mq.state.$field)
+            },
+        )
+    };
+}
+
 /// The number after which the next one of the caller's pid namespace comes.
 fn store_last_pid(data: &[u8]) -> Result<()> {
     let task = task::current();
@@ -61,6 +168,16 @@ pub static ENTRIES: &[Entry] = &[
         "fs",
         &[
             dir("epoll", &[text("max_user_watches", |_, out| put!(out, "{}\n", 1 << 20))]),
+            dir(
+                "mqueue",
+                &[
+                    mqueue_setting!("msg_default", msg_default, 1, 65536),
+                    mqueue_setting!("msg_max", msg_max, 1, 65536),
+                    mqueue_setting!("msgsize_default", msgsize_default, 128, 16 << 20),
+                    mqueue_setting!("msgsize_max", msgsize_max, 128, 16 << 20),
+                    mqueue_setting!("queues_max", queues_max, 0, i32::MAX),
+                ],
+            ),
             text("mount-max", |_, out| put!(out, "{}\n", crate::fs::mntns::MOUNT_MAX)),
             text("file-max", |_, out| put!(out, "{}\n", i64::MAX)),
             text("file-nr", |_, out| put!(out, "0\t0\t{}\n", i64::MAX)),
@@ -77,6 +194,9 @@ pub static ENTRIES: &[Entry] = &[
             setting("core_pattern", show_core_pattern, store_core_pattern),
             setting("domainname", show_domainname, store_domainname),
             setting("hostname", show_hostname, store_hostname),
+            ipc_setting!("msgmax", msgmax, AtomicI32),
+            ipc_setting!("msgmnb", msgmnb, AtomicI32),
+            ipc_setting!("msgmni", msgmni, AtomicI32),
             text("ngroups_max", |_, out| out.bytes(b"65536\n")),
             text("osrelease", |_, out| put!(out, "{RELEASE}\n")),
             text("ostype", |_, out| out.bytes(b"Linux\n")),
@@ -115,6 +235,15 @@ pub static ENTRIES: &[Entry] = &[
                 ],
             ),
             text("randomize_va_space", |_, out| out.bytes(b"2\n")),
+            setting("sem", show_sem, store_sem),
+            setting(
+                "shm_rmid_forced",
+                |_, out| put!(out, "{}\n", u8::from(ipc_ns().shm.rmid_forced())),
+                store_rmid_forced,
+            ),
+            ipc_setting!("shmall", shmall, AtomicU64),
+            ipc_setting!("shmmax", shmmax, AtomicU64),
+            ipc_setting!("shmmni", shmmni, AtomicI32),
             text("tainted", |_, out| out.bytes(b"0\n")),
             text("threads-max", |_, out| put!(out, "{}\n", frame::total_frames() / 32)),
             text("version", |_, out| put!(out, "{VERSION}\n")),

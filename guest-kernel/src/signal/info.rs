@@ -8,6 +8,8 @@ pub const SI_KERNEL: i32 = 0x80;
 pub const SI_QUEUE: i32 = -1;
 /// `si_code`: a POSIX timer expired.
 pub const SI_TIMER: i32 = -2;
+/// `si_code`: a message came to a queue.
+pub const SI_MESGQ: i32 = -3;
 /// `si_code`: sent by tkill(2).
 pub const SI_TKILL: i32 = -6;
 
@@ -63,6 +65,11 @@ impl SigInfo {
     /// A POSIX timer expired.
     pub fn timer(signo: i32, id: i32, overrun: i32, value: u64) -> Self {
         Self::new(signo, SI_TIMER, [pair(id as u32, overrun as u32), value, 0, 0])
+    }
+
+    /// A message came to an empty queue (mq_notify(3)); `pid` and `uid` sent it.
+    pub fn message(signo: i32, pid: u32, uid: u32, value: u64) -> Self {
+        Self::new(signo, SI_MESGQ, [pair(pid, uid), value, 0, 0])
     }
 
     /// A system call that seccomp refused.

@@ -8,6 +8,7 @@ pub mod cred;
 pub mod fs;
 pub mod futex;
 pub mod ids;
+pub mod ipc;
 pub mod membarrier;
 pub mod mm;
 pub mod namespaces;

@@ -1,8 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl, process,
-    sched, signal, signalfd, system, time, timer, tty,
+    Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl,
+    process, sched, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -174,6 +174,24 @@ pub const ROWS: &[Row] = &[
     (177, "getegid", cred::sys_getegid),
     (178, "gettid", process::sys_gettid),
     (179, "sysinfo", system::sys_sysinfo),
+    (180, "mq_open", ipc::mq::sys_mq_open),
+    (181, "mq_unlink", ipc::mq::sys_mq_unlink),
+    (182, "mq_timedsend", ipc::mq::sys_mq_timedsend),
+    (183, "mq_timedreceive", ipc::mq::sys_mq_timedreceive),
+    (184, "mq_notify", ipc::mq::sys_mq_notify),
+    (185, "mq_getsetattr", ipc::mq::sys_mq_getsetattr),
+    (186, "msgget", ipc::msg::sys_msgget),
+    (187, "msgctl", ipc::msg::sys_msgctl),
+    (188, "msgrcv", ipc::msg::sys_msgrcv),
+    (189, "msgsnd", ipc::msg::sys_msgsnd),
+    (190, "semget", ipc::sem::sys_semget),
+    (191, "semctl", ipc::sem::sys_semctl),
+    (192, "semtimedop", ipc::sem::sys_semtimedop),
+    (193, "semop", ipc::sem::sys_semop),
+    (194, "shmget", ipc::shm::sys_shmget),
+    (195, "shmctl", ipc::shm::sys_shmctl),
+    (196, "shmat", ipc::shm::sys_shmat),
+    (197, "shmdt", ipc::shm::sys_shmdt),
     (198, "socket", net::socket::sys_socket),
     (199, "socketpair", net::socket::sys_socketpair),
     (200, "bind", net::socket::sys_bind),

@@ -33,6 +33,7 @@ pub use signal_struct::{Accounting, GroupFlags, SharedSignals, SignalStruct};
 use crate::arch;
 use crate::errno::Result;
 use crate::fs::{Files, FsStruct};
+use crate::ipc::sysv::sem::UndoList;
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
@@ -196,6 +197,9 @@ pub struct Task {
     pub files: OwnCell<Option<Ref<Files>>>,
     /// Namespaces.
     pub nsproxy: OwnCell<Option<Ref<NsProxy>>>,
+    /// What semaphores get back when it ends.
+    #[described(skip)]
+    pub sysvsem: OwnCell<Option<Ref<UndoList>>>,
     /// What the thread group shares.
     pub signal: Ref<SignalStruct>,
     /// Signal dispositions.

@@ -4,6 +4,7 @@
 
 pub mod cpus;
 pub mod same;
+pub mod sysv;
 
 use std::io::Error;
 

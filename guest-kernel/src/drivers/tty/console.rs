@@ -169,7 +169,7 @@ impl CharDevice for TerminalNodes {
     fn open(
         &self,
         dev: Dev,
-        _inode: &Ref<Inode>,
+        inode: &Ref<Inode>,
         _path: &Path,
         flags: OpenFlags,
     ) -> Result<Box<dyn FileOps>> {
@@ -187,7 +187,7 @@ impl CharDevice for TerminalNodes {
                 virtio::console::LINE.attach(&**tty);
                 tty.clone()
             }
-            _ => devpts::find(dev.minor()).ok_or(Errno::EIO)?,
+            _ => devpts::terminal_of(inode).ok_or(Errno::EIO)?,
         };
         let may_control = !flags.contains(OpenFlags::NOCTTY) && dev != TTY && dev != CONSOLE;
         Ok(Box::new(TtyFile::open(tty, dev == CONSOLE, may_control && flags.reads())?))

@@ -1,30 +1,34 @@
-//! The devpts file system (pts(4)): a node for each pseudoterminal, and `ptmx`.
+//! The devpts file system (pts(4)): a node for each pseudoterminal, and `ptmx`, which makes pairs.
 //!
-//! There is one instance, whatever the number of mounts. A node is there while its master is open;
-//! it belongs to whoever opened that.
+//! Each mount is an instance of its own, with its own numbers and settings. Opening `ptmx` makes a pair in
+//! its own instance; /dev/ptmx, a device node elsewhere, does so in the one that is mounted on `pts` beside
+//! it. A node is there while its master is open; it belongs to whoever opened that.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::pty::{NR_PTYS, PTS_MAJOR};
 use super::{Tty, job};
 use crate::errno::{Errno, Result};
-use crate::fs::mntns::init_mnt_ns;
-use crate::fs::superblock::PlainSuper;
 use crate::fs::{
     Dentry, Dev, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest,
-    OpenFlags, Path, SuperBlock, namei,
+    OpenFlags, Path, SuperBlock, SuperOps, namei,
 };
 use crate::kref::Ref;
-use crate::sync::{Once, SpinLock};
+use crate::mm::try_box;
+use crate::ns::UserNs;
+use crate::sync::SpinLock;
 use crate::uapi;
 
 /// statfs(2) magic.
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
-/// Pairs at most; /proc/sys/kernel/pty/max.
+/// Pairs at most, in all instances; /proc/sys/kernel/pty/max.
 pub const PTY_MAX: usize = 4096;
+/// So many of them only instances that the machine's own user namespace mounted may have.
+const PTY_RESERVE: u32 = 1024;
 /// Inode numbers: the root, ptmx, then the nodes.
 const ROOT_INO: u64 = 1;
 const PTMX_INO: u64 = 2;
@@ -32,123 +36,251 @@ const FIRST_INO: u64 = 3;
 /// Position in the directory of the first node: after `.`, `..` and ptmx.
 const FIRST_POS: u64 = 3;
 
-/// One pseudoterminal and its node.
-struct Pts {
-    tty: Arc<Tty>,
-    node: Ref<Inode>,
+/// A number's state in an instance.
+enum Slot {
+    Free,
+    /// A pair is being made.
+    Reserved,
+    /// The node of a pair.
+    Used(Ref<Inode>),
 }
 
-static TABLE: SpinLock<Vec<Option<Pts>>> = SpinLock::new(Vec::new());
-static INSTANCE: Once<Instance> = Once::new();
-/// Mount options: permission bits of nodes and of ptmx, and the nodes' group.
-static MODE: AtomicU32 = AtomicU32::new(0o600);
-static PTMX_MODE: AtomicU32 = AtomicU32::new(0);
-static GID: AtomicU32 = AtomicU32::new(u32::MAX);
-
-struct Instance {
-    sb: Ref<SuperBlock>,
-    root: Ref<Dentry>,
-    ptmx: Ref<Inode>,
+/// Mount options.
+#[derive(Clone, Copy)]
+struct Options {
+    /// Permission bits of nodes.
+    mode: u32,
+    /// Permission bits of ptmx.
+    ptmxmode: u32,
+    /// The nodes' owner and group, unless they are those of who opens ptmx.
+    uid: Option<u32>,
+    gid: Option<u32>,
+    /// Pairs at most.
+    max: usize,
 }
 
-fn instance() -> Result<&'static Instance> {
-    if let Some(instance) = INSTANCE.try_get() {
-        return Ok(instance);
+impl Options {
+    const DEFAULT: Self = Self { mode: 0o600, ptmxmode: 0, uid: None, gid: None, max: PTY_MAX };
+
+    /// With what `data` changes.
+    fn with(mut self, data: &[u8], user_ns: &UserNs) -> Result<Self> {
+        for option in data.split(|&b| b == b',').filter(|option| !option.is_empty()) {
+            let at = option.iter().position(|&b| b == b'=').unwrap_or(option.len());
+            let (name, value) = (&option[..at], option.get(at + 1..).unwrap_or_default());
+            let value = core::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;
+            let octal = || u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL);
+            let decimal = || value.parse::<u32>().map_err(|_| Errno::EINVAL);
+            match name {
+                b"mode" => self.mode = octal()? & 0o777,
+                b"ptmxmode" => self.ptmxmode = octal()? & 0o777,
+                b"uid" => {
+                    self.uid = Some(user_ns.uids().to_kernel(decimal()?).ok_or(Errno::EINVAL)?);
+                }
+                b"gid" => {
+                    self.gid = Some(user_ns.gids().to_kernel(decimal()?).ok_or(Errno::EINVAL)?);
+                }
+                b"max" => {
+                    let max = decimal()? as usize;
+                    self.max = Some(max).filter(|&max| max <= PTY_MAX).ok_or(Errno::EINVAL)?;
+                }
+                // Every mount is one.
+                b"newinstance" => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(self)
     }
-    let sb = SuperBlock::new("devpts", DEVPTS_SUPER_MAGIC, Box::new(PlainSuper))?;
-    let root = Inode::new(&sb, ROOT_INO, uapi::S_IFDIR | 0o755, Box::new(Root))?;
-    root.set_nlink(2);
-    root.set_flags(InodeFlags::NO_NEGATIVE);
-    let ptmx =
-        Inode::with_rdev(&sb, PTMX_INO, uapi::S_IFCHR, super::console::PTMX, Box::new(Node))?;
-    let root = Dentry::new_root(root)?;
-    Ok(INSTANCE.set(Instance { sb, root, ptmx }))
 }
 
-/// Makes a pair: finds it a number, `make`s the terminal and gives it a node. `ENOSPC` if there are
-/// too many.
-pub(super) fn allocate(make: impl FnOnce(u32) -> Result<Arc<Tty>>) -> Result<Arc<Tty>> {
-    let instance = instance()?;
-    let index = reserve()?;
+/// One devpts.
+struct Instance {
+    slots: SpinLock<Vec<Slot>>,
+    options: SpinLock<Options>,
+    /// Pairs in this instance come out of the whole number, reserve included.
+    is_machines: bool,
+}
+
+impl Instance {
+    fn of(sb: &SuperBlock) -> Option<&Self> {
+        sb.ops_as()
+    }
+
+    fn options(&self) -> Options {
+        *self.options.lock()
+    }
+
+    /// Counts a pair, in all and here, and finds it a number.
+    fn reserve(&self) -> Result<usize> {
+        let limit = if self.is_machines { PTY_MAX as u32 } else { PTY_MAX as u32 - PTY_RESERVE };
+        let max = self.options().max;
+        let more = |n: u32| (n < limit).then_some(n + 1);
+        let counted = NR_PTYS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map_err(|_| Errno::ENOSPC)?;
+        let mut slots = self.slots.lock();
+        let free = slots.iter().position(|slot| matches!(slot, Slot::Free));
+        let index = match free.unwrap_or(slots.len()) {
+            index if index >= max => Err(Errno::ENOSPC),
+            index if index < slots.len() => Ok(index),
+            index => slots.try_reserve(1).map(|()| index).map_err(|_| Errno::ENOMEM),
+        };
+        match index {
+            Ok(index) if index == slots.len() => slots.push(Slot::Reserved),
+            Ok(index) => slots[index] = Slot::Reserved,
+            Err(_) => {
+                NR_PTYS.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        index
+    }
+
+    /// The number is free again.
+    fn release(&self, index: usize) {
+        let mut slots = self.slots.lock();
+        let gone = slots.get_mut(index).map(|slot| core::mem::replace(slot, Slot::Free));
+        drop(slots);
+        if let Some(Slot::Used(node)) = &gone {
+            node.set_nlink(0);
+        }
+        NR_PTYS.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn node(&self, index: usize) -> Option<Ref<Inode>> {
+        match self.slots.lock().get(index)? {
+            Slot::Used(node) => Some(node.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl SuperOps for Instance {
+    fn show_options(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let options = self.options();
+        if let Some(uid) = options.uid {
+            write!(out, ",uid={uid}")?;
+        }
+        if let Some(gid) = options.gid {
+            write!(out, ",gid={gid}")?;
+        }
+        write!(out, ",mode={:03o},ptmxmode={:03o}", options.mode, options.ptmxmode)?;
+        if options.max < PTY_MAX {
+            write!(out, ",max={}", options.max)?;
+        }
+        Ok(())
+    }
+
+    fn makes_its_devices(&self) -> bool {
+        true
+    }
+
+    fn remount(&self, sb: &SuperBlock, data: &[u8]) -> Result<()> {
+        let new = self.options().with(data, &sb.user_ns)?;
+        *self.options.lock() = new;
+        Ok(())
+    }
+}
+
+/// Makes a pair in an instance: finds it a number, `make`s the terminal and gives it a node. `ENOSPC` if
+/// there are too many.
+pub(super) fn allocate(
+    sb: &Ref<SuperBlock>,
+    make: impl FnOnce(u32) -> Result<Arc<Tty>>,
+) -> Result<Arc<Tty>> {
+    let instance = Instance::of(sb).ok_or(Errno::ENODEV)?;
+    let index = instance.reserve()?;
     let made = make(index as u32).and_then(|tty| {
-        let mode = uapi::S_IFCHR | MODE.load(Ordering::Relaxed);
+        let options = instance.options();
         let node = Inode::with_rdev(
-            &instance.sb,
+            sb,
             FIRST_INO + index as u64,
-            mode,
+            uapi::S_IFCHR | options.mode,
             Dev::new(PTS_MAJOR, index as u32),
-            Box::new(Node),
+            try_box(Terminal(tty.clone()))?,
         )?;
         node.set_flags(InodeFlags::REVALIDATE);
         let (uid, gid) = job::file_ids();
-        let group = GID.load(Ordering::Relaxed);
-        node.set_owner(uid, if group == u32::MAX { gid } else { group });
-        Ok(Pts { tty, node })
+        node.set_owner(options.uid.unwrap_or(uid), options.gid.unwrap_or(gid));
+        Ok((tty, node))
     });
     match made {
-        Ok(pts) => {
-            let tty = pts.tty.clone();
-            TABLE.lock()[index] = Some(pts);
-            NR_PTYS.fetch_add(1, Ordering::Relaxed);
-            RESERVED.lock().retain(|&i| i != index);
+        Ok((tty, node)) => {
+            instance.slots.lock()[index] = Slot::Used(node);
             Ok(tty)
         }
         Err(error) => {
-            RESERVED.lock().retain(|&i| i != index);
+            instance.release(index);
             Err(error)
         }
     }
 }
 
-/// Numbers that are being given out.
-static RESERVED: SpinLock<Vec<usize>> = SpinLock::new(Vec::new());
-
-fn reserve() -> Result<usize> {
-    let mut reserved = RESERVED.lock();
-    let mut table = TABLE.lock();
-    let free = |i: usize, table: &[Option<Pts>]| {
-        table.get(i).is_none_or(Option::is_none) && !reserved.contains(&i)
-    };
-    let index = (0..PTY_MAX).find(|&i| free(i, &table)).ok_or(Errno::ENOSPC)?;
-    if index >= table.len() {
-        table.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        table.resize_with(index + 1, || None);
-    }
-    reserved.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-    reserved.push(index);
-    Ok(index)
-}
-
 /// The master of pair `index` was closed: its node goes.
-pub(super) fn remove(index: u32) {
-    let gone = TABLE.lock().get_mut(index as usize).and_then(Option::take);
-    if let Some(pts) = gone {
-        pts.node.set_nlink(0);
-        NR_PTYS.fetch_sub(1, Ordering::Relaxed);
+pub(super) fn remove(sb: &SuperBlock, index: u32) {
+    if let Some(instance) = Instance::of(sb) {
+        instance.release(index as usize);
     }
 }
 
-/// The place of /dev/pts/`index`, wherever devpts is mounted; `EIO` if it is nowhere.
-pub(super) fn place(index: u32) -> Result<Path> {
-    let root = &instance()?.root;
-    let mounts = init_mnt_ns();
-    let mnt = (0..)
-        .map_while(|i| mounts.mount_at(i))
-        .find(|mount| Ref::ptr_eq(&mount.root, root))
-        .ok_or(Errno::EIO)?;
-    let dentry = namei::lookup_child(root, alloc::format!("{index}").as_bytes())?;
+/// The root of the devpts that a `ptmx` at `path` makes pairs in: its own, or the one that is mounted on
+/// `pts` beside it. `ENODEV` if there is none.
+pub(super) fn root_for(path: &Path) -> Result<Path> {
+    let mnt = path.mnt.clone();
+    if Instance::of(&mnt.sb).is_some() {
+        return Ok(Path { dentry: mnt.root.clone(), mnt });
+    }
+    let dir = path.dentry.parent().ok_or(Errno::ENODEV)?;
+    let dentry = namei::lookup_child(&dir, b"pts")?;
+    let root = Path { mnt, dentry }.follow_mounts();
+    let is_root = Ref::ptr_eq(&root.dentry, &root.mnt.root);
+    if !is_root || Instance::of(&root.mnt.sb).is_none() {
+        return Err(Errno::ENODEV);
+    }
+    Ok(root)
+}
+
+/// The place of the node of pair `index`, whose master was opened at `master`; `EIO` if it can no more be
+/// reached from there.
+pub(super) fn place(master: &Path, index: u32) -> Result<Path> {
+    let Path { mnt, .. } = root_for(master).map_err(|_| Errno::EIO)?;
+    let is_root = mnt.root.require_inode()?.ino == ROOT_INO;
+    // Where only `ptmx` is mounted, its tree has the root above.
+    let root = if is_root { Some(mnt.root.clone()) } else { mnt.root.parent() };
+    let dentry = namei::lookup_child(&root.ok_or(Errno::EIO)?, Digits::of(index).as_bytes())?;
     Ok(Path { mnt, dentry })
 }
 
-/// The terminal /dev/pts/`index`.
-pub(super) fn find(index: u32) -> Option<Arc<Tty>> {
-    TABLE.lock().get(index as usize)?.as_ref().map(|pts| pts.tty.clone())
+/// A number's name.
+struct Digits {
+    bytes: [u8; 10],
+    from: usize,
 }
 
-/// A character device node of devpts.
-struct Node;
+impl Digits {
+    fn of(mut n: u32) -> Self {
+        let mut this = Self { bytes: [0; 10], from: 10 };
+        loop {
+            this.from -= 1;
+            this.bytes[this.from] = b'0' + (n % 10) as u8;
+            n /= 10;
+            if n == 0 {
+                return this;
+            }
+        }
+    }
 
-impl InodeOps for Node {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+}
+
+/// The terminal that a node stands for; none if it is no node of a devpts.
+pub(super) fn terminal_of(inode: &Inode) -> Option<Arc<Tty>> {
+    inode.ops_as::<Terminal>().map(|node| node.0.clone())
+}
+
+/// The node of a terminal.
+struct Terminal(Arc<Tty>);
+
+impl InodeOps for Terminal {
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
         // Device nodes are opened through the registry of devices.
         Err(Errno::ENXIO)
@@ -159,8 +291,31 @@ impl InodeOps for Node {
     }
 }
 
+/// The node `ptmx`: its permissions follow `ptmxmode` when that changes.
+struct Ptmx {
+    mode: AtomicU32,
+}
+
+impl InodeOps for Ptmx {
+    fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
+        Err(Errno::ENXIO)
+    }
+
+    fn revalidate(&self, inode: &Inode) -> bool {
+        if let Some(instance) = Instance::of(&inode.sb) {
+            let mode = instance.options().ptmxmode;
+            if self.mode.swap(mode, Ordering::Relaxed) != mode {
+                inode.set_permissions(mode);
+            }
+        }
+        true
+    }
+}
+
 /// The directory.
-struct Root;
+struct Root {
+    ptmx: Ref<Inode>,
+}
 
 fn parse_index(name: &[u8]) -> Option<usize> {
     let text = core::str::from_utf8(name).ok()?;
@@ -171,13 +326,12 @@ fn parse_index(name: &[u8]) -> Option<usize> {
 }
 
 impl InodeOps for Root {
-    fn lookup(&self, _dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
+    fn lookup(&self, dir: &Ref<Inode>, name: &[u8]) -> Result<Option<Ref<Inode>>> {
         if name == b"ptmx" {
-            return Ok(Some(instance()?.ptmx.clone()));
+            return Ok(Some(self.ptmx.clone()));
         }
-        let table = TABLE.lock();
-        let pts = parse_index(name).and_then(|i| table.get(i)).and_then(Option::as_ref);
-        Ok(pts.map(|pts| pts.node.clone()))
+        let instance = Instance::of(&dir.sb).ok_or(Errno::EIO)?;
+        Ok(parse_index(name).and_then(|index| instance.node(index)))
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
@@ -189,7 +343,8 @@ impl InodeOps for Root {
 struct RootFile;
 
 impl FileOps for RootFile {
-    fn readdir(&self, _file: &File, pos: &mut u64, sink: &mut dyn DirSink) -> Result<()> {
+    fn readdir(&self, file: &File, pos: &mut u64, sink: &mut dyn DirSink) -> Result<()> {
+        let instance = Instance::of(&file.inode.sb).ok_or(Errno::ENOTDIR)?;
         let fixed = [(&b"."[..], ROOT_INO, uapi::S_IFDIR), (b"..", ROOT_INO, uapi::S_IFDIR)];
         let fixed = fixed.into_iter().chain([(&b"ptmx"[..], PTMX_INO, uapi::S_IFCHR)]);
         for (at, (name, ino, mode)) in fixed.enumerate().skip(*pos as usize) {
@@ -201,12 +356,12 @@ impl FileOps for RootFile {
         loop {
             let from = pos.saturating_sub(FIRST_POS) as usize;
             let next = {
-                let table = TABLE.lock();
-                (from..table.len()).find(|&i| table[i].is_some())
+                let slots = instance.slots.lock();
+                (from..slots.len()).find(|&i| matches!(slots[i], Slot::Used(_)))
             };
             let Some(index) = next else { return Ok(()) };
             let after = FIRST_POS + index as u64 + 1;
-            let name = alloc::format!("{index}");
+            let name = Digits::of(index as u32);
             if !sink.emit(name.as_bytes(), FIRST_INO + index as u64, uapi::S_IFCHR, after) {
                 return Ok(());
             }
@@ -228,25 +383,40 @@ impl FileSystem for DevPts {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let instance = instance()?;
-        // There is one instance, and its settings are the machine's.
-        let ours = request.cred.user_ns.level == 0;
-        for (name, value) in request.options().filter(|_| ours) {
-            let value = core::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;
-            let octal = || u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL);
-            match name {
-                b"mode" => MODE.store(octal()? & 0o777, Ordering::Relaxed),
-                b"ptmxmode" => PTMX_MODE.store(octal()? & 0o777, Ordering::Relaxed),
-                b"gid" => {
-                    let gid = value.parse().map_err(|_| Errno::EINVAL)?;
-                    GID.store(gid, Ordering::Relaxed);
-                }
-                // Accepted: of no effect with one instance.
-                b"newinstance" | b"max" | b"uid" => {}
-                _ => return Err(Errno::EINVAL),
-            }
+        let user_ns = &request.cred.user_ns;
+        let options = Options::DEFAULT.with(request.data, user_ns)?;
+        let instance = try_box(Instance {
+            slots: SpinLock::new(Vec::new()),
+            options: SpinLock::new(options),
+            is_machines: user_ns.level == 0,
+        })?;
+        let sb = SuperBlock::new_in(user_ns.clone(), "devpts", DEVPTS_SUPER_MAGIC, instance)?;
+        let (uid, gid) = (request.cred.fsuid, request.cred.fsgid);
+        let ops = try_box(Ptmx { mode: AtomicU32::new(options.ptmxmode) })?;
+        let mode = uapi::S_IFCHR | options.ptmxmode;
+        let ptmx = Inode::with_rdev(&sb, PTMX_INO, mode, super::console::PTMX, ops)?;
+        ptmx.set_flags(InodeFlags::REVALIDATE);
+        ptmx.set_owner(uid, gid);
+        let root = Inode::new(&sb, ROOT_INO, uapi::S_IFDIR | 0o755, try_box(Root { ptmx })?)?;
+        root.set_nlink(2);
+        root.set_flags(InodeFlags::NO_NEGATIVE);
+        root.set_owner(uid, gid);
+        Dentry::new_root(root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spelled_plainly() {
+        for n in [0, 7, 10, 4095, u32::MAX] {
+            assert_eq!(Digits::of(n).as_bytes(), n.to_string().as_bytes());
         }
-        instance.ptmx.set_permissions(PTMX_MODE.load(Ordering::Relaxed));
-        Ok(instance.root.clone())
+        assert_eq!(parse_index(b"10"), Some(10));
+        for bad in ["", "+1", "01", "4096", "x"] {
+            assert_eq!(parse_index(bad.as_bytes()), None, "{bad}");
+        }
     }
 }

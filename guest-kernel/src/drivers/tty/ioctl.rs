@@ -72,14 +72,14 @@ pub fn terminal(tty: &Arc<Tty>, readable: bool, cmd: u32, arg: u64) -> Result<us
 }
 
 /// A request through the master side of a pseudoterminal.
-pub fn master(tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize> {
+pub fn master(file: &File, tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize> {
     match cmd {
         TIOCGPTN => word(arg).write(side.index)?,
         TIOCSPTLCK => side.set_locked(word(arg).read()? != 0),
         TIOCGPTLCK => word(arg).write(u32::from(side.is_locked()))?,
         TIOCPKT => side.set_packet_mode(word(arg).read()? != 0),
         TIOCGPKT => word(arg).write(u32::from(side.packet_mode()))?,
-        TIOCGPTPEER => return open_peer(tty, side, arg as u32),
+        TIOCGPTPEER => return open_peer(file, tty, side, arg as u32),
         TIOCSIG => {
             let sig = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
             if !signal::is_valid(sig) {
@@ -106,14 +106,14 @@ pub fn master(tty: &Arc<Tty>, side: &Master, cmd: u32, arg: u64) -> Result<usize
 }
 
 /// TIOCGPTPEER: a descriptor of the terminal side, whatever its name in the caller's mounts.
-fn open_peer(tty: &Arc<Tty>, side: &Master, flags: u32) -> Result<usize> {
+fn open_peer(master: &File, tty: &Arc<Tty>, side: &Master, flags: u32) -> Result<usize> {
     let hooks = job::hooks().ok_or(Errno::ENOTTY)?;
     let flags = OpenFlags::from_bits_truncate(flags);
     let mut fmode = FMode::empty();
     fmode.set(FMode::READ, flags.reads());
     fmode.set(FMode::WRITE, flags.writes());
     let take = flags.reads() && !flags.contains(OpenFlags::NOCTTY);
-    let place = devpts::place(side.index)?;
+    let place = devpts::place(&master.path, side.index)?;
     let ops = TtyFile::open(tty.clone(), false, take)?;
     let file = File::new(place, flags, fmode, try_box(ops)?)?;
     Ok((hooks.install_file)(file, flags.contains(OpenFlags::CLOEXEC))? as usize)

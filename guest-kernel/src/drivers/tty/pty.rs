@@ -16,9 +16,10 @@ use crate::drivers::ring::Ring;
 use crate::errno::{Errno, Result};
 use crate::fs::{
     CharDevice, Dev, FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable,
-    UserBuf,
+    SuperBlock, UserBuf,
 };
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::sched::WaitQueue;
 use crate::sync::IrqLock;
 use crate::uapi;
@@ -189,6 +190,8 @@ impl Master {
 /// An open master file.
 pub struct MasterFile {
     tty: Arc<Tty>,
+    /// The devpts that has its node.
+    sb: Ref<SuperBlock>,
 }
 
 impl MasterFile {
@@ -262,8 +265,8 @@ impl FileOps for MasterFile {
         Ok(done)
     }
 
-    fn ioctl(&self, _file: &File, cmd: u32, arg: u64) -> Result<usize> {
-        ioctl::master(&self.tty, self.master(), cmd, arg)
+    fn ioctl(&self, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+        ioctl::master(file, &self.tty, self.master(), cmd, arg)
     }
 
     fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
@@ -290,7 +293,7 @@ impl FileOps for MasterFile {
     fn release(&self, _file: &File) {
         let master = self.master();
         master.open.store(false, Ordering::Release);
-        devpts::remove(master.index);
+        devpts::remove(&self.sb, master.index);
         self.tty.hang_up(false);
     }
 
@@ -303,16 +306,16 @@ impl FileOps for MasterFile {
     }
 }
 
-/// Opens a new pair: what /dev/ptmx does.
-pub fn open_master() -> Result<MasterFile> {
-    let tty = devpts::allocate(|index| {
+/// Opens a new pair, whose node comes into `sb`: what /dev/ptmx does.
+fn open_master(sb: Ref<SuperBlock>) -> Result<MasterFile> {
+    let tty = devpts::allocate(&sb, |index| {
         let backend = Backend::Pty(Master::try_new(index)?);
         let mut termios = Termios::STANDARD;
         // pty(7): a pseudoterminal starts like any terminal, with a line speed of 38400.
         termios.c_cflag &= !uapi::HUPCL;
         Tty::try_new(Dev::new(PTS_MAJOR, index), backend, termios)
     })?;
-    Ok(MasterFile { tty })
+    Ok(MasterFile { tty, sb })
 }
 
 /// /dev/ptmx.
@@ -323,10 +326,10 @@ impl CharDevice for Ptmx {
         &self,
         _dev: Dev,
         _inode: &Ref<Inode>,
-        _path: &Path,
+        path: &Path,
         _flags: OpenFlags,
     ) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(open_master()?))
+        Ok(try_box(open_master(devpts::root_for(path)?.mnt.sb.clone())?)?)
     }
 }
 

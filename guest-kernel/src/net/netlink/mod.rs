@@ -20,7 +20,7 @@ pub mod route;
 pub mod routes;
 pub mod sock;
 
-pub use sock::create;
+pub use sock::{Listener, create};
 
 /// `AF_NETLINK`.
 pub const AF_NETLINK: u32 = 16;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::message::{ACK, MIN_TYPE, Request};
 use super::{AF_NETLINK, diag, route, u32_at};
 use crate::errno::{Errno, Result};
-use crate::fs::{Caller, PollFlags, PollTable};
+use crate::fs::{Caller, File, PollFlags, PollTable};
 use crate::kref::Ref;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, state};
@@ -66,6 +66,24 @@ impl NetlinkTable {
     /// True if somebody hears one of `groups`.
     fn hears(&self, groups: u32) -> bool {
         self.sockets.iter().any(|sock| sock.groups.load(Relaxed) & groups != 0)
+    }
+}
+
+/// A netlink socket to which the kernel sends what is no answer: the cookies of mq_notify(3).
+pub struct Listener(Ref<NetlinkSock>);
+
+impl Listener {
+    /// The socket behind an open file; `ENOTSOCK` or `EINVAL` if it is no such socket.
+    pub fn of(file: &File) -> Result<Self> {
+        let socket = file.ops_as::<Socket>().ok_or(Errno::ENOTSOCK)?;
+        socket.protocol_as::<NetlinkRef>().map(|sock| Self(sock.0.clone())).ok_or(Errno::EINVAL)
+    }
+
+    /// Queues a datagram there; it is lost if there is no room.
+    pub fn deliver(&self, bytes: &[u8]) {
+        if let Ok(bytes) = crate::net::message::try_vec(bytes) {
+            self.0.push(bytes, 0);
+        }
     }
 }
 

@@ -79,6 +79,7 @@ fn type_of(kind: &str) -> &'static str {
         "user" => "UserNs",
         "pid" => "PidNs",
         "uts" => "UtsNs",
+        "ipc" => "IpcNs",
         "net" => "NetNs",
         "mnt" => "MntNs",
         "time" => "TimeNs",

@@ -1,0 +1,46 @@
+//! [`Parked`]: one who sleeps until another has done what it waits for, and is handed the result.
+//!
+//! Who waits queues a `Parked` with the object, under the object's lock, and sleeps without it. Who makes
+//! the wait come true takes it off, under that lock, and [`finish`](Parked::finish)es it: nobody can come
+//! between. A sleeper that gives up takes the lock, and finds itself either still queued or served.
+
+use crate::errno::Result;
+use crate::sched::{Deadline, WaitQueue};
+use crate::sync::SpinLock;
+use crate::wait_event_interruptible_timeout;
+
+/// A place to sleep for one.
+pub struct Parked<R> {
+    result: SpinLock<Option<R>>,
+    queue: WaitQueue,
+}
+
+impl<R> Default for Parked<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<R> Parked<R> {
+    /// Nothing came yet.
+    pub const fn new() -> Self {
+        Self { result: SpinLock::new(None), queue: WaitQueue::new() }
+    }
+
+    /// Hands over the result and wakes the sleeper.
+    pub fn finish(&self, result: R) {
+        *self.result.lock() = Some(result);
+        self.queue.wake_all();
+    }
+
+    /// Sleeps until the result is there: `ERESTARTSYS` if a signal comes first, `ETIMEDOUT` if the
+    /// deadline does. The result is left for [`take`](Self::take).
+    pub fn sleep(&self, deadline: Deadline) -> Result<()> {
+        wait_event_interruptible_timeout!(self.queue, self.result.lock().is_some(), deadline)
+    }
+
+    /// The result, if it came.
+    pub fn take(&self) -> Option<R> {
+        self.result.lock().take()
+    }
+}
