@@ -289,9 +289,6 @@ pub fn open(
     size: Option<Size>,
 ) -> Result<Ref<File>> {
     check_name(name)?;
-    if flags.bits() & uapi::O_ACCMODE == uapi::O_ACCMODE {
-        return Err(Errno::EINVAL);
-    }
     let root = queues.root(common)?;
     let dir = root.inode()?.clone();
     let guard = dir.lock.lock();
@@ -308,6 +305,8 @@ pub fn open(
         dentry.instantiate(ops.make(&dir, name, &new, size, caller.cred)?);
     } else if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) {
         return Err(Errno::EEXIST);
+    } else if flags.bits() & uapi::O_ACCMODE == uapi::O_ACCMODE {
+        return Err(Errno::EINVAL);
     }
     drop(guard);
     let flags = flags - OpenFlags::TRUNC;
