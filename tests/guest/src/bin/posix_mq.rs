@@ -383,7 +383,7 @@ fn the_file_system_shows_the_queues() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     check_eq!((meta.mode() & 0o777, meta.len()), (0o640, 80));
     check_eq!(std::fs::metadata("/tmp/mq").unwrap().permissions().mode() & 0o7777, 0o1777);
-    std::fs::write("/tmp/mq/made", "").unwrap_err();
+    drop(std::fs::File::create("/tmp/mq/made").unwrap());
     let made = ok(open("made", RDWR, 0, None));
     check_eq!(get_attr(made), attr(10, 8192));
     std::fs::remove_file("/tmp/mq/shown").unwrap();
