@@ -118,3 +118,35 @@ fn bubblewrap_closes_a_program_in() {
     assert!(lines[2].contains("Read-only file system"), "{lines:?}");
     assert_eq!(lines[3..], ["made", "null", "alive"], "{lines:?}");
 }
+
+#[test]
+fn ipcmk_ipcs_and_ipcrm_work_unchanged() {
+    let (code, lines) = with_tools(
+        r#"
+        ipcmk -M 65536 -p 0640 > /dev/null; ipcmk -S 5 -p 0600 > /dev/null; ipcmk -Q -p 0622 > /dev/null
+        rows() { ipcs $1 | awk '$1 ~ /^0x/ {print $4, $5, $6}'; }
+        rows -m; rows -s; rows -q
+        ipcs -l | grep -c '='
+        unshare --ipc sh -c 'ipcs | grep -c ^0x; ipcmk -Q | grep -c "Message queue id"'
+        ipcrm -m $(ipcs -m | awk '$1 ~ /^0x/ {print $2}') && rows -m
+        ipcrm -a; ipcs | grep -c ^0x"#,
+    );
+    assert_eq!(code, 1, "{lines:?}");
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+    assert_eq!(lines[..3], ["640 65536 0", "600 5", "622 0 0"], "{lines:?}");
+    assert_eq!(lines[4..], ["0", "1", "0"], "{lines:?}");
+}
+
+#[test]
+fn bubblewrap_unshares_everything_and_mounts_its_own_terminals() {
+    let (code, lines) = with_tools(
+        "echo outside; exec bwrap --unshare-all --hostname inside --ro-bind / / --proc /proc --dev /dev \
+            sh -c 'cat /proc/sys/kernel/hostname; ls /dev/pts; ls /sys/class/net 2>/dev/null
+                   grep -c : /proc/net/dev; test -c /dev/pts/ptmx && readlink /dev/ptmx
+                   : 3<> /dev/ptmx && echo pair; ipcs | grep -c ^0x; kill -0 $PPID 2>&1 | wc -l'",
+    );
+    assert_eq!(code, 0, "{lines:?}");
+    assert_eq!(lines[..2], ["outside", "inside"], "{lines:?}");
+    assert!(lines.iter().any(|line| line == "pts/ptmx"), "{lines:?}");
+    assert!(lines.iter().any(|line| line == "pair"), "{lines:?}");
+}

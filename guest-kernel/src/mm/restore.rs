@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::backing::MappedFile;
+use super::backing::{MappedFile, RangeFile};
 use super::fault::{MMAP_MIN_ADDR, page_entry};
 use super::frame::{FrameRef, PageKind, page_of};
 use super::mm::Mm;
@@ -48,6 +48,7 @@ impl Mm {
             return Err(Errno::EINVAL);
         }
         let pgoff = if file.is_some() { pgoff } else { 0 };
+        let file = file.map(RangeFile::new);
         let vma = Vma { start, end, flags, pgoff, file };
         if pgoff.checked_add(vma.pages()).is_none() {
             return Err(Errno::EOVERFLOW);
