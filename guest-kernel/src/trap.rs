@@ -14,6 +14,7 @@ use crate::mm::{Access, Fault, UserPtr};
 use crate::process::{exit, sigframe, signal, timers};
 use crate::sched;
 use crate::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, SigInfo};
+use crate::suspend::forced;
 use crate::syscall;
 use crate::task::{self, Task};
 
@@ -55,11 +56,35 @@ fn system_call(regs: &mut PtRegs) {
     regs.syscallno = nr;
     let task = task::current();
     task.syscalls.store(task.syscalls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    let result = syscall::dispatch(nr as usize, regs);
-    regs.x[0] = match result {
+    if arch::current_thread().info.flags().intersects(ThreadFlags::SYSCALL_WORK) {
+        return system_call_with_work(nr, regs);
+    }
+    regs.x[0] = result_word(syscall::dispatch(nr as usize, regs));
+}
+
+/// The same for a thread whose system calls somebody follows.
+#[cold]
+fn system_call_with_work(nr: i32, regs: &mut PtRegs) {
+    let snapshot = match task::current().se.thread.info.flags() {
+        flags if flags.contains(ThreadFlags::FORCED_SNAPSHOT) => forced::count(),
+        _ => None,
+    };
+    if snapshot == Some(forced::Side::Before) {
+        forced::ask();
+    }
+    regs.x[0] = result_word(syscall::dispatch(nr as usize, regs));
+    if snapshot == Some(forced::Side::Behind) {
+        forced::ask();
+    }
+}
+
+/// What `x0` takes.
+#[inline]
+fn result_word(result: syscall::SysResult) -> u64 {
+    match result {
         Ok(value) => value as u64,
         Err(errno) => errno.to_ret(),
-    };
+    }
 }
 
 fn user_exception(regs: &mut PtRegs, exception: Exception, far: u64) {

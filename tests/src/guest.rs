@@ -81,6 +81,15 @@ impl Guest {
         Ok(answer["rows"].as_array().unwrap().clone())
     }
 
+    /// What the VM `name` says of itself.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn vm_info(&self, name: &str) -> Value {
+        let path = self.path("run/belljar").join(name).join("vm.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
     /// Waits until the VM `name` runs, or `child`, which keeps it, has ended.
     pub fn wait_for(&self, name: &str, child: &mut Child) {
         eventually(&format!("VM {name} runs"), || {

@@ -143,6 +143,74 @@ fn a_program_saves_its_machine_and_learns_as_what_it_goes_on() {
 }
 
 #[test]
+fn a_machine_that_saves_itself_may_end_with_that() {
+    let script =
+        "echo before; echo own > /proc/belljar/snapshot; cat /proc/belljar/snapshot; exit 3";
+    let guest = Guest::new();
+    let folder = guest.path("snapshots");
+    std::fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    let own = ["--snapshots", folder, "--stop-when-saved"];
+    let run = [&["run"], &own[..], &["shell", "--", "sh", "-c", script]].concat();
+    let done = guest.run(&run, "");
+    assert_eq!((done.code, &*done.stdout), (0, "before\n"), "{done:?}");
+    for _ in 0..2 {
+        let done = guest.run(&["restore", &format!("{folder}/own")], "");
+        assert_eq!((done.code, &*done.stdout), (3, "copy 1\n"), "{done:?}");
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn disks_are_wanted_again_and_none_is_written_by_two() {
+    let guest = Guest::new();
+    let (a, b) = (guest.path("a.img"), guest.path("b.img"));
+    std::fs::write(&a, vec![0; 1 << 20]).unwrap();
+    std::fs::write(&b, b"from the second".repeat(1000)).unwrap();
+    let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
+    let script = "
+        printf 'before' | dd of=/dev/vda bs=512 conv=sync 2>/dev/null; sync; echo ready
+        until [ $(cat /proc/belljar/generation) = 1 ]; do sleep 0.2; done
+        head -c 6 /dev/vda; echo; head -c 15 /dev/vdb; echo
+        printf 'after' | dd of=/dev/vda bs=512 seek=1 conv=sync 2>/dev/null; sync; echo done";
+    let b_ro = format!("{b},ro");
+    let disks = ["--disk", a, "--disk", &b_ro];
+    let run =
+        [&["run", "--detach", "--name", "t"], &disks[..], &["shell", "--", "sh", "-c", script]];
+    assert_eq!(guest.run(&run.concat(), "").code, 0);
+    wait_for_output(&guest, "t", "ready");
+    // The original goes on and writes.
+    guest.run(&[&["clone", "t"], &disks[..]].concat(), "").assert_failed(&["a.img", "{n}"]);
+    let dir = guest.path("s");
+    let dir = dir.to_str().unwrap();
+    assert_eq!(guest.run(&["snapshot", "t", dir, "--stop"], "").code, 0);
+    guest.run(&["restore", dir], "").assert_failed(&["a.img", "1 more", "--disk"]);
+    guest.run(&["restore", dir, "--disk", a], "").assert_failed(&["b.img", "read-only"]);
+    guest
+        .run(&["restore", dir, "--disk", &b_ro, "--disk", &b_ro], "")
+        .assert_failed(&["knows it with 1048576"]);
+    let clones = [&["clone", dir, "-n", "2"], &disks[..]].concat();
+    guest.run(&clones, "").assert_failed(&["a.img", "{n}"]);
+    let copies = [1, 2].map(|n| guest.path(&format!("a-{n}.img")));
+    for copy in &copies {
+        std::fs::copy(a, copy).unwrap();
+    }
+    let numbered = guest.path("a-{n}.img");
+    let disks_of_clones = ["--disk", numbered.to_str().unwrap(), "--disk", &b_ro];
+    let done = guest.run(&[&["clone", dir, "-n", "2"], &disks_of_clones[..]].concat(), "");
+    assert_eq!(done.code, 0, "{done:?}");
+    let restored = guest.run(&[&["restore", dir], &disks[..]].concat(), "");
+    // Its console is still the terminal that a detached VM has.
+    let printed = restored.stdout.replace('\r', "");
+    assert_eq!((restored.code, &*printed), (0, "before\nfrom the second\ndone\n"), "{restored:?}");
+    guest.assert_clean();
+    for path in [a, copies[0].to_str().unwrap(), copies[1].to_str().unwrap()] {
+        let stored = std::fs::read(path).unwrap();
+        assert!(stored.starts_with(b"before\0") && stored[512..].starts_with(b"after\0"), "{path}");
+    }
+}
+
+#[test]
 fn the_time_that_a_machine_was_saved_for_did_not_pass_in_it() {
     // A sleep is under way when it is saved; uptime is CLOCK_BOOTTIME.
     let script = "

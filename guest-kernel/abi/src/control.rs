@@ -16,8 +16,8 @@ pub const PORT_NAME: &str = "org.belljar.control";
 pub const TERMINAL_NAME: &str = "org.belljar.terminal";
 /// First four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"BJCM";
-/// The version that [`Message::Hello`] states.
-pub const VERSION: u32 = 1;
+/// The version that [`Message::Hello`] states; 2 is the first that waits for [`Message::SnapshotTaken`].
+pub const VERSION: u32 = 2;
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 16;
 /// The most bytes of a payload.
@@ -34,6 +34,7 @@ pub enum Kind {
     Freeze = 2,
     WindowSize = 3,
     SnapshotRefused = 4,
+    SnapshotTaken = 5,
     Pong = 0x101,
     FreezeRefused = 0x102,
     Resumed = 0x103,
@@ -69,8 +70,12 @@ pub enum Message<'a> {
         /// Height in pixels.
         y_pixels: u16,
     },
-    /// To the guest: the answer to [`Message::SnapshotWanted`] when there will be none; why.
+    /// To the guest: the last answer to [`Message::SnapshotWanted`] when there is none; why. Also after
+    /// [`Message::Freeze`]: the machine stood still, but its memory could not be kept.
     SnapshotRefused(&'a str),
+    /// To the guest: the last answer to [`Message::SnapshotWanted`] when it is kept. A copy needs no such
+    /// answer: that it runs says as much.
+    SnapshotTaken,
     /// To the VMM: the answer to [`Message::Ping`].
     Pong,
     /// To the VMM: the answer to [`Message::Freeze`] when it cannot be; why.
@@ -85,7 +90,7 @@ pub enum Message<'a> {
         copy: u64,
     },
     /// To the VMM: a program in the guest wants a snapshot of this name (maybe empty). Answered by
-    /// [`Message::Freeze`] or [`Message::SnapshotRefused`].
+    /// [`Message::Freeze`] and then [`Message::SnapshotTaken`], or by [`Message::SnapshotRefused`].
     SnapshotWanted(&'a str),
     /// To the VMM: the kernel listens from now on; [`VERSION`].
     Hello(u32),
@@ -131,6 +136,7 @@ impl Message<'_> {
             Message::Freeze => Kind::Freeze,
             Message::WindowSize { .. } => Kind::WindowSize,
             Message::SnapshotRefused(_) => Kind::SnapshotRefused,
+            Message::SnapshotTaken => Kind::SnapshotTaken,
             Message::Pong => Kind::Pong,
             Message::FreezeRefused(_) => Kind::FreezeRefused,
             Message::Resumed { .. } => Kind::Resumed,
@@ -153,7 +159,7 @@ impl Message<'_> {
 
     fn payload(&self, out: &mut [u8]) -> usize {
         match *self {
-            Message::Ping | Message::Freeze | Message::Pong => 0,
+            Message::Ping | Message::Freeze | Message::SnapshotTaken | Message::Pong => 0,
             Message::WindowSize { rows, columns, x_pixels, y_pixels } => {
                 for (to, from) in out.chunks_exact_mut(2).zip([rows, columns, x_pixels, y_pixels]) {
                     to.copy_from_slice(&from.to_le_bytes());
@@ -208,6 +214,7 @@ fn read(kind: u16, payload: &[u8]) -> Result<Option<Message<'_>>, Error> {
     Ok(Some(match kind {
         k if k == Kind::Ping as u16 => empty(Message::Ping)?,
         k if k == Kind::Freeze as u16 => empty(Message::Freeze)?,
+        k if k == Kind::SnapshotTaken as u16 => empty(Message::SnapshotTaken)?,
         k if k == Kind::Pong as u16 => empty(Message::Pong)?,
         k if k == Kind::WindowSize as u16 => {
             let cells: &[u8; 8] = payload.try_into().map_err(|_| bad)?;
@@ -243,7 +250,9 @@ const _: () = {
     assert!(HEADER_LEN == 16, "control protocol: the header");
     assert!(MAX_PAYLOAD >= 24, "control protocol: every message of fixed size fits");
     assert!(
-        Kind::Freeze as u16 == 2 && Kind::SnapshotRefused as u16 == 4,
+        Kind::Freeze as u16 == 2
+            && Kind::SnapshotRefused as u16 == 4
+            && Kind::SnapshotTaken as u16 == 5,
         "control protocol: kinds"
     );
     assert!(Kind::Pong as u16 == 0x101 && Kind::Hello as u16 == 0x105, "control protocol: kinds");
@@ -253,11 +262,12 @@ const _: () = {
 mod tests {
     use super::*;
 
-    const ALL: [Message<'static>; 9] = [
+    const ALL: [Message<'static>; 10] = [
         Message::Ping,
         Message::Freeze,
         Message::WindowSize { rows: 24, columns: 80, x_pixels: 1, y_pixels: 0xffff },
         Message::SnapshotRefused("no folder"),
+        Message::SnapshotTaken,
         Message::Pong,
         Message::FreezeRefused("busy"),
         Message::Resumed { role: Role::Copy, generation: 3, copy: u64::MAX },

@@ -189,8 +189,9 @@ pub struct RootPage {
     pub hwcap2: AtomicU64,
     /// How many times this memory was thawed; copies count on from what their original had.
     pub generation: AtomicU64,
-    /// While `frozen`: the VMM stores 1 to let this very machine go on. The kernel clears it before it
-    /// freezes.
+    /// The VMM stores the sequence number of a [`Freeze`](crate::control::Message::Freeze) to let this very
+    /// machine go on that froze for it, or that will: one that comes to rest too late does not stand still.
+    /// The kernel clears it where it thaws, for the next VMM counts anew.
     pub release: AtomicU32,
     /// How many times the machine was frozen.
     pub freezes: AtomicU32,

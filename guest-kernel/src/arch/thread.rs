@@ -24,6 +24,8 @@ bitflags::bitflags! {
         const SECCOMP = 1 << 4;
         /// The tracer single-steps this thread.
         const SINGLESTEP = 1 << 5;
+        /// System calls count towards the next snapshot that is forced; inherited by children.
+        const FORCED_SNAPSHOT = 1 << 6;
     }
 }
 
@@ -36,7 +38,8 @@ impl ThreadFlags {
         .union(Self::NOTIFY_RESUME)
         .union(Self::SINGLESTEP);
     /// Flags that take the slow path at system call entry and exit.
-    pub const SYSCALL_WORK: Self = Self::SYSCALL_TRACE.union(Self::SECCOMP);
+    pub const SYSCALL_WORK: Self =
+        Self::SYSCALL_TRACE.union(Self::SECCOMP).union(Self::FORCED_SNAPSHOT);
 }
 
 /// Flags, preemption count and CPU of a thread: read on every way in and out of the kernel.

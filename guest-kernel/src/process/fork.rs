@@ -427,6 +427,8 @@ fn copy_thread(args: &CloneArgs, regs: &PtRegs, child: &Task, stack_range: Kerne
         child_regs.sp = args.stack;
     }
     let own = &task::current().se.thread;
+    let inherited = own.info.flags() & arch::ThreadFlags::FORCED_SNAPSHOT;
+    child.se.thread.info.set(inherited);
     arch::save_user_state(own);
     // SAFETY: the parent is the caller; the child does not run yet.
     unsafe {

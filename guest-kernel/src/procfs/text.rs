@@ -2,9 +2,11 @@
 
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::{Errno, Result};
-use crate::fs::{File, FileOps, UserBuf, Whence};
+use crate::fs::{File, FileOps, PollFlags, PollTable, UserBuf, Whence};
+use crate::sched::WaitQueue;
 use crate::sync::Mutex;
 
 /// A growing text.
@@ -98,6 +100,11 @@ pub trait Source: Send + Sync + 'static {
     fn store(&self, _data: &[u8]) -> Result<()> {
         Err(Errno::EINVAL)
     }
+
+    /// How often the content has changed, and who waits until it does, if that can be waited for.
+    fn changes(&self) -> Option<(u64, &WaitQueue)> {
+        None
+    }
 }
 
 /// The most that one write may bring.
@@ -107,12 +114,15 @@ const MAX_STORE: usize = 4096;
 pub struct TextFile<S> {
     source: S,
     text: Mutex<Vec<u8>>,
+    /// The number of the change that was read last.
+    seen: AtomicU64,
 }
 
 impl<S: Source> TextFile<S> {
     /// Nothing is made yet.
-    pub const fn new(source: S) -> Self {
-        Self { source, text: Mutex::new(Vec::new()) }
+    pub fn new(source: S) -> Self {
+        let seen = AtomicU64::new(source.changes().map_or(0, |(number, _)| number));
+        Self { source, text: Mutex::new(Vec::new()), seen }
     }
 }
 
@@ -121,6 +131,9 @@ impl<S: Source> FileOps for TextFile<S> {
         let mut text = self.text.lock();
         if *pos == 0 || text.is_empty() {
             let mut new = Text::new();
+            if let Some((number, _)) = self.source.changes() {
+                self.seen.store(number, Ordering::Relaxed);
+            }
             self.source.show(&mut new)?;
             *text = new.into_bytes();
         }
@@ -144,6 +157,24 @@ impl<S: Source> FileOps for TextFile<S> {
         self.source.store(&data)?;
         *pos += len as u64;
         Ok(len)
+    }
+
+    /// A content that changed since it was read last is POLLPRI and POLLERR, as in Linux's sysfs; reading it
+    /// from the start ends that.
+    fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
+        let mut ready = PollFlags::READABLE | PollFlags::WRITABLE;
+        if let Some((_, waiting)) = self.source.changes() {
+            table.wait(waiting);
+            let seen = self.seen.load(Ordering::Relaxed);
+            if self.source.changes().is_some_and(|(number, _)| number != seen) {
+                ready |= PollFlags::PRI | PollFlags::ERR;
+            }
+        }
+        ready
+    }
+
+    fn is_pollable(&self) -> bool {
+        self.source.changes().is_some()
     }
 
     fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {

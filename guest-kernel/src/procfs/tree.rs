@@ -10,6 +10,7 @@ use crate::fs::block::{disk_at, disks};
 use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
 use crate::kref::Ref;
 use crate::ns::Cred;
+use crate::sched::WaitQueue;
 use crate::uapi::{S_IFDIR, S_IFLNK, S_IFREG};
 
 /// Writes a file's content.
@@ -27,6 +28,8 @@ pub type CpuStore = fn(usize, &[u8]) -> Result<()>;
 pub enum Kind {
     /// A file to read.
     Text(Show),
+    /// A file to read whose changes can be waited for: their number, and who waits.
+    Watched(Show, fn() -> u64, &'static WaitQueue),
     /// A file to read, below a CPU's directory: it is told which.
     CpuText(CpuShow),
     /// A file to read and write, below a CPU's directory.
@@ -79,7 +82,7 @@ impl Kind {
     /// File type and permission bits.
     pub const fn mode(self) -> u32 {
         match self {
-            Self::Text(_) | Self::CpuText(_) => S_IFREG | 0o444,
+            Self::Text(_) | Self::Watched(..) | Self::CpuText(_) => S_IFREG | 0o444,
             Self::Setting(..) | Self::CpuSetting(..) => S_IFREG | 0o644,
             Self::Dir(_) | Self::PerCpu(_) | Self::PerDisk(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
@@ -211,6 +214,23 @@ impl Source for NodeSource {
     }
 }
 
+struct WatchedSource {
+    show: Show,
+    sb: Ref<SuperBlock>,
+    number: fn() -> u64,
+    waiting: &'static WaitQueue,
+}
+
+impl Source for WatchedSource {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        (self.show)(&self.sb, out)
+    }
+
+    fn changes(&self) -> Option<(u64, &WaitQueue)> {
+        Some(((self.number)(), self.waiting))
+    }
+}
+
 struct CpuSource {
     show: CpuShow,
     store: Option<CpuStore>,
@@ -251,6 +271,9 @@ impl InodeOps for Node {
         let sb = inode.sb.clone();
         let (show, store) = match self.kind {
             Kind::Text(show) => (show, None),
+            Kind::Watched(show, number, waiting) => {
+                return Ok(Box::new(TextFile::new(WatchedSource { show, sb, number, waiting })));
+            }
             Kind::CpuText(show) => {
                 let source = CpuSource { show, store: None, cpu: self.cpu };
                 return Ok(Box::new(TextFile::new(source)));

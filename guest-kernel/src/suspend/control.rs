@@ -57,7 +57,8 @@ pub fn start() -> Result<()> {
 }
 
 /// Asks the VMM for a snapshot called `name` and waits until it was taken. `EOPNOTSUPP` if there is no VMM
-/// to ask, `EPERM` if it refuses (the log says why), `EINVAL` for a name that is too long or no text.
+/// to ask, `EPERM` if it refuses, `EIO` if it could not be kept (the log says why), `EINVAL` for a name that
+/// is too long or no text.
 pub fn request_snapshot(name: &[u8]) -> Result<()> {
     let name = core::str::from_utf8(name).map_err(|_| Errno::EINVAL)?.trim();
     if name.len() > MAX_PAYLOAD {
@@ -102,6 +103,8 @@ struct Conversation {
     deaf: bool,
     /// The request under way, with its number.
     asked: Option<(u32, Arc<Request>)>,
+    /// The machine was frozen for it.
+    frozen_for_it: bool,
     /// The last number of a request.
     sequence: u32,
 }
@@ -130,6 +133,7 @@ impl Conversation {
         // The highest bit is set in the VMM's own numbers.
         self.sequence = (self.sequence + 1) & (u32::MAX >> 1);
         self.say(self.sequence, &Message::SnapshotWanted(&request.name));
+        self.frozen_for_it = false;
         self.asked = Some((self.sequence, request));
     }
 
@@ -177,8 +181,17 @@ impl Conversation {
             Message::Freeze => self.freeze(sequence),
             Message::SnapshotRefused(why) => {
                 if let Some((_, request)) = self.asked.take_if(|(asked, _)| *asked == sequence) {
-                    kwarn!("snapshot {:?} refused: {why}", request.name);
-                    request.finish(Err(Errno::EPERM));
+                    let (what, errno) = match self.frozen_for_it {
+                        true => ("failed", Errno::EIO),
+                        false => ("refused", Errno::EPERM),
+                    };
+                    kwarn!("snapshot {:?} {what}: {why}", request.name);
+                    request.finish(Err(errno));
+                }
+            }
+            Message::SnapshotTaken => {
+                if let Some((_, request)) = self.asked.take_if(|(asked, _)| *asked == sequence) {
+                    request.finish(Ok(()));
                 }
             }
             // What only kernels say.
@@ -187,7 +200,7 @@ impl Conversation {
     }
 
     fn freeze(&mut self, sequence: u32) {
-        let role = match freeze() {
+        let role = match freeze(sequence) {
             Ok(role) => role,
             Err(error) => {
                 let mut why = String::from("its CPUs do not stop: ");
@@ -205,12 +218,17 @@ impl Conversation {
                 number
             }
         };
-        if let Some((_, request)) = self.asked.take_if(|(asked, _)| *asked == sequence) {
+        self.frozen_for_it |= self.asked.as_ref().is_some_and(|(asked, _)| *asked == sequence);
+        // The original is told whether what was copied of it could be kept; a copy knows.
+        if role != Role::Original
+            && let Some((_, request)) = self.asked.take_if(|(asked, _)| *asked == sequence)
+        {
             request.finish(Ok(()));
         }
         let generation = super::generation();
         crate::kinfo!("went on as {role:?}, generation {generation}");
         if role != Role::Original {
+            super::thawed().wake_all();
             self.meet_another_vmm();
         }
         let said = match role {

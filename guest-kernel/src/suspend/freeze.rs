@@ -1,5 +1,6 @@
 //! The machine comes to rest.
 
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use belljar_abi::root::RootPage;
@@ -22,10 +23,12 @@ pub enum Role {
     Copy(u64),
 }
 
-/// Freezes the machine; returns in every machine that goes on, or at once with why it cannot be.
+/// Freezes the machine for the VMM's request `sequence`; returns in every machine that goes on, or at once
+/// with why it cannot be.
 ///
 /// Called by a kernel thread that is bound to CPU 0, which may sleep.
-pub fn freeze() -> Result<Role> {
+pub fn freeze(sequence: u32) -> Result<Role> {
+    FROZEN_FOR.store(sequence, Relaxed);
     virtio::quiesce();
     let others = smp::stop_secondary_cpus().inspect_err(|_| virtio::resume())?;
     let role = stop_cpu();
@@ -70,11 +73,15 @@ fn note_state(root: &RootPage) {
     root.freezes.fetch_add(1, Relaxed);
 }
 
-/// The context is saved: memory is complete from here on, and does not change any more.
+/// The request that the machine freezes for: one at a time.
+static FROZEN_FOR: AtomicU32 = AtomicU32::new(0);
+
+/// The context is saved: memory is complete from here on, and does not change any more. If the VMM has given
+/// the request up meanwhile it is released already.
 extern "C" fn stand_still() {
-    ROOT.release.store(0, Relaxed);
+    let sequence = FROZEN_FOR.load(Relaxed);
     ROOT.frozen.store(1, Release);
-    while ROOT.release.load(Acquire) == 0 {
+    while ROOT.release.load(Acquire) != sequence {
         arch::cpu_relax();
     }
     ROOT.frozen.store(0, Release);

@@ -4,6 +4,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`control`] | the thread `suspend`, which talks to the VMM; snapshots that programs ask for |
+//! | [`forced`] | snapshots at random moments, to test the others |
 //! | [`freeze`](mod@freeze) | everything comes to rest, CPU 0's context goes into memory, the wait for what comes |
 //! | [`thaw`] | another machine: CPU, interrupts, clocks, drivers from the device tree found there |
 //!
@@ -18,6 +19,7 @@
 //! CLOCK_REALTIME goes on by as much as the RTC did. For the original, time never stopped.
 
 pub mod control;
+pub mod forced;
 mod freeze;
 mod thaw;
 
@@ -25,9 +27,19 @@ use core::sync::atomic::Ordering;
 
 pub use freeze::{Role, freeze};
 
+use crate::sched::WaitQueue;
+
 /// Bytes at the start of RAM that the kernel never keeps anything in: where a machine without a boot loader
 /// (QEMU without `-kernel`, our own on KVM) puts the device tree of a copy.
 pub const TREE_ROOM: u64 = 2 << 20;
+
+/// Who waits until this memory was thawed.
+static THAWED: WaitQueue = WaitQueue::new();
+
+/// Who waits until [`generation`] grows.
+pub const fn thawed() -> &'static WaitQueue {
+    &THAWED
+}
 
 /// How many times this memory was thawed.
 pub fn generation() -> u64 {

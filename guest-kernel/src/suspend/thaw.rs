@@ -4,6 +4,7 @@
 //! The CPU is set up already (`arch::suspend`). What does not fit ends the machine with the reason in the
 //! root page, before anything was changed.
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -15,7 +16,7 @@ use crate::arch;
 use crate::drivers::fdt::{self, Machine, Span};
 use crate::drivers::{pl011, pl031, random, virtio};
 use crate::introspect::{self, ROOT};
-use crate::mm::asid;
+use crate::mm::{asid, try_box};
 use crate::sched;
 
 /// Why this machine cannot go on with the memory.
@@ -24,6 +25,8 @@ enum Misfit {
     NoTree(PhysAddr),
     /// One that cannot be read.
     BadTree(fdt::FdtError),
+    /// No memory to keep what it says.
+    NoMemory,
     /// RAM that we use is not there.
     Ram { had: Span, has: Option<Span> },
     /// The counter runs at another speed.
@@ -37,6 +40,7 @@ impl fmt::Display for Misfit {
         match self {
             Self::NoTree(at) => write!(f, "there is no device tree at {:#x}", at.0),
             Self::BadTree(error) => write!(f, "{error}"),
+            Self::NoMemory => f.write_str("it has no memory left to read the device tree"),
             Self::Ram { had, has } => {
                 write!(f, "it was frozen with RAM at {:#x} to {:#x}", had.start, had.end)?;
                 match has {
@@ -61,6 +65,8 @@ impl fmt::Display for Misfit {
 /// ready to come.
 pub(super) fn rebuild(tree: PhysAddr, rtc: Option<u64>) -> Role {
     ROOT.frozen.store(0, Relaxed);
+    // Another VMM numbers its requests anew.
+    ROOT.release.store(0, Relaxed);
     arch::detect_features();
     let machine = match read_machine(tree) {
         Ok(machine) => machine,
@@ -85,8 +91,10 @@ pub(super) fn rebuild(tree: PhysAddr, rtc: Option<u64>) -> Role {
     Role::Copy(number)
 }
 
-/// The tree at `tree`, or at the start of RAM if that is 0.
-fn read_machine(tree: PhysAddr) -> Result<Machine<'static>, Misfit> {
+/// The tree at `tree`, or at the start of RAM if that is 0. In a box and a call of its own: the drivers that
+/// start below the caller need the stack.
+#[inline(never)]
+fn read_machine(tree: PhysAddr) -> Result<Box<Machine<'static>>, Misfit> {
     let ram = frozen_ram();
     let tree = if tree.0 == 0 { PhysAddr(ram.start) } else { tree };
     let blob = |len: usize| {
@@ -98,7 +106,7 @@ fn read_machine(tree: PhysAddr) -> Result<Machine<'static>, Misfit> {
     };
     let len = blob(fdt::HEADER_LEN).and_then(fdt::stated_len);
     let blob = len.and_then(blob).ok_or(Misfit::NoTree(tree))?;
-    Machine::read(blob).map_err(Misfit::BadTree)
+    try_box(Machine::read(blob).map_err(Misfit::BadTree)?).map_err(|_| Misfit::NoMemory)
 }
 
 fn frozen_ram() -> Span {

@@ -9,6 +9,8 @@
 //! - `/.runner/plan`: one program path a line. Each runs alone, in a new session and an empty folder,
 //!   with its output in a file; the runner prints `\x1e\x1ebegin NAME\n`, and afterwards
 //!   `\x1e\x1eend NAME STATUS LENGTH\n`, that many bytes of output, and `\n`.
+//! - `/.runner/snapshots`: how often each program of the plan shall have its machine saved while it runs, at
+//!   system calls that its name decides (`/proc/belljar/forced_snapshots`).
 //! - `/.runner/raw`: if it is there the console passes bytes unchanged.
 //! - `/.runner/modules/`: kernel modules, loaded in the order of their names before anything else. Once
 //!   there are some, a folder that the host shares as `share` is mounted on `/share`.
@@ -36,7 +38,8 @@ fn main() {
         console = console::open(raw);
         status
     } else if let Ok(plan) = fs::read_to_string(Path::new(DIR).join("plan")) {
-        program::run_plan(&plan, &console);
+        let snapshots = fs::read_to_string(Path::new(DIR).join("snapshots")).ok();
+        program::run_plan(&plan, snapshots.as_deref(), &console);
         0
     } else {
         console.print("runner: neither argv nor plan in /.runner\n");

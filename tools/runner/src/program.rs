@@ -48,22 +48,24 @@ pub fn run_on_console(argv: &[u8], console: &Console) -> i32 {
     }
 }
 
-/// Runs every program of `plan`, one after the other, and reports each.
-pub fn run_plan(plan: &str, console: &Console) {
+/// Runs every program of `plan`, one after the other, and reports each; `snapshots` times while it runs the
+/// machine is saved.
+pub fn run_plan(plan: &str, snapshots: Option<&str>, console: &Console) {
     for path in plan.lines().filter(|line| !line.is_empty()) {
         let name = path.rsplit('/').next().unwrap_or(path);
         console.print(&format!("\x1e\x1ebegin {name}\n"));
-        let (status, output) = run_alone(path, name);
+        let (status, output) = run_alone(path, name, snapshots);
         console.print(&format!("\x1e\x1eend {name} {status} {}\n", output.len()));
         console.write(&output);
         console.print("\n");
     }
 }
 
-fn run_alone(path: &str, name: &str) -> (String, Vec<u8>) {
+fn run_alone(path: &str, name: &str, snapshots: Option<&str>) -> (String, Vec<u8>) {
     let folder = Path::new("/tmp").join(name);
     let output = Path::new("/tmp").join(format!("{name}.output"));
-    let status = match start_alone(path, &folder, &output) {
+    let forced = snapshots.map(|count| format!("{} {count}", seed(name)));
+    let status = match start_alone(path, &folder, &output, forced.as_deref()) {
         Ok(pid) => wait(pid),
         Err(error) => format!("start-failed:{}", error as i32),
     };
@@ -72,8 +74,14 @@ fn run_alone(path: &str, name: &str) -> (String, Vec<u8>) {
     (status, text)
 }
 
-/// Starts `path` in the new folder `folder`, with nothing to read and its output in a file.
-fn start_alone(path: &str, folder: &Path, output: &Path) -> nix::Result<Pid> {
+/// A number that stands for a name (FNV-1a).
+fn seed(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Starts `path` in the new folder `folder`, with nothing to read and its output in a file; the words in
+/// `forced` go to /proc/belljar/forced_snapshots.
+fn start_alone(path: &str, folder: &Path, output: &Path, forced: Option<&str>) -> nix::Result<Pid> {
     let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
     fs::create_dir_all(folder).map_err(errno)?;
     let output = File::create(output).map_err(errno)?;
@@ -83,7 +91,11 @@ fn start_alone(path: &str, folder: &Path, output: &Path) -> nix::Result<Pid> {
         chdir(folder)?;
         dup2_stdin(&input)?;
         dup2_stdout(&output)?;
-        dup2_stderr(&output)
+        dup2_stderr(&output)?;
+        match forced {
+            Some(words) => fs::write("/proc/belljar/forced_snapshots", words).map_err(errno),
+            None => Ok(()),
+        }
     })
 }
 

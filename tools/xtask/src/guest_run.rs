@@ -6,7 +6,7 @@ use crate::{exec, paths};
 use anyhow::{Context, Result};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Outcome {
     pub status: String,
     /// What it printed, or the last words of the machine.
     pub output: Vec<u8>,
+    /// How many times it went on in another machine.
+    pub moves: usize,
 }
 
 impl Outcome {
@@ -45,7 +47,31 @@ pub enum Job<'a> {
         raw: bool,
     },
     /// Run host programs one after the other and report each.
-    Plan(&'a [PathBuf]),
+    Plan {
+        /// The programs.
+        programs: &'a [PathBuf],
+        /// How often the machine shall be saved while each of them runs, at random system calls.
+        snapshots: u32,
+    },
+}
+
+/// The machines that programs run in.
+pub struct Machines<'a> {
+    /// Makes the command of one that boots an archive.
+    pub boot: &'a dyn Fn(&Path) -> Result<Command>,
+    /// Makes the command of one in which a machine goes on that has just ended, if it does.
+    pub go_on: &'a dyn Fn() -> Result<Option<Command>>,
+    /// Programs of one boot: with few, what is saved is small.
+    pub batch: usize,
+    /// See [`Job::Plan`].
+    pub snapshots: u32,
+}
+
+impl<'a> Machines<'a> {
+    /// Machines that all programs run in until one takes it down.
+    pub fn booting(boot: &'a dyn Fn(&Path) -> Result<Command>) -> Self {
+        Self { boot, go_on: &|| Ok(None), batch: usize::MAX, snapshots: 0 }
+    }
 }
 
 /// The folder of the `shell` image's recipe.
@@ -68,7 +94,7 @@ pub fn archive(base: &Path, job: &Job<'_>, files: &[(String, PathBuf)]) -> Resul
                 rootfs.add_file("/.runner/raw", 0o644, Vec::new());
             }
         }
-        Job::Plan(programs) => {
+        Job::Plan { programs, snapshots } => {
             let mut plan = String::new();
             for program in *programs {
                 let path = format!("/.runner/programs/{}", name_of(program));
@@ -76,16 +102,20 @@ pub fn archive(base: &Path, job: &Job<'_>, files: &[(String, PathBuf)]) -> Resul
                 plan += &format!("{path}\n");
             }
             rootfs.add_file("/.runner/plan", 0o644, plan.into_bytes());
+            if *snapshots > 0 {
+                let count = snapshots.to_string().into_bytes();
+                rootfs.add_file("/.runner/snapshots", 0o644, count);
+            }
             rootfs.add_file("/.runner/raw", 0o644, Vec::new());
         }
     }
     rootfs.to_cpio()
 }
 
-/// Runs `programs` in machines that `machine` makes from an archive, and gives back one outcome each,
-/// in order. When a program takes its machine down, the others go on in a new one.
+/// Runs `programs` in `machines` and gives back one outcome each, in order. When a program takes its
+/// machine down, the others go on in a new one.
 pub fn run_plan(
-    machine: &dyn Fn(&Path) -> Result<Command>,
+    machines: &Machines<'_>,
     programs: &[PathBuf],
     mut progress: impl FnMut(&mut Outcome) -> Result<()>,
 ) -> Result<Vec<Outcome>> {
@@ -94,20 +124,24 @@ pub fn run_plan(
     let mut outcomes = Vec::new();
     while outcomes.len() < programs.len() {
         let rest = &programs[outcomes.len()..];
-        std::fs::write(&path, archive(&shell(), &Job::Plan(rest), &[])?)?;
+        let rest = &rest[..rest.len().min(machines.batch)];
+        let job = Job::Plan { programs: rest, snapshots: machines.snapshots };
+        std::fs::write(&path, archive(&shell(), &job, &[])?)?;
         let before = outcomes.len();
-        let last_words = run_machine(machine(&path)?, &mut |mut outcome| {
+        let report = &mut |mut outcome| {
             progress(&mut outcome)?;
             outcomes.push(outcome);
             Ok(())
-        })?;
+        };
+        let last_words = run_machine((machines.boot)(&path)?, machines.go_on, report)?;
         let Some((started, output)) = last_words else { continue };
         let status = if started { "the machine died" } else { "the machine did not start" };
         let none_ran = outcomes.len() == before && !started;
         let victims = if none_ran { rest.len() } else { 1 };
         for program in rest.iter().skip(outcomes.len() - before).take(victims) {
             let (name, status) = (name_of(program), status.to_string());
-            let mut outcome = Outcome { name, status, output: output.clone() };
+            let output = output.clone();
+            let mut outcome = Outcome { name, status, output, moves: 0 };
             progress(&mut outcome)?;
             outcomes.push(outcome);
         }
@@ -115,29 +149,49 @@ pub fn run_plan(
     Ok(outcomes)
 }
 
-/// Runs one machine to its end. `None` if the runner said goodbye, else whether a program was running
-/// and what the machine said last.
+/// A machine whose console is read.
+struct Running {
+    child: Child,
+    console: Patient,
+}
+
+impl Running {
+    fn start(mut command: Command, stderr: &std::fs::File) -> Result<Self> {
+        let words = exec::show(&command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+        let mut child = command.spawn().with_context(|| format!("cannot start `{words}`"))?;
+        let console = Patient::new(child.stdout.take().context("no pipe")?, SILENCE);
+        Ok(Self { child, console })
+    }
+}
+
+/// Runs one machine to its end, and those in which it goes on. `None` if the runner said goodbye, else
+/// whether a program was running and what the machine said last.
 fn run_machine(
-    mut command: Command,
+    command: Command,
+    go_on: &dyn Fn() -> Result<Option<Command>>,
     report: &mut dyn FnMut(Outcome) -> Result<()>,
 ) -> Result<Option<(bool, Vec<u8>)>> {
-    let words = exec::show(&command);
     let mut stderr = tempfile::tempfile()?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
-    let mut child = command.spawn().with_context(|| format!("cannot start `{words}`"))?;
-    let mut console = Patient::new(child.stdout.take().context("no pipe")?, SILENCE);
+    let mut machine = Running::start(command, &stderr)?;
     let mut chunk = [0; 65536];
     let mut stream = Stream::default();
     let mut running = false;
     let mut said_goodbye = false;
     let mut hung = false;
+    let mut moves = 0;
     loop {
-        match console.read(&mut chunk) {
-            Ok(0) => break,
+        match machine.console.read(&mut chunk) {
+            Ok(0) => {
+                machine.child.wait()?;
+                let Some(command) = go_on()? else { break };
+                machine = Running::start(command, &stderr)?;
+                moves += 1;
+            }
             Ok(length) => stream.feed(&chunk[..length]),
             Err(_) => {
                 hung = true;
-                let _ = child.kill();
+                let _ = machine.child.kill();
                 break;
             }
         }
@@ -146,17 +200,18 @@ fn run_machine(
                 Event::Begin => running = true,
                 Event::End(outcome) => {
                     running = false;
-                    if let Err(error) = report(outcome) {
-                        let _ = child.kill();
-                        let _ = child.wait();
+                    if let Err(error) = report(Outcome { moves, ..outcome }) {
+                        let _ = machine.child.kill();
+                        let _ = machine.child.wait();
                         return Err(error);
                     }
+                    moves = 0;
                 }
                 Event::Exit(_) => said_goodbye = true,
             }
         }
     }
-    child.wait()?;
+    machine.child.wait()?;
     if said_goodbye {
         return Ok(None);
     }
@@ -253,7 +308,12 @@ impl Stream {
                 let length: usize = length.parse().unwrap_or(0);
                 let output = self.pending.get(end + 1..end + 1 + length)?.to_vec();
                 self.pending.drain(end + 1..end + 1 + length);
-                Event::End(Outcome { name: name.to_string(), status: status.to_string(), output })
+                Event::End(Outcome {
+                    name: name.to_string(),
+                    status: status.to_string(),
+                    output,
+                    moves: 0,
+                })
             }
             _ => Event::Begin,
         };

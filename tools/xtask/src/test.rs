@@ -5,7 +5,7 @@
 
 use crate::build::{self, Part};
 use crate::fuzz::{self, Budget};
-use crate::guest_run::{self, Outcome, RUNNER, RUNNER_PATH, name_of};
+use crate::guest_run::{self, Machines, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
@@ -277,7 +277,7 @@ fn guest_programs(filter: Option<&str>) -> Result<Vec<PathBuf>> {
 }
 
 fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
-    run_programs(&reference_machine()?, REFERENCE, filter, counts)
+    run_programs(&Machines::booting(&reference_machine()?), REFERENCE, filter, counts)
 }
 
 /// Makes a machine with Debian's kernel from an archive.
@@ -294,7 +294,38 @@ fn guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         command.args(["--", RUNNER_PATH]);
         Ok(command)
     };
-    run_programs(&machine, "belljar", filter, counts)
+    run_programs(&Machines::booting(&machine), "belljar", filter, counts)?;
+    moved_guest_tests(filter, counts)
+}
+
+/// The same programs in a machine that is saved at random system calls of each, ended, and restored, of
+/// which they know nothing.
+fn moved_guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    /// As each snapshot is called: guest-kernel/src/suspend/forced.rs.
+    const NAME: &str = "forced";
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let options = ["--snapshots".as_ref(), folder.path().as_os_str(), "--stop-when-saved".as_ref()];
+    let boot = |initrd: &Path| {
+        let mut command = Command::new(paths::belljar());
+        command.args(["run", "--cpus", "2", "--memory", "512M"]).args(options).arg(initrd);
+        command.args(["--", RUNNER_PATH]);
+        Ok(command)
+    };
+    let go_on = || {
+        let (new, taken) = (folder.path().join(NAME), folder.path().join("taken"));
+        if !new.exists() {
+            return Ok(None);
+        }
+        if taken.exists() {
+            std::fs::remove_dir_all(&taken)?;
+        }
+        std::fs::rename(&new, &taken)?;
+        let mut command = Command::new(paths::belljar());
+        command.arg("restore").arg(taken).args(options);
+        Ok(Some(command))
+    };
+    let machines = Machines { boot: &boot, go_on: &go_on, batch: 6, snapshots: 4 };
+    run_programs(&machines, "moved", filter, counts)
 }
 
 /// The guest programs on our kernel under KVM, with one CPU and with several, and the command line; each
@@ -303,7 +334,7 @@ fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     for cpus in [1, 4] {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
-        run_programs(&machine, &format!("kvm-{cpus}"), filter, counts)?;
+        run_programs(&Machines::booting(&machine), &format!("kvm-{cpus}"), filter, counts)?;
     }
     kvm_end_to_end(filter, counts)
 }
@@ -341,7 +372,7 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 /// Runs the guest programs on one kernel. What a `same_…` program prints on Debian's is kept, and on ours
 /// it is compared with that.
 fn run_programs(
-    machine: &dyn Fn(&Path) -> Result<Command>,
+    machines: &Machines<'_>,
     kernel: &str,
     filter: Option<&str>,
     counts: &mut Counts,
@@ -352,13 +383,17 @@ fn run_programs(
         record_missing(&programs)?;
     }
     let mut finish = |outcome: &mut Outcome| {
+        // The first snapshot comes soon, the last one perhaps behind the end.
+        if outcome.passed() && outcome.moves < machines.snapshots.min(1) as usize {
+            outcome.status = "it was not moved".to_owned();
+        }
         if outcome.passed() && same::is_compared(&outcome.name) {
             if is_reference { same::record(outcome)? } else { same::compare(outcome)? }
         }
         print_outcome(kernel, outcome);
         Ok(())
     };
-    let outcomes = guest_run::run_plan(machine, &programs, &mut finish)?;
+    let outcomes = guest_run::run_plan(machines, &programs, &mut finish)?;
     for outcome in &outcomes {
         counts.add(&format!("{kernel}/{}", outcome.name), outcome.passed());
     }
@@ -374,12 +409,13 @@ fn record_missing(programs: &[PathBuf]) -> Result<()> {
         return Ok(());
     }
     let record = |outcome: &mut Outcome| same::record(outcome);
-    guest_run::run_plan(&reference_machine()?, &missing, record).map(drop)
+    guest_run::run_plan(&Machines::booting(&reference_machine()?), &missing, record).map(drop)
 }
 
 fn print_outcome(kernel: &str, outcome: &Outcome) {
     let result = if outcome.passed() { "ok" } else { "FAILED" };
-    println!("test {kernel}/{} ... {result}", outcome.name);
+    let moved = if outcome.moves > 0 { &*format!(", moved {} times", outcome.moves) } else { "" };
+    println!("test {kernel}/{} ... {result}{moved}", outcome.name);
     if !outcome.passed() {
         println!("  status: {}", outcome.status);
         let text = String::from_utf8_lossy(&outcome.output);

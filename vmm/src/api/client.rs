@@ -116,13 +116,12 @@ impl Client {
         self.request("POST", "/v1/gcore", &body, None).map(drop)
     }
 
-    /// Saves it as the folder `dir`, an absolute path; `stop`: it ends then.
-    pub fn snapshot(&self, dir: &Path, stop: bool) -> Result<Taken, Error> {
-        let request = SnapshotRequest { dir: dir.to_owned(), stop };
-        let body = serde_json::to_vec(&request).map_err(|e| self.no_answer(&e))?;
+    /// Saves it as the request says.
+    pub fn snapshot(&self, request: &SnapshotRequest) -> Result<Taken, Error> {
+        let body = serde_json::to_vec(request).map_err(|e| self.no_answer(&e))?;
         // As long as writing takes.
         let taken = self.parse(&self.request("POST", "/v1/snapshot", &body, None)?)?;
-        if stop {
+        if request.stop {
             self.wait_gone()?;
         }
         Ok(taken)

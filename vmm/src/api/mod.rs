@@ -46,6 +46,9 @@ pub struct SnapshotRequest {
     /// End the VM once the snapshot is whole.
     #[serde(default)]
     pub stop: bool,
+    /// How long the guest's kernel may take to come to rest, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// The body of `POST /v1/checkpoint`.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,7 @@ use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::render::{Consistency, Envelope};
-use crate::runtime::{Afterwards, Taken, Vm, VmError};
+use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Vm, VmError, Wanted};
 use crate::sandbox::{self, Role};
 
 /// Serves `vm` on `listener` until the process ends.
@@ -113,8 +114,12 @@ fn snapshot(vm: &Vm, request: &mut Request) -> Result<Taken, (u16, String)> {
         return Err((400, format!("{} is no absolute path", wanted.dir.display())));
     }
     only_beside(&wanted.dir);
-    let afterwards = if wanted.stop { Afterwards::Stop } else { Afterwards::Run };
-    vm.snapshot(&wanted.dir, afterwards, None).map_err(vm_error)
+    let how = Wanted {
+        afterwards: if wanted.stop { Afterwards::Stop } else { Afterwards::Run },
+        sequence: None,
+        patience: wanted.timeout_ms.map_or(FREEZE_PATIENCE, Duration::from_millis),
+    };
+    vm.snapshot(&wanted.dir, &how).map_err(vm_error)
 }
 
 /// Makes the view `name` with the arguments in `query` while the guest stands still.

@@ -43,6 +43,8 @@ pub struct Disk {
     pub file: File,
     /// Its absolute path.
     pub path: PathBuf,
+    /// Its bytes.
+    pub size: u64,
     /// The guest must not write to it.
     pub read_only: bool,
 }

@@ -56,6 +56,18 @@ impl FromStr for DiskArg {
 }
 
 impl DiskArg {
+    /// What is replaced by the number of a copy.
+    pub(super) const NUMBER: &str = "{n}";
+
+    /// The disk of the copy `number`.
+    pub(super) fn of_copy(&self, number: u64) -> Self {
+        let path = self.path.to_string_lossy();
+        match path.contains(Self::NUMBER) {
+            true => Self { path: path.replace(Self::NUMBER, &number.to_string()).into(), ..*self },
+            false => self.clone(),
+        }
+    }
+
     /// Opens the file.
     pub(super) fn open(&self) -> Result<Disk, Error> {
         use std::os::unix::fs::FileTypeExt;
@@ -84,7 +96,7 @@ impl DiskArg {
         if size < SECTOR {
             return Err(Error::Small(shown(), size));
         }
-        Ok(Disk { file, path, read_only: self.read_only })
+        Ok(Disk { file, path, size, read_only: self.read_only })
     }
 }
 

@@ -1,15 +1,19 @@
 //! `belljar restore` and `belljar clone`: VMs that go on with the memory of a snapshot.
 
+mod disks;
+
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use belljar_abi::root::{COPY_SEED_SIZE, CopyNote, RootPage};
 
-use super::run::{self, Backend};
+use super::devices::DiskArg;
+use super::run::{self, Backend, OwnSnapshotsArgs};
 use super::{Error, complain};
+use crate::api::SnapshotRequest;
 use crate::api::client::Client;
-use crate::backend::{Config, Start, Thaw};
+use crate::backend::{Config, Disk, Start, Thaw};
 use crate::machine;
 use crate::runtime::{Console, Plan};
 use crate::sandbox;
@@ -58,15 +62,18 @@ struct How {
     /// The CPU's model, as for `run` [default: the one that it had]
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
+    /// Give the guest its disk again, or a copy of it: those that it had, in the same order. In the name, {n}
+    /// stands for the copy's number
+    #[arg(long, value_name = "FILE[,ro]")]
+    disk: Vec<DiskArg>,
     /// Do not check the stored memory against its hashes first
     #[arg(long)]
     trust: bool,
     /// Do not confine this process to the system calls and files that it needs
     #[arg(long)]
     no_sandbox: bool,
-    /// Let the guest save itself into folders below this one, by writing a name to /proc/belljar/snapshot
-    #[arg(long, value_name = "DIR")]
-    snapshots: Option<PathBuf>,
+    #[command(flatten)]
+    own: OwnSnapshotsArgs,
 }
 
 /// Why a snapshot cannot be restored.
@@ -92,7 +99,8 @@ pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
         false if raw => Console::Pipe,
         false => Console::of_stdio(),
     };
-    let plan = plan(&snapshot, &args.how, args.name, 1, console)?;
+    let disks = args.how.disks(&snapshot, 1)?;
+    let plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
     confine(&args.how)?;
     match args.detach {
         true => run::detached(plan),
@@ -107,7 +115,8 @@ pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
     let snapshot = match Client::open(&args.from) {
         Ok(vm) if !args.from.contains('/') => {
             let folder = Temporary::beside_large_files(&args.from)?;
-            vm.snapshot(&folder.0, false)?;
+            let dir = folder.0.clone();
+            vm.snapshot(&SnapshotRequest { dir, stop: false, timeout_ms: None })?;
             let snapshot = Snapshot::open(&folder.0, Trust::Trust)?;
             made = Some(folder);
             snapshot
@@ -115,9 +124,15 @@ pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
         Err(error) if !from.is_dir() => return Err(error.into()),
         Ok(_) | Err(_) => open(from, &args.how)?,
     };
+    let numbers = 1..=u64::from(args.number);
+    let disks = numbers.clone().map(|number| args.how.disks(&snapshot, number));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    // The VM that was asked goes on; the one that a folder is of has ended, as far as we know.
+    let of_original = if made.is_some() { &*snapshot.manifest().disks } else { &[] };
+    disks::check_copies(&disks, of_original)?;
     confine(&args.how)?;
-    for number in 1..=u64::from(args.number) {
-        let plan = plan(&snapshot, &args.how, None, number, Console::Detached)?;
+    for (number, disks) in numbers.zip(disks) {
+        let plan = plan(&snapshot, &args.how, None, number, Console::Detached, disks)?;
         match run::detach(plan)? {
             run::Detached::Started(name) => println!("{name}"),
             // This is the process that kept a copy, and that copy has ended.
@@ -129,6 +144,14 @@ pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
     }
     drop(made);
     Ok(ExitCode::SUCCESS)
+}
+
+impl How {
+    /// The disks of the copy `number`.
+    fn disks(&self, snapshot: &Snapshot, number: u64) -> Result<Vec<Disk>, disks::Error> {
+        let given: Vec<_> = self.disk.iter().map(|disk| disk.of_copy(number)).collect();
+        disks::open(&snapshot.manifest().disks, &given)
+    }
 }
 
 /// As `run` does before it starts a machine.
@@ -156,6 +179,7 @@ fn plan(
     name: Option<String>,
     number: u64,
     console: Console,
+    disks: Vec<Disk>,
 ) -> Result<Plan, Error> {
     let manifest = snapshot.manifest();
     let dir = || snapshot.dir().display().to_string();
@@ -184,13 +208,13 @@ fn plan(
             memory: board.ram_size,
             cpu,
             start,
-            disks: Vec::new(),
+            disks,
         },
         timeout: None,
         console,
         raw_console: thaw.raw_console,
         dump_on_panic: None,
-        snapshots: how.snapshots.as_deref().map(std::path::absolute).transpose()?,
+        snapshots: how.own.get()?,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::backend::{self, Choice, Config, Initrd, Request, Start};
 use crate::checkpoint::Checkpoint;
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
-use crate::runtime::{self, Console, Outcome, Plan, terminal};
+use crate::runtime::{self, Afterwards, Console, Outcome, OwnSnapshots, Plan, terminal};
 use crate::{api, machine, sandbox};
 
 /// Run an image in a new VM
@@ -58,9 +58,8 @@ pub(super) struct Args {
     /// The CPU's model: what every backend has, or one that the backend knows (QEMU: `-cpu help`)
     #[arg(long, value_name = "MODEL", default_value = machine::PORTABLE_CPU)]
     cpu: String,
-    /// Let the guest save itself into folders below this one, by writing a name to /proc/belljar/snapshot
-    #[arg(long, value_name = "DIR")]
-    snapshots: Option<PathBuf>,
+    #[command(flatten)]
+    own: OwnSnapshotsArgs,
     /// Boot this arm64 Image instead of Bell Jar's own kernel
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -80,6 +79,26 @@ pub(super) struct Args {
     /// Print the command that the backend would run, and do nothing
     #[arg(long)]
     print_command: bool,
+}
+
+/// Whether the guest may save itself; for a new VM and for one that goes on.
+#[derive(Debug, clap::Args)]
+pub(super) struct OwnSnapshotsArgs {
+    /// Let the guest save itself into folders below this one, by writing a name to /proc/belljar/snapshot
+    #[arg(long, value_name = "DIR")]
+    snapshots: Option<PathBuf>,
+    /// End the VM when the guest has saved itself, instead of letting it run on
+    #[arg(long, requires = "snapshots")]
+    stop_when_saved: bool,
+}
+
+impl OwnSnapshotsArgs {
+    /// What was asked for. The folder gets an absolute path: a detached VM lives in another one.
+    pub(super) fn get(&self) -> Result<Option<OwnSnapshots>, Error> {
+        let afterwards = if self.stop_when_saved { Afterwards::Stop } else { Afterwards::Run };
+        let folder = self.snapshots.as_deref().map(std::path::absolute).transpose()?;
+        Ok(folder.map(|folder| OwnSnapshots { folder, afterwards }))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -150,7 +169,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         console,
         dump_on_panic,
         raw_console: console == Console::Pipe,
-        snapshots: args.snapshots.map(std::path::absolute).transpose()?,
+        snapshots: args.own.get()?,
     };
     match args.detach {
         true => detached(plan),
@@ -258,7 +277,7 @@ fn check_size(memory: u64, image: &str, boot: &Boot) -> Result<(), SizeError> {
     Err(SizeError::BelowImage { memory, image: image.to_owned(), footprint, enough })
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1.0,

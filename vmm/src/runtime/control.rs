@@ -30,6 +30,8 @@ struct State {
     listens: bool,
     /// The last request that it refused, and why.
     refused: Option<(u32, String)>,
+    /// The last request that it froze for and went on from.
+    resumed: Option<u32>,
     /// Nothing comes any more.
     closed: bool,
 }
@@ -106,6 +108,19 @@ impl Control {
         state.refused.as_ref().filter(|(of, _)| *of == sequence).map(|(_, why)| why.clone())
     }
 
+    /// Waits until the guest has done with the request `sequence` to freeze, one way or the other; false if
+    /// it has not within `patience`.
+    pub(super) fn wait_until_done_with(&self, sequence: u32, patience: Duration) -> bool {
+        let done = |state: &State| {
+            state.resumed == Some(sequence)
+                || state.refused.as_ref().is_some_and(|(refused, _)| *refused == sequence)
+        };
+        let state = self.state.lock().unwrap();
+        let waiting = |state: &mut State| !done(state) && !state.closed;
+        let (state, _) = self.changed.wait_timeout_while(state, patience, waiting).unwrap();
+        done(&state)
+    }
+
     fn note(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap());
         self.changed.notify_all();
@@ -147,8 +162,11 @@ impl Control {
                 let why = crate::render::escape(why);
                 self.note(|state| state.refused = Some((frame.sequence, why)));
             }
+            Some(Message::Resumed { .. }) => {
+                self.note(|state| state.resumed = Some(frame.sequence));
+            }
             Some(Message::SnapshotWanted(name)) => (handlers.wanted)(self, frame.sequence, name),
-            // What it goes on as stands in the root page too, and answers to pings only show life.
+            // Answers to pings only show life.
             Some(_) | None => {}
         }
     }

@@ -44,19 +44,41 @@ pub enum Afterwards {
 
 /// How long a kernel that boots may take until it listens.
 const BOOT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a kernel may take to come to rest: block requests under way have to end.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a kernel may take to come to rest, unless the user says otherwise: block requests under way have
+/// to end.
+pub const FREEZE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is wanted of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What happens to the VM afterwards.
+    pub afterwards: Afterwards,
+    /// The number of the guest's own request, if it asked itself.
+    pub sequence: Option<u32>,
+    /// How long its kernel may take to come to rest.
+    pub patience: Duration,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { afterwards: Afterwards::Run, sequence: None, patience: FREEZE_PATIENCE }
+    }
+}
+
+/// That a guest may save itself, and what then.
+#[derive(Clone, Debug)]
+pub struct OwnSnapshots {
+    /// Into folders below this one.
+    pub folder: PathBuf,
+    /// What happens to the VM afterwards.
+    pub afterwards: Afterwards,
+}
 
 impl Vm {
     /// Saves the VM as the snapshot folder `dir`. A paused VM runs for the moment that its kernel needs to come
-    /// to rest, and is paused again afterwards. `sequence` is that of the guest's own request, if it
-    /// asked itself.
-    pub fn snapshot(
-        &self,
-        dir: &Path,
-        afterwards: Afterwards,
-        sequence: Option<u32>,
-    ) -> Result<Taken, Error> {
+    /// to rest, and is paused again afterwards.
+    pub fn snapshot(&self, dir: &Path, wanted: &Wanted) -> Result<Taken, Error> {
+        let afterwards = wanted.afterwards;
         let save = Save::begin(dir)?;
         let copied = {
             let state = self.lock_state();
@@ -64,7 +86,7 @@ impl Vm {
             if was == State::Ended {
                 return Err(self.has_ended());
             }
-            let frozen = self.freeze(was, sequence)?;
+            let frozen = self.freeze(was, wanted)?;
             let facts = self.facts(&frozen.root);
             let started = Instant::now();
             let copied = save.copy(&*frozen.ram, &facts);
@@ -104,16 +126,15 @@ impl Vm {
     }
 
     /// Lets the kernel freeze and stops the CPUs then.
-    fn freeze(&self, was: State, sequence: Option<u32>) -> Result<Frozen, Error> {
+    fn freeze(&self, was: State, wanted: &Wanted) -> Result<Frozen, Error> {
         let ram = self.memory();
         if was == State::Paused {
             self.machine().resume()?;
         }
-        let frozen = self.freeze_running(&*ram, sequence);
-        match frozen {
-            Ok((root, since)) => {
+        match self.freeze_running(&ram, wanted) {
+            Ok(frozen) => {
                 self.machine().pause()?;
-                Ok(Frozen { root, ram, since })
+                Ok(frozen)
             }
             Err(error) => {
                 if was == State::Paused {
@@ -124,25 +145,31 @@ impl Vm {
         }
     }
 
-    fn freeze_running(
-        &self,
-        ram: &dyn LiveRam,
-        sequence: Option<u32>,
-    ) -> Result<(Root, Instant), Error> {
+    fn freeze_running(&self, ram: &Arc<dyn LiveRam>, wanted: &Wanted) -> Result<Frozen, Error> {
         let control = self.control();
+        let mut overdue = self.overdue();
+        if let Some(former) = *overdue {
+            // It would stand still for one of the two that nobody waits for.
+            if !control.wait_until_done_with(former, wanted.patience) {
+                return Err(Error::Freeze("it has not come to rest since the last time".into()));
+            }
+            *overdue = None;
+        }
         if !control.wait_until_it_listens(BOOT_PATIENCE) {
             return Err(Error::NotListening(self.info().name.clone()));
         }
-        let sent = match sequence {
+        let sent = match wanted.sequence {
             Some(sequence) => control.answer(sequence, &Message::Freeze).map(|()| sequence),
             None => control.send(&Message::Freeze),
         };
         let sequence = sent.map_err(|_| self.has_ended())?;
         let since = Instant::now();
         loop {
-            let root = Root::find(ram).map_err(|e| Error::Freeze(e.to_string()))?;
-            if root.frozen() == 1 {
-                return Ok((root, since));
+            let root = Root::find(&**ram).map_err(|e| Error::Freeze(e.to_string()))?;
+            let frozen = root.frozen() == 1;
+            let state = Frozen { root, ram: Arc::clone(ram), sequence, since };
+            if frozen {
+                return Ok(state);
             }
             if let Some(why) = control.refusal(sequence) {
                 return Err(Error::Freeze(why));
@@ -150,7 +177,10 @@ impl Vm {
             if self.outcome_is_known() {
                 return Err(self.has_ended());
             }
-            if since.elapsed() > FREEZE_PATIENCE {
+            if since.elapsed() > wanted.patience {
+                // If it comes to rest later it goes on at once.
+                self.release(&state)?;
+                *overdue = Some(sequence);
                 return Err(Error::Freeze("it did not come to rest".to_owned()));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -160,7 +190,10 @@ impl Vm {
     /// Lets the frozen kernel go on as the original once its CPUs run.
     fn release(&self, frozen: &Frozen) -> Result<(), Error> {
         let word = frozen.root.phys() + offset_of!(RootPage, release) as u64;
-        frozen.ram.write(word, &1_u32.to_le_bytes()).map_err(|e| Error::Freeze(e.to_string()))
+        frozen
+            .ram
+            .write(word, &frozen.sequence.to_le_bytes())
+            .map_err(|e| Error::Freeze(e.to_string()))
     }
 
     fn facts(&self, root: &Root) -> Facts {
@@ -176,6 +209,7 @@ impl Vm {
                 model: info.cpu.clone(),
                 features: hwcap::names(root.hwcap()).map(str::to_owned).collect(),
             },
+            disks: info.disks.clone(),
             thaw: Some(Thaw {
                 entry: root.thaw_entry(),
                 counter_frequency: root.counter_frequency(),
@@ -186,16 +220,16 @@ impl Vm {
     }
 }
 
-/// What is done when the guest speaks of its own accord. `vm` is known once it runs; `snapshots` is where
-/// the guest may save itself.
-pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<PathBuf>) -> Handlers {
-    let folder = snapshots.clone();
+/// What is done when the guest speaks of its own accord. `vm` is known once it runs; `snapshots` says whether
+/// and where the guest may save itself.
+pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<OwnSnapshots>) -> Handlers {
+    let folder = snapshots.as_ref().map(|own| own.folder.clone());
     let wanted = move |control: &Arc<Control>, sequence: u32, name: &str| {
         let refuse = |why: &str| {
             // A guest that is gone does not want to know.
             let _ = control.answer(sequence, &Message::SnapshotRefused(why));
         };
-        let Some(folder) = &snapshots else {
+        let Some(OwnSnapshots { folder, afterwards }) = &snapshots else {
             return refuse("this VM was started without --snapshots");
         };
         let Some(dir) = folder_of(folder, name) else {
@@ -205,12 +239,18 @@ pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<PathBuf>) 
             return refuse("it is about to end");
         };
         let thread_control = Arc::clone(control);
+        let wanted =
+            Wanted { afterwards: *afterwards, sequence: Some(sequence), patience: FREEZE_PATIENCE };
         // This thread has to go on reading: the kernel may refuse to freeze.
         let spawned = std::thread::Builder::new().name("snapshot".into()).spawn(move || {
-            if let Err(error) = vm.snapshot(&dir, Afterwards::Run, Some(sequence)) {
-                let why = error.to_string();
-                let _ = thread_control.answer(sequence, &Message::SnapshotRefused(&why));
-            }
+            // A guest that has ended meanwhile does not want to know.
+            let _ = match vm.snapshot(&dir, &wanted) {
+                Ok(_) => thread_control.answer(sequence, &Message::SnapshotTaken),
+                Err(error) => {
+                    let why = error.to_string();
+                    thread_control.answer(sequence, &Message::SnapshotRefused(&why))
+                }
+            };
         });
         if let Err(error) = spawned {
             refuse(&error.to_string());
@@ -250,5 +290,7 @@ fn folder_of(parent: &Path, name: &str) -> Option<PathBuf> {
 struct Frozen {
     root: Root,
     ram: Arc<dyn LiveRam>,
+    /// The request that it froze for.
+    sequence: u32,
     since: Instant,
 }

@@ -20,7 +20,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use console::{Console, KEYS_HELP};
-pub use freeze::{Afterwards, Taken};
+pub use freeze::{Afterwards, FREEZE_PATIENCE, OwnSnapshots, Taken, Wanted};
 pub use outcome::{FAILURE, Outcome, TIMEOUT};
 pub use supervise::{Plan, run};
 pub use vm::{Error as VmError, Info, State, Vm};

@@ -22,7 +22,7 @@ use super::Error;
 use super::console::{self, Console, Destination, Input, Tail};
 use super::control::Control;
 use super::folder::{self, Folder};
-use super::freeze;
+use super::freeze::{self, OwnSnapshots};
 use super::guard::Guard;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
@@ -30,6 +30,7 @@ use super::vm::{Info, Vm};
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
 use crate::sandbox::{self, Role};
+use crate::snapshot;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -66,8 +67,8 @@ pub struct Plan {
     pub dump_on_panic: Option<PathBuf>,
     /// The guest takes its console for a stream of bytes, no terminal.
     pub raw_console: bool,
-    /// Where the guest may save itself.
-    pub snapshots: Option<PathBuf>,
+    /// Whether and where the guest may save itself.
+    pub snapshots: Option<OwnSnapshots>,
 }
 
 /// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
@@ -108,6 +109,12 @@ fn run_guarded(
 
     let (cpus, memory) = (plan.config.cpus, plan.config.memory);
     let cpu = plan.config.cpu.clone();
+    let disks = plan.config.disks.iter().map(|disk| snapshot::Disk {
+        path: disk.path.clone(),
+        size: disk.size,
+        read_only: disk.read_only,
+    });
+    let disks = disks.collect();
     let events = sender.clone();
     let on_event = Box::new(move |event| {
         // The loop is gone only if the process is about to end.
@@ -124,6 +131,7 @@ fn run_guarded(
         cpus,
         memory,
         cpu,
+        disks,
         raw_console: plan.raw_console,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };

@@ -44,6 +44,9 @@ pub struct Info {
     /// The CPU model.
     #[serde(default)]
     pub cpu: String,
+    /// Its disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<snapshot::Disk>,
     /// The guest takes its console for a stream of bytes, no terminal.
     #[serde(default)]
     pub raw_console: bool,
@@ -102,6 +105,7 @@ pub struct Vm {
     supervisor: Sender<Message>,
     callers: AtomicUsize,
     control: Arc<Control>,
+    overdue: Mutex<Option<u32>>,
 }
 
 /// Somebody whom the API is answering.
@@ -132,6 +136,7 @@ impl Vm {
             supervisor,
             callers: AtomicUsize::new(0),
             control,
+            overdue: Mutex::new(None),
         }
     }
 
@@ -317,6 +322,11 @@ impl Vm {
     /// The control port.
     pub(super) fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// The request to freeze that was given up before the guest had come to rest.
+    pub(super) fn overdue(&self) -> MutexGuard<'_, Option<u32>> {
+        self.overdue.lock().unwrap()
     }
 
     /// Whether the VM is about to end.

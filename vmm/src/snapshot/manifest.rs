@@ -6,6 +6,8 @@
 //! may be added (readers skip what they do not know), and a field that is needed to read the memory
 //! raises [`VERSION`].
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -52,6 +54,9 @@ pub struct Manifest {
     pub board: Board,
     /// What its programs were told of the CPU.
     pub cpu: Cpu,
+    /// Its disks, the first of which it calls /dev/vda. What is on them is not part of the snapshot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
     /// Where the kernel goes on; absent if the memory is that of a kernel that was not frozen, which
     /// can be looked at but not resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +102,17 @@ pub struct Board {
     pub ram_size: u64,
     /// Number of CPUs.
     pub cpus: u32,
+}
+
+/// A disk that a machine has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The file or block device of the host that it was.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub size: u64,
+    /// The guest could not write to it.
+    pub read_only: bool,
 }
 
 /// What programs were told of the CPU.

@@ -25,8 +25,8 @@ mod tests;
 mod verify;
 
 pub use manifest::{
-    Board, CHUNK, Chunk, Cpu, Kernel, MAGIC, MANIFEST, MEMORY, Manifest, Memory, Source, TaskRow,
-    Tasks, Thaw, VERSION,
+    Board, CHUNK, Chunk, Cpu, Disk, Kernel, MAGIC, MANIFEST, MEMORY, Manifest, Memory, Source,
+    TaskRow, Tasks, Thaw, VERSION,
 };
 pub use open::{Snapshot, Trust};
 pub use save::{Copied, Facts, Save, Saved, save};

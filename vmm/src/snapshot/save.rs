@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::manifest::{
-    Board, CHUNK, Chunk, Cpu, Kernel, MANIFEST, MEMORY, Manifest, Memory, Source, TaskRow, Tasks,
-    Thaw,
+    Board, CHUNK, Chunk, Cpu, Disk, Kernel, MANIFEST, MEMORY, Manifest, Memory, Source, TaskRow,
+    Tasks, Thaw,
 };
 use super::partial::Partial;
 use super::{Error, Result};
@@ -25,6 +25,8 @@ pub struct Facts {
     pub cpus: u32,
     /// What programs were told of the CPU.
     pub cpu: Cpu,
+    /// Its disks.
+    pub disks: Vec<Disk>,
     /// Where a frozen kernel goes on.
     pub thaw: Option<Thaw>,
 }
@@ -93,6 +95,7 @@ impl Save {
                 cpus: facts.cpus,
             },
             cpu: facts.cpu.clone(),
+            disks: facts.disks.clone(),
             thaw: facts.thaw.clone(),
             tasks: tasks(&kernel)?,
             memory: Memory { stored: 0, chunk: CHUNK, chunks: vec![] },

@@ -140,22 +140,21 @@ pub fn resume() {
 /// and, within a kind, by the order of the tree. The interrupt controller is up; interrupts may be masked.
 pub fn reinit(devices: &[fdt::Device]) {
     remember(devices);
-    let mut found = [const { None }; TRANSPORT_COUNT];
+    let mut found = [None; TRANSPORT_COUNT];
     for (slot, device) in found.iter_mut().zip(devices) {
-        *slot = probe(device).map(|transport| (*device, transport));
+        *slot = probe(device).map(|transport| transport.device_type());
     }
     for i in 0.. {
         let Some(Bound { kind, driver, .. }) = BOUND.lock().get(i).copied() else { break };
-        let is_of_kind = |slot: &&mut Option<(fdt::Device, Mmio)>| {
-            slot.as_ref().is_some_and(|(_, transport)| transport.device_type() == kind)
-        };
-        let fresh = found.iter_mut().find(is_of_kind).and_then(Option::take);
+        let fresh = devices.iter().zip(&mut found).find(|(_, slot)| **slot == Some(kind));
         let _irqs_off = IrqGuard::new();
-        if let Some((device, _)) = &fresh {
+        let transport = fresh.and_then(|(device, slot)| {
+            *slot = None;
             BOUND.lock()[i].irq = device.irq;
             listen(device);
-        }
-        driver.reinit(fresh.map(|(_, transport)| transport));
+            probe(device)
+        });
+        driver.reinit(transport);
     }
 }
 

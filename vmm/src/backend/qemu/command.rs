@@ -266,8 +266,8 @@ mod tests {
     fn the_first_disk_comes_last_and_commas_are_doubled() {
         let file = || std::fs::File::open("/dev/null").unwrap();
         let disks = vec![
-            Disk { file: file(), path: "/d/a,b".into(), read_only: false },
-            Disk { file: file(), path: "/d/c".into(), read_only: true },
+            Disk { file: file(), path: "/d/a,b".into(), size: 512, read_only: false },
+            Disk { file: file(), path: "/d/c".into(), size: 512, read_only: true },
         ];
         let config = Config { disks, ..config() };
         let text = Command::new("/usr/bin/qemu".into(), &config).to_string();
