@@ -1,6 +1,8 @@
 //! The real kernel and images, as `cargo xtask build` leaves them, and a runtime folder of its own.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -88,6 +90,26 @@ impl Guest {
     pub fn vm_info(&self, name: &str) -> Value {
         let path = self.path("run/belljar").join(name).join("vm.json");
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// The figures of the VM `name`, each by its name with its labels.
+    ///
+    /// # Panics
+    /// If they are not served.
+    pub fn metrics(&self, name: &str) -> HashMap<String, f64> {
+        let socket = self.path("run/belljar").join(name).join("api.sock");
+        let mut socket = UnixStream::connect(socket).unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        };
+        samples.map(sample).collect()
     }
 
     /// Waits until the VM `name` runs, or `child`, which keeps it, has ended.

@@ -1,5 +1,6 @@
 //! The user's terminal: raw while the guest has it, as before on every way out.
 
+use belljar_tests::guest::Guest;
 use belljar_tests::sandbox::{Sandbox, eventually, state_of};
 use belljar_tests::terminal::Terminal;
 use rustix::process::{Pid, Signal, kill_process};
@@ -78,6 +79,24 @@ fn sigtstp_stops_with_a_sane_terminal_and_sigcont_goes_on() {
     assert_eq!(terminal.exit_code(), 2);
     terminal.wait_for("ab");
     terminal.assert_restored();
+}
+
+#[test]
+fn a_new_window_size_reaches_the_guest_with_its_signal() {
+    let guest = Guest::new();
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done";
+    let run = ["run", "--name", "t", "shell", "--", "sh", "-c", script];
+    let mut terminal = Terminal::start(guest.command(&run));
+    terminal.wait_for("ready");
+    for (rows, columns) in [(41, 123), (12, 34)] {
+        // Until the guest's kernel listens nobody tells it; then it asks for the size at hand.
+        terminal.resize(rows, columns);
+        terminal.wait_for(&format!("{rows} {columns}"));
+    }
+    terminal.type_keys("\x01x");
+    assert_eq!(terminal.exit_code(), 137);
+    terminal.assert_restored();
+    guest.assert_clean();
 }
 
 /// What concerns the child QEMU alone.

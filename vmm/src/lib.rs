@@ -6,6 +6,7 @@
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
 //! - [`file`]: files that appear whole or not at all.
 //! - [`elfcore`]: ELF core files, of a machine or of a process.
+//! - [`metrics`]: figures of a running VM as text.
 //! - [`machine`]: the board that every backend builds.
 //! - [`sandbox`]: what the threads of a VM may ask of the host's kernel.
 //! - [`devices`]: the device models and the bus for a machine that this process builds itself.
@@ -31,6 +32,7 @@ pub mod file;
 pub mod image;
 pub mod introspect;
 pub mod machine;
+pub mod metrics;
 pub mod render;
 pub mod runtime;
 pub mod sandbox;

@@ -14,10 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
+use tracing::debug;
 
 use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
+use crate::metrics;
 use crate::render::{Consistency, Envelope};
 use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Vm, VmError, Wanted};
 use crate::sandbox::{self, Role};
@@ -39,6 +41,8 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
             let answer = move || {
                 let _caller = vm.caller();
                 let response = answer(&vm, &mut request);
+                let (method, path) = (request.method(), request.url());
+                debug!(%method, path, status = response.status_code().0, "answered");
                 // A client that went away does not want its answer.
                 let _ = request.respond(response);
             };
@@ -82,6 +86,9 @@ fn answer(vm: &Vm, request: &mut Request) -> Body {
             .wait(None)
             .map(|outcome| json(200, &outcome))
             .ok_or_else(|| (410, "the VM has ended".to_owned())),
+        (Method::Get, "/metrics") => {
+            Ok(Response::from_string(vm.metrics()).with_header(content_type(metrics::MEDIA_TYPE)))
+        }
         (Method::Get, "/v1/console") => Ok(Response::from_data(vm.console_tail())
             .with_header(content_type("application/octet-stream"))),
         (Method::Get, path) => match path.strip_prefix("/v1/view/") {

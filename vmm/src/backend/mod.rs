@@ -16,6 +16,7 @@ pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
 use crate::elfcore::regs;
+use crate::metrics::Family;
 use crate::target::LiveRam;
 
 /// The guest's RAM where this process has it mapped: guest physical ranges.
@@ -132,6 +133,10 @@ pub trait Machine: Send + Sync {
     /// backend cannot tell.
     fn registers(&self) -> Result<Vec<CpuRegisters>, Error> {
         Ok(vec![])
+    }
+    /// What this backend has counted of the machine.
+    fn metrics(&self) -> Vec<Family> {
+        vec![]
     }
     /// The process that the host accounts the guest's CPU time to, if it is not this one.
     fn pid(&self) -> Option<u32>;

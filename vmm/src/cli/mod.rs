@@ -12,6 +12,7 @@ mod doctor;
 mod dump;
 mod gcore;
 mod kill;
+mod log;
 mod ls;
 mod pause;
 mod restore;
@@ -42,6 +43,8 @@ struct Cli {
     /// How answers are printed
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
+    #[command(flatten)]
+    log: log::Args,
     #[command(subcommand)]
     command: Command,
 }
@@ -99,6 +102,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = log::start(&cli.log) {
+        complain(&error.to_string());
+        return ExitCode::from(FAILURE);
+    }
     let format = cli.format.into();
     let result = match cli.command {
         Command::Run(args) => run::run(args),

@@ -30,7 +30,7 @@ struct Slot {
 pub struct Bus {
     /// Sorted by address, disjoint.
     slots: Vec<Slot>,
-    unclaimed: AtomicU64,
+    unclaimed: Arc<AtomicU64>,
 }
 
 impl Bus {
@@ -63,9 +63,9 @@ impl Bus {
         self.access(address, data.len(), |device, offset| device.write(offset, data));
     }
 
-    /// How many accesses no device answered.
-    pub fn unclaimed(&self) -> u64 {
-        self.unclaimed.load(Ordering::Relaxed)
+    /// Counts the accesses that no device answered. It outlives the bus.
+    pub fn unclaimed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.unclaimed)
     }
 
     fn access(&self, address: u64, length: usize, act: impl FnOnce(&mut dyn MmioDevice, u64)) {
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(data, [4; 4]);
         bus.write(0x3ff8, &[1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(high.lock().unwrap().0, [(0xff8, vec![1, 2, 3, 4, 5, 6, 7, 8])]);
-        assert_eq!(bus.unclaimed(), 0);
+        assert_eq!(bus.unclaimed().load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
             assert_eq!(data, [0; 4], "{address:#x}");
             bus.write(address, &data);
         }
-        assert_eq!(bus.unclaimed(), 18);
+        assert_eq!(bus.unclaimed().load(Ordering::Relaxed), 18);
         assert!(high.lock().unwrap().0.is_empty());
     }
 

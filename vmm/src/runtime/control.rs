@@ -10,6 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar_abi::control::{Frame, MAX_FRAME, Message, decode};
+use rustix::net::SendFlags;
+use tracing::{debug, warn};
 
 /// The connection.
 pub(super) struct Control {
@@ -86,6 +88,26 @@ impl Control {
         Ok(sequence)
     }
 
+    /// Sends a message that the guest may miss: one that does not listen, or does not read what was sent
+    /// before, is not waited for.
+    pub(super) fn offer(&self, message: &Message<'_>) -> io::Result<()> {
+        if !self.state.lock().unwrap().listens {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock().unwrap();
+        writer.sequence = (writer.sequence + 1) | 1 << 31;
+        let mut frame = [0; MAX_FRAME];
+        let len = message.encode(writer.sequence, &mut frame);
+        let frame = &frame[..len];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(&writer.stream, frame, flags) {
+            Err(rustix::io::Errno::AGAIN) => Ok(()),
+            // A frame is never left half sent.
+            Ok(sent) => writer.stream.write_all(&frame[sent..]),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Sends a message that answers the guest's request `sequence`.
     pub(super) fn answer(&self, sequence: u32, message: &Message<'_>) -> io::Result<()> {
         self.writer.lock().unwrap().send(sequence, message)
@@ -155,11 +177,13 @@ impl Control {
     fn received(self: &Arc<Self>, frame: &Frame<'_>, handlers: &Answers) {
         match frame.message {
             Some(Message::Hello(_)) => {
+                debug!("the guest's kernel listens on the control port");
                 self.note(|state| state.listens = true);
                 (handlers.hello)(self);
             }
             Some(Message::FreezeRefused(why)) => {
                 let why = crate::render::escape(why);
+                warn!(why, "the guest's kernel does not freeze");
                 self.note(|state| state.refused = Some((frame.sequence, why)));
             }
             Some(Message::Resumed { .. }) => {

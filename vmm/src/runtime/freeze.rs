@@ -10,6 +10,7 @@ use belljar_abi::control::Message;
 use belljar_abi::hwcap;
 use belljar_abi::root::RootPage;
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use super::control::{Control, Handlers};
 use super::supervise::Message as Order;
@@ -116,6 +117,7 @@ impl Vm {
             }
         }
         let saved = saved?;
+        info!(dir = %dir.display(), stored = saved.stored, ?stood_still, "snapshot saved");
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(Taken {
             ram: saved.ram,
@@ -268,11 +270,12 @@ pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<OwnSnapsho
     }
 }
 
-/// Tells the guest how large our terminal is, if there is one: it may be another one than at its boot.
+/// Tells the guest how large our terminal is, if there is one: it may be another one than at its boot, and
+/// its window may have changed.
 pub(super) fn send_window_size(control: &Control) {
     if let Some((rows, columns)) = terminal::size() {
         let size = Message::WindowSize { rows, columns, x_pixels: 0, y_pixels: 0 };
-        let _ = control.send(&size);
+        let _ = control.offer(&size);
     }
 }
 

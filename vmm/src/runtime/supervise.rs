@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use belljar_abi::root::Console as GuestConsole;
 use rustix::process::{Signal, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use tracing::{debug, info};
 
 use super::Error;
 use super::console::{self, Console, Destination, Input, Tail};
@@ -108,6 +109,8 @@ fn run_guarded(
     let listener = socket.map_err(|cause| Error::folder(folder, cause))?;
 
     let (cpus, memory) = (plan.config.cpus, plan.config.memory);
+    info!(vm = folder.name(), image = plan.image, cpus, memory, "starts");
+    info!(backend = %plan.choice.kind, reason = plan.choice.why, "backend chosen");
     let cpu = plan.config.cpu.clone();
     let disks = plan.config.disks.iter().map(|disk| snapshot::Disk {
         path: disk.path.clone(),
@@ -121,6 +124,7 @@ fn run_guarded(
         let _ = events.send(Message::Machine(event));
     });
     let started = backend::start(plan.choice.kind, plan.config, on_event)?;
+    info!(backend_pid = started.machine.pid(), "machine built");
     let info = Info {
         name: folder.name().to_owned(),
         image: plan.image,
@@ -163,11 +167,13 @@ fn run_guarded(
     };
     let outcome = match resumed {
         Ok(()) => {
+            info!("guest runs");
             ready(folder.name());
             life.until_end()
         }
         Err(error) => life.death_behind(error)?,
     };
+    info!(?outcome, "ends");
     vm.end(outcome.clone());
     let outcome = life.until_written(outcome);
     vm.wait_for_callers();
@@ -298,6 +304,7 @@ impl Life<'_> {
                 Some(Message::Kill) => return Outcome::Killed,
                 Some(Message::Stop) => return Outcome::Saved,
                 Some(Message::Signal(SIGTSTP)) => self.stop_like_a_job(),
+                Some(Message::Signal(SIGWINCH)) => freeze::send_window_size(self.vm.control()),
                 Some(Message::Signal(signal)) => {
                     return Outcome::Interrupted { signal: signal as u8 };
                 }
@@ -338,6 +345,7 @@ impl Life<'_> {
         let deadline = if orderly { self.deadline } else { Some(Instant::now() + PATIENCE) };
         while !self.output_done {
             match self.next(deadline) {
+                Some(Message::Signal(SIGWINCH)) => {}
                 None | Some(Message::Signal(_) | Message::Kill | Message::Stop) => break,
                 Some(Message::OutputDone(Err(cause))) if orderly => {
                     return Outcome::of_output_error(&cause);
@@ -368,6 +376,8 @@ impl Life<'_> {
         if was_raw {
             // If the terminal is gone, its SIGHUP says so.
             self.raw = RawMode::enter().ok();
+            // Whoever had the terminal meanwhile heard of a new size, and we did not.
+            freeze::send_window_size(self.vm.control());
         }
     }
 }
@@ -375,12 +385,13 @@ impl Life<'_> {
 /// Starts a thread that reports signals, except those that our parent had ignored (nohup(1), `&`).
 fn watch_signals(sender: Sender<Message>) -> io::Result<()> {
     let ignored = ignored_signals();
-    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP];
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH];
     let wanted = wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         sandbox::enter(Role::Pump);
         for signal in signals.forever() {
+            debug!(signal, "got a signal");
             if sender.send(Message::Signal(signal)).is_err() {
                 return;
             }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use super::console::Tail;
 use super::control::Control;
@@ -17,6 +18,7 @@ use super::outcome::Outcome;
 use super::supervise::Message;
 use crate::backend::{self, CpuRegisters, Machine};
 use crate::introspect::Kernel;
+use crate::metrics::{self, Family};
 use crate::render::Consistency;
 use crate::snapshot;
 use crate::target::{LiveRam, Ram};
@@ -161,7 +163,10 @@ impl Vm {
         match *state {
             State::Ended => return Err(self.has_ended()),
             State::Paused => {}
-            State::Running => self.machine.pause()?,
+            State::Running => {
+                self.machine.pause()?;
+                info!("paused");
+            }
         }
         *state = State::Paused;
         Ok(())
@@ -173,7 +178,10 @@ impl Vm {
         match *state {
             State::Ended => return Err(self.has_ended()),
             State::Running => {}
-            State::Paused => self.machine.resume()?,
+            State::Paused => {
+                self.machine.resume()?;
+                info!("runs on");
+            }
         }
         *state = State::Running;
         Ok(())
@@ -272,6 +280,28 @@ impl Vm {
             let in_order = done.as_ref().is_ok_and(|quiesced| *quiesced);
             (done.map(drop), in_order)
         })?
+    }
+
+    /// What is counted, as text for Prometheus.
+    pub fn metrics(&self) -> String {
+        let Info { name, image, backend, cpu, .. } = &self.info;
+        let labels = [("name", &**name), ("image", image), ("backend", backend), ("cpu", cpu)];
+        let gauge = |name, help| Family::new(name, metrics::Kind::Gauge, help);
+        let running = f64::from(u8::from(self.state() == State::Running));
+        let mut processes = vec![("vmm", self.info.pid)];
+        processes.extend(self.info.backend_pid.map(|pid| ("backend", pid)));
+        let mut families = vec![
+            gauge("belljar_vm_info", "What the VM is").with(&labels, 1.0),
+            gauge("belljar_vm_running", "1 while its CPUs run, 0 while it is paused")
+                .with(&[], running),
+            gauge("belljar_vm_start_time_seconds", "When it was started, in seconds since 1970")
+                .with(&[], self.info.started as f64),
+            gauge("belljar_vm_cpus", "CPUs of the guest").with(&[], self.info.cpus.into()),
+            gauge("belljar_vm_memory_bytes", "RAM of the guest").with(&[], self.info.memory as f64),
+            metrics::of_process(&processes),
+        ];
+        families.extend(self.machine.metrics());
+        metrics::render(&families)
     }
 
     /// Waits for the end, at most `patience`.

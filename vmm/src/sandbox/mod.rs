@@ -26,6 +26,7 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError,
 };
 use seccompiler::apply_filter;
+use tracing::debug;
 
 /// What a thread does, and so what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,7 @@ pub fn enter(role: Role) {
     if !ENABLED.load(Ordering::Acquire) {
         return;
     }
+    debug!(?role, "thread confined");
     match role {
         // They open nothing.
         Role::Vcpu | Role::Devices | Role::Pump | Role::Monitor => close_files(),

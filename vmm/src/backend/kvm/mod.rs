@@ -3,7 +3,7 @@
 //! The pieces, from below: what of KVM's interface exists on AArch64 alone (`aarch64`; `foreign` in its
 //! place on other hosts, so that all the rest compiles and is tested everywhere), the device tree
 //! (`fdt`), what stands in RAM at the start (`load`), who may run (`gate`), a vCPU's thread (`vcpu`), the
-//! device loop (`io`), the virtio devices (`virtio`). The interrupt controller, the timer and PSCI are KVM's; RAM is a memory file,
+//! device loop (`io`), the virtio devices (`virtio`), what is counted (`stats`, `metrics`). The interrupt controller, the timer and PSCI are KVM's; RAM is a memory file,
 //! as with QEMU. Nothing is on disk and there is no child process, so nothing is left behind however
 //! this process ends.
 //!
@@ -20,13 +20,15 @@ mod fdt;
 mod gate;
 mod io;
 mod load;
+mod metrics;
+mod stats;
 mod vcpu;
 mod virtio;
 
 use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use belljar_abi::control::PORT_NAME;
@@ -37,13 +39,16 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::ram::{map, map_private, memory_file};
 use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
-use crate::devices::virtio::{Block, Console, Port, Rng, block};
+use crate::devices::virtio::{Block, Console, Counters, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
+use crate::metrics::Family;
 use crate::target::{LiveRam, PrivateRam};
 use gate::Gate;
 use io::Loop;
-use vcpu::{Exits, Shared, Vcpu};
+use metrics::{Exits, Threads};
+use stats::Stats;
+use vcpu::{Shared, Vcpu};
 use virtio::Virtio;
 
 /// The version of the interface that is documented and stable.
@@ -221,6 +226,12 @@ struct Kvm {
     counter: Mutex<Option<u64>>,
     /// The guest has opened port 0 of its console.
     console_open: Arc<AtomicBool>,
+    /// What KVM counts of each vCPU.
+    stats: Vec<Option<Stats>>,
+    /// What each virtio device counts.
+    counters: Vec<(String, Arc<Counters>)>,
+    /// What the bus counts.
+    unclaimed: Arc<AtomicU64>,
 }
 
 /// A shared interrupt of the machine as a line.
@@ -284,7 +295,7 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
             Ok(Box::new(block.map_err(Error::Disk)?))
         })?;
     }
-    let Virtio { transports, mut subscribers, mut drained, .. } = virtio;
+    let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;
 
     let entry = load::load(&memory, config, &transports)?;
     for (index, vcpu) in vcpus.iter().enumerate() {
@@ -297,13 +308,28 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
         gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
         events: EventsOnce(Mutex::new(Some(events))),
         exits: Exits::default(),
+        threads: Threads::new(vcpus.len()),
     });
     subscribers.push(uart.clone());
     drained
         .push(Box::new(move || uart.lock().unwrap_or_else(PoisonError::into_inner).is_drained()));
     let devices = Loop::start(subscribers, drained).map_err(Error::Host)?;
-    let counter = Mutex::new(None);
-    let machine = Kvm { vcpus, shared, devices, _vm: vm, ram, counter, console_open };
+    let stats = vcpus
+        .iter()
+        .map(|vcpu| Stats::of(&vcpu.lock().unwrap_or_else(PoisonError::into_inner)))
+        .collect();
+    let machine = Kvm {
+        vcpus,
+        shared,
+        devices,
+        _vm: vm,
+        ram,
+        counter: Mutex::new(None),
+        console_open,
+        stats,
+        counters,
+        unclaimed: bus.unclaimed(),
+    };
     let bus = Arc::new(bus);
     for (index, vcpu) in (0..).zip(&machine.vcpus) {
         vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&bus), Arc::clone(&machine.shared))
@@ -390,6 +416,10 @@ impl Machine for Kvm {
             arch::registers(&vcpu).map_err(failed("read the registers of a CPU"))
         };
         Ok(self.vcpus.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    fn metrics(&self) -> Vec<Family> {
+        metrics::of(self)
     }
 
     fn pid(&self) -> Option<u32> {

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use tracing::{error, info, trace};
 
 use super::gate::{Gate, Kickable};
+use super::metrics::{Exits, Threads};
 use super::{EventsOnce, arch};
 use crate::backend::Event;
 use crate::devices::Bus;
@@ -18,24 +20,12 @@ const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 const SYSTEM_EVENT_RESET: u32 = 2;
 const SYSTEM_EVENT_CRASH: u32 = 3;
 
-/// How often the guest was left, by cause.
-#[derive(Debug, Default)]
-pub(super) struct Exits {
-    pub mmio_read: AtomicU64,
-    pub mmio_write: AtomicU64,
-    /// A signal: pause, quit.
-    pub interrupted: AtomicU64,
-    /// Power off, reset.
-    pub system_event: AtomicU64,
-    /// What ended the machine.
-    pub failed: AtomicU64,
-}
-
 /// What every vCPU thread shares with the machine.
 pub(super) struct Shared {
     pub gate: Gate,
     pub events: EventsOnce,
     pub exits: Exits,
+    pub threads: Threads,
 }
 
 /// A vCPU. Its lock is held while it runs.
@@ -54,6 +44,7 @@ pub(super) fn spawn(index: u32, vcpu: Vcpu, bus: Arc<Bus>, shared: Arc<Shared>) 
 
 fn life(index: u32, vcpu: &Vcpu, bus: &Bus, shared: &Shared) {
     sandbox::enter(Role::Vcpu);
+    shared.threads.enter(index);
     let immediate_exit = {
         let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         &raw mut vcpu.get_kvm_run().immediate_exit
@@ -88,21 +79,26 @@ fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Even
             Ok(VcpuExit::MmioRead(address, data)) => {
                 count(&exits.mmio_read);
                 bus.read(address, data);
+                trace!(vcpu = index, address, ?data, "MMIO read");
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 count(&exits.mmio_write);
+                trace!(vcpu = index, address, ?data, "MMIO write");
                 bus.write(address, data);
             }
             Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => {
                 count(&exits.system_event);
+                info!(vcpu = index, "the guest powers off");
                 return Some(Event::Shutdown { reset: false });
             }
             Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => {
                 count(&exits.system_event);
+                info!(vcpu = index, "the guest asks for a reset");
                 return Some(Event::Shutdown { reset: true });
             }
             Err(e) if e.errno() == libc::EINTR => {
                 count(&exits.interrupted);
+                trace!(vcpu = index, "kicked");
                 vcpu.set_kvm_immediate_exit(0);
                 if !shared.gate.is_open() {
                     return None;
@@ -120,6 +116,7 @@ fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Even
         }
     };
     count(&exits.failed);
+    error!(vcpu = index, cause, "cannot go on");
     let place = arch::pc(vcpu).map_or_else(String::new, |pc| format!(" at pc {pc:#x}"));
     Some(Event::Died(format!("CPU {index} cannot go on{place}: {cause}")))
 }

@@ -8,12 +8,13 @@
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use tracing::debug;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::io::{Drained, Subscriber};
 use super::{Error, failed};
 use crate::backend::GuestMemory;
-use crate::devices::virtio::{QUEUE_NOTIFY, Report, VirtioDevice, transport};
+use crate::devices::virtio::{Counters, QUEUE_NOTIFY, Report, VirtioDevice, transport};
 use crate::devices::{Bus, Interrupt};
 use crate::machine::{VIRTIO_TRANSPORTS, virtio_registers, virtio_spi};
 
@@ -38,13 +39,15 @@ pub(super) struct Virtio<'a> {
     pub subscribers: Vec<Subscriber>,
     /// What must have left the devices before the machine goes.
     pub drained: Vec<Drained>,
+    /// What each device counts, by its name.
+    pub counters: Vec<(String, Arc<Counters>)>,
 }
 
 impl<'a> Virtio<'a> {
     /// No device yet. The interrupt controller of `vm` exists.
     pub(super) fn new(vm: &'a VmFd, bus: &'a mut Bus, memory: &'a GuestMemory) -> Self {
-        let (transports, subscribers, drained) = Default::default();
-        Self { vm, bus, memory, transports, subscribers, drained }
+        let (transports, subscribers, drained, counters) = Default::default();
+        Self { vm, bus, memory, transports, subscribers, drained, counters }
     }
 
     /// Where devices say what their user should know.
@@ -68,6 +71,8 @@ impl<'a> Virtio<'a> {
 
         let report = Self::report();
         let device = make(report.clone())?;
+        let name = device.name().to_owned();
+        debug!(device = name, transport = index, spi = virtio_spi(index), "device attached");
         let (mmio, handle) = transport(device, self.memory.clone(), Arc::new(IrqFd(line)), report)
             .map_err(Error::Host)?;
         let notify = IoEventAddress::Mmio(registers.start + QUEUE_NOTIFY);
@@ -75,9 +80,11 @@ impl<'a> Virtio<'a> {
             .register_ioevent(handle.kick(), &notify, NoDatamatch)
             .map_err(failed("wire a device's notification"))?;
         self.bus.attach(registers, Arc::new(Mutex::new(mmio)))?;
+        let counters = handle.counters();
         self.subscribers.push(Arc::new(Mutex::new(handle.subscriber())));
         self.drained.push(Box::new(move || handle.is_drained()));
         self.transports.push(index);
+        self.counters.push((name, counters));
         Ok(())
     }
 }

@@ -22,8 +22,10 @@ use command::{Command, find};
 use super::ram::{map, memory_file};
 use super::{Config, CpuRegisters, Event, Events, Initrd, Machine, Start, Started};
 use crate::machine::RAM_BASE;
+use crate::metrics::{self, Family};
 use crate::target::{LiveRam, ProcessRam};
 use process::Child;
+use qapi::qmp::CpuInfoFast;
 use qmp::Qmp;
 
 /// The oldest QEMU that is known to work.
@@ -216,6 +218,16 @@ impl Machine for Qemu {
 
     fn registers(&self) -> Result<Vec<CpuRegisters>, super::Error> {
         Ok(registers::read(&self.qmp)?)
+    }
+
+    fn metrics(&self) -> Vec<Family> {
+        // A machine that has ended has no threads to ask for.
+        let cpus = self.qmp.execute(qapi::qmp::query_cpus_fast {}).unwrap_or_default();
+        let threads = cpus.iter().filter_map(|cpu| match cpu {
+            CpuInfoFast::aarch64(cpu) => Some(cpu.thread_id),
+            _ => None,
+        });
+        vec![metrics::of_vcpus(self.child.pid(), threads)]
     }
 
     fn pid(&self) -> Option<u32> {

@@ -14,6 +14,7 @@ use qapi::qmp::{Event as QapiEvent, QapiCapabilities, QmpMessageAny, ShutdownCau
 use qapi::{Any, Command, Execute};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::de::DeserializeOwned;
+use tracing::debug;
 
 use super::Error;
 use crate::sandbox::{self, Role};
@@ -82,6 +83,7 @@ impl Qmp {
     where
         C::Ok: DeserializeOwned,
     {
+        debug!(command = C::NAME, "asks QEMU");
         let refused = |cause: String| Error::Refused { command: C::NAME, cause };
         let mut line = self.line.lock().unwrap();
         let mut text =

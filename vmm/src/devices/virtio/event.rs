@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
@@ -60,10 +61,14 @@ impl MutEventSubscriber for Subscriber {
         match events.data().checked_sub(KICK + 1) {
             None => {
                 match self.handle.kick().read() {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    Ok(count) => {
+                        let counters = self.handle.counters();
+                        counters.notifications.fetch_add(count, Ordering::Relaxed);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => {
                         self.handle.report(&format!("cannot read notifications: {error}"));
                     }
-                    _ => {}
                 }
                 self.handle.kicked();
             }

@@ -39,7 +39,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::queue::VirtQueue;
 use super::signal::Signal;
-use super::{Driver, Error, EventSet, Layout, Memory, Report, Subscriber, VirtioDevice};
+use super::{Counters, Driver, Error, EventSet, Layout, Memory, Report, Subscriber, VirtioDevice};
 use crate::devices::{Interrupt, MmioDevice};
 
 /// Bytes of one window, configuration space included: what QEMU's `virt` board gives each.
@@ -97,6 +97,11 @@ impl Handle {
     /// [`QUEUE_NOTIFY`], for any value.
     pub fn kick(&self) -> &EventFd {
         &self.shared.kick
+    }
+
+    /// What is counted of the device. It outlives the device.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.shared.signal.counters()
     }
 
     /// The device's place in an event loop. One for each device.

@@ -42,6 +42,7 @@ pub use net::Net;
 pub use queue::{Driver, Layout, Round, Served};
 pub use report::Report;
 pub use rng::Rng;
+pub use signal::Counters;
 
 /// The guest's RAM.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;

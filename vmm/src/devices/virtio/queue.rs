@@ -107,6 +107,7 @@ impl VirtQueue {
             match handle(&mut chain)? {
                 Served::Done(written) => {
                     self.0.add_used(memory, chain.head, written).map_err(ring)?;
+                    signal.done();
                     used = true;
                 }
                 Served::Later => {

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 /// How many lines one device may say in one [`PERIOD`].
 const LINES: u32 = 8;
 const PERIOD: Duration = Duration::from_secs(60);
@@ -32,6 +34,9 @@ impl Report {
         said.1 = said.1.saturating_add(1);
         let count = said.1;
         drop(said);
+        if count <= LINES {
+            warn!(device = name, "{what}");
+        }
         match count {
             ..LINES => (self.0.say)(&format!("{name}: {what}")),
             LINES => (self.0.say)(&format!("{name}: {what} (more such lines are left out)")),
