@@ -147,7 +147,7 @@ fn guest(image: &[u8]) {
     let _ = save(&target, &Facts { cpus: 1, ..Facts::default() }, &temp.path().join("snap"));
     let _ = dump::dump(&target, &[], &temp.path().join("core"));
     if let Ok(kernel) = Kernel::open(&target, true) {
-        for depth in [Depth::Plain, Depth::Whole] {
+        for depth in [Depth::Plain, Depth::Whole { now: 0 }] {
             let _ = checkpoint::image(&kernel, &[], 1, depth).map(drop);
         }
     }
