@@ -257,6 +257,10 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
     }
     if flags.contains(ThreadFlags::NOTIFY_RESUME) {
         info.clear(ThreadFlags::NOTIFY_RESUME);
+        if task::current().hold.load(Ordering::Acquire) {
+            // Where it stands still is where signals are looked at.
+            info.set(ThreadFlags::SIGPENDING);
+        }
         timers::check_cpu_timers();
     }
     if flags.contains(ThreadFlags::SINGLESTEP) {

@@ -35,11 +35,21 @@ pub enum Kind {
     WindowSize = 3,
     SnapshotRefused = 4,
     SnapshotTaken = 5,
+    Hold = 6,
+    Release = 7,
+    CoreStart = 8,
+    CorePiece = 9,
+    Resume = 10,
     Pong = 0x101,
     FreezeRefused = 0x102,
     Resumed = 0x103,
     SnapshotWanted = 0x104,
     Hello = 0x105,
+    Held = 0x106,
+    HoldRefused = 0x107,
+    CoreWindow = 0x108,
+    ResumeRefused = 0x109,
+    ResumedProcess = 0x10a,
 }
 
 /// As what a thawed kernel goes on.
@@ -76,6 +86,28 @@ pub enum Message<'a> {
     /// To the guest: the last answer to [`Message::SnapshotWanted`] when it is kept. A copy needs no such
     /// answer: that it runs says as much.
     SnapshotTaken,
+    /// To the guest: bring a process to rest, until [`Message::Release`], so that it can be taken out. Answered
+    /// by [`Message::Held`] or [`Message::HoldRefused`].
+    Hold {
+        /// Its number in the initial namespace.
+        pid: u32,
+        /// Its descendants too.
+        tree: bool,
+    },
+    /// To the guest: let go of what is held.
+    Release {
+        /// It ends.
+        kill: bool,
+    },
+    /// To the guest: a core comes, of a process that shall go on here; the first one is the root of a tree. Answered
+    /// by [`Message::CoreWindow`] or [`Message::ResumeRefused`].
+    CoreStart,
+    /// To the guest: the next bytes of the core, so many, are in the window. Answered as
+    /// [`Message::CoreStart`].
+    CorePiece(u32),
+    /// To the guest: that was the last core; the processes shall go on. Answered by
+    /// [`Message::ResumedProcess`] or [`Message::ResumeRefused`].
+    Resume,
     /// To the VMM: the answer to [`Message::Ping`].
     Pong,
     /// To the VMM: the answer to [`Message::Freeze`] when it cannot be; why.
@@ -94,6 +126,21 @@ pub enum Message<'a> {
     SnapshotWanted(&'a str),
     /// To the VMM: the kernel listens from now on; [`VERSION`].
     Hello(u32),
+    /// To the VMM: the processes are at rest; CLOCK_MONOTONIC in nanoseconds.
+    Held(u64),
+    /// To the VMM: the answer to [`Message::Hold`] when they do not come to rest; why. They go on.
+    HoldRefused(&'a str),
+    /// To the VMM: where the next bytes of a core may be put: physical memory that is set aside for them.
+    CoreWindow {
+        /// Its address.
+        phys: u64,
+        /// Its bytes.
+        len: u64,
+    },
+    /// To the VMM: no process goes on, and what was sent is forgotten; why.
+    ResumeRefused(&'a str),
+    /// To the VMM: the processes go on; the number of the first.
+    ResumedProcess(u32),
 }
 
 /// A message with its sequence number.
@@ -142,6 +189,16 @@ impl Message<'_> {
             Message::Resumed { .. } => Kind::Resumed,
             Message::SnapshotWanted(_) => Kind::SnapshotWanted,
             Message::Hello(_) => Kind::Hello,
+            Message::Hold { .. } => Kind::Hold,
+            Message::Release { .. } => Kind::Release,
+            Message::CoreStart => Kind::CoreStart,
+            Message::CorePiece(_) => Kind::CorePiece,
+            Message::Resume => Kind::Resume,
+            Message::Held(_) => Kind::Held,
+            Message::HoldRefused(_) => Kind::HoldRefused,
+            Message::CoreWindow { .. } => Kind::CoreWindow,
+            Message::ResumeRefused(_) => Kind::ResumeRefused,
+            Message::ResumedProcess(_) => Kind::ResumedProcess,
         }
     }
 
@@ -159,7 +216,12 @@ impl Message<'_> {
 
     fn payload(&self, out: &mut [u8]) -> usize {
         match *self {
-            Message::Ping | Message::Freeze | Message::SnapshotTaken | Message::Pong => 0,
+            Message::Ping
+            | Message::Freeze
+            | Message::SnapshotTaken
+            | Message::Pong
+            | Message::CoreStart
+            | Message::Resume => 0,
             Message::WindowSize { rows, columns, x_pixels, y_pixels } => {
                 for (to, from) in out.chunks_exact_mut(2).zip([rows, columns, x_pixels, y_pixels]) {
                     to.copy_from_slice(&from.to_le_bytes());
@@ -172,11 +234,33 @@ impl Message<'_> {
                 }
                 24
             }
-            Message::Hello(version) => {
-                out[..4].copy_from_slice(&version.to_le_bytes());
+            Message::Hello(word) | Message::CorePiece(word) | Message::ResumedProcess(word) => {
+                out[..4].copy_from_slice(&word.to_le_bytes());
                 4
             }
+            Message::Release { kill } => {
+                out[..4].copy_from_slice(&u32::from(kill).to_le_bytes());
+                4
+            }
+            Message::Hold { pid, tree } => {
+                for (to, from) in out.chunks_exact_mut(4).zip([pid, u32::from(tree)]) {
+                    to.copy_from_slice(&from.to_le_bytes());
+                }
+                8
+            }
+            Message::Held(ns) => {
+                out[..8].copy_from_slice(&ns.to_le_bytes());
+                8
+            }
+            Message::CoreWindow { phys, len } => {
+                for (to, from) in out.chunks_exact_mut(8).zip([phys, len]) {
+                    to.copy_from_slice(&from.to_le_bytes());
+                }
+                16
+            }
             Message::SnapshotRefused(text)
+            | Message::HoldRefused(text)
+            | Message::ResumeRefused(text)
             | Message::FreezeRefused(text)
             | Message::SnapshotWanted(text) => {
                 let len = text.floor_char_boundary(MAX_PAYLOAD);
@@ -210,6 +294,16 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Error> {
 fn read(kind: u16, payload: &[u8]) -> Result<Option<Message<'_>>, Error> {
     let bad = Error::BadPayload(kind);
     let text = || core::str::from_utf8(payload).map_err(|_| bad);
+    let word = || {
+        let bytes: &[u8; 4] = payload.try_into().map_err(|_| bad)?;
+        Ok(u32::from_le_bytes(*bytes))
+    };
+    let words32 = || {
+        let bytes: &[u8; 8] = payload.try_into().map_err(|_| bad)?;
+        let at =
+            |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Ok([at(0), at(4)])
+    };
     let empty = |message| if payload.is_empty() { Ok(message) } else { Err(bad) };
     Ok(Some(match kind {
         k if k == Kind::Ping as u16 => empty(Message::Ping)?,
@@ -233,10 +327,28 @@ fn read(kind: u16, payload: &[u8]) -> Result<Option<Message<'_>>, Error> {
             };
             Message::Resumed { role, generation: word(1), copy: word(2) }
         }
-        k if k == Kind::Hello as u16 => {
-            let version: &[u8; 4] = payload.try_into().map_err(|_| bad)?;
-            Message::Hello(u32::from_le_bytes(*version))
+        k if k == Kind::Hello as u16 => Message::Hello(word()?),
+        k if k == Kind::CorePiece as u16 => Message::CorePiece(word()?),
+        k if k == Kind::ResumedProcess as u16 => Message::ResumedProcess(word()?),
+        k if k == Kind::Release as u16 => Message::Release { kill: word()? != 0 },
+        k if k == Kind::CoreStart as u16 => empty(Message::CoreStart)?,
+        k if k == Kind::Resume as u16 => empty(Message::Resume)?,
+        k if k == Kind::Hold as u16 => {
+            let [pid, tree] = words32()?;
+            Message::Hold { pid, tree: tree != 0 }
         }
+        k if k == Kind::Held as u16 => {
+            let [low, high] = words32()?;
+            Message::Held(u64::from(low) | u64::from(high) << 32)
+        }
+        k if k == Kind::CoreWindow as u16 => {
+            let words: &[u8; 16] = payload.try_into().map_err(|_| bad)?;
+            let word =
+                |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| words[at * 8 + i]));
+            Message::CoreWindow { phys: word(0), len: word(1) }
+        }
+        k if k == Kind::HoldRefused as u16 => Message::HoldRefused(text()?),
+        k if k == Kind::ResumeRefused as u16 => Message::ResumeRefused(text()?),
         k if k == Kind::SnapshotRefused as u16 => Message::SnapshotRefused(text()?),
         k if k == Kind::FreezeRefused as u16 => Message::FreezeRefused(text()?),
         k if k == Kind::SnapshotWanted as u16 => Message::SnapshotWanted(text()?),
@@ -255,14 +367,17 @@ const _: () = {
             && Kind::SnapshotTaken as u16 == 5,
         "control protocol: kinds"
     );
+    assert!(Kind::Hold as u16 == 6 && Kind::Resume as u16 == 10, "control protocol: kinds");
     assert!(Kind::Pong as u16 == 0x101 && Kind::Hello as u16 == 0x105, "control protocol: kinds");
+    assert!(Kind::Held as u16 == 0x106, "control protocol: kinds");
+    assert!(Kind::ResumedProcess as u16 == 0x10a, "control protocol: kinds");
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [Message<'static>; 10] = [
+    const ALL: [Message<'static>; 20] = [
         Message::Ping,
         Message::Freeze,
         Message::WindowSize { rows: 24, columns: 80, x_pixels: 1, y_pixels: 0xffff },
@@ -273,6 +388,16 @@ mod tests {
         Message::Resumed { role: Role::Copy, generation: 3, copy: u64::MAX },
         Message::SnapshotWanted(""),
         Message::Hello(VERSION),
+        Message::Hold { pid: 77, tree: true },
+        Message::Release { kill: true },
+        Message::CoreStart,
+        Message::CorePiece(1 << 20),
+        Message::Resume,
+        Message::Held(u64::MAX - 1),
+        Message::HoldRefused("it sleeps"),
+        Message::CoreWindow { phys: 1 << 40, len: 4096 },
+        Message::ResumeRefused("taken"),
+        Message::ResumedProcess(5),
     ];
 
     #[test]

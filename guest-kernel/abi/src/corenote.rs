@@ -45,6 +45,10 @@ pub enum Kind {
     Pending = FIRST_KIND + 10,
     /// Resource limits: [`Limit`].
     Limits = FIRST_KIND + 11,
+    /// Children that have ended and were not waited for: [`Zombie`].
+    Zombies = FIRST_KIND + 12,
+    /// The controlling terminal, if there is one: a [`Terminal`].
+    Terminal = FIRST_KIND + 13,
 }
 
 /// Bytes behind the records, as a word: the offset from their start in the upper half, the length in the lower.
@@ -209,8 +213,6 @@ records! {
         subreaper,
         /// CLOCK_MONOTONIC when the core was made, in nanoseconds, as the process sees it; 0 if unknown.
         monotonic_ns,
-        /// Device number of its controlling terminal; 0 if it has none.
-        tty_dev,
     }
     /// A supplementary group.
     Group {
@@ -390,6 +392,50 @@ records! {
         /// See `field0`.
         field3,
     }
+    /// A child that has ended and was not waited for yet.
+    Zombie {
+        /// Its number, its group's, its session's: in the initial namespace.
+        pid,
+        /// See `pid`.
+        pgid,
+        /// See `pid`.
+        sid,
+        /// Its wait status.
+        status,
+        /// Signal for its parent.
+        exit_signal,
+        /// Its real user id.
+        uid,
+        /// Its real group id.
+        gid,
+        /// User time that it and its children used, in nanoseconds.
+        utime,
+        /// System time.
+        stime,
+        /// Its name.
+        comm_bytes,
+    }
+    /// A controlling terminal.
+    Terminal {
+        /// Its device number.
+        dev,
+        /// Its foreground process group, in the initial namespace; 0 for none.
+        pgrp,
+        /// `c_iflag`; the others follow as termios(3) names them.
+        iflag,
+        /// `c_oflag`.
+        oflag,
+        /// `c_cflag`.
+        cflag,
+        /// `c_lflag`.
+        lflag,
+        /// `c_ispeed`.
+        ispeed,
+        /// `c_ospeed`.
+        ospeed,
+        /// `c_cc`.
+        cc_bytes,
+    }
     /// A resource limit.
     Limit {
         /// `RLIMIT_*`.
@@ -445,7 +491,11 @@ const _: () = {
     assert!(HEADER_LEN == 16, "core notes: version, count, size, 0");
     assert!(Kind::Process as u32 == 0x424a_0001, "core notes: kinds");
     assert!(Kind::Limits as u32 == 0x424a_000b, "core notes: kinds");
-    assert!(Process::WORDS >= 43, "core notes: Process loses no word");
+    assert!(Kind::Zombies as u32 == 0x424a_000c, "core notes: kinds");
+    assert!(Kind::Terminal as u32 == 0x424a_000d, "core notes: kinds");
+    assert!(Terminal::WORDS >= 9, "core notes: Terminal loses no word");
+    assert!(Zombie::WORDS >= 10, "core notes: Zombie loses no word");
+    assert!(Process::WORDS >= 42, "core notes: Process loses no word");
     assert!(Id::WORDS >= 5 && Thread::WORDS >= 25, "core notes: Id, Thread lose no word");
     assert!(Vma::WORDS >= 9 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
     assert!(Fd::WORDS >= 3 && File::WORDS >= 15, "core notes: Fd, File lose no word");

@@ -11,7 +11,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
 
@@ -20,6 +20,7 @@ use super::perm::{self, Access};
 use super::{Dev, Mutex, Path, SuperBlock, Timestamp};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::backing::pages_of;
 use crate::mm::{FrameRef, Mapping};
 use crate::ns::Cred;
 use crate::sync::{Once, SpinLock};
@@ -88,6 +89,9 @@ pub struct Inode {
     /// State that is not the file system's: the pipe behind a FIFO, the socket behind its name.
     #[described(skip)]
     pub special: Once<Box<dyn Any + Send + Sync>>,
+    /// Its pages, for who looks from outside; null if it is not made of pages.
+    #[described(as = "ptr Mapping")]
+    pages: AtomicPtr<Mapping>,
     /// Advisory locks (fcntl(2), flock(2)).
     #[described(skip)]
     pub locks: super::locks::InodeLocks,
@@ -325,6 +329,7 @@ impl Inode {
             lock: Mutex::new(()),
             sb: sb.clone(),
             special: Once::new(),
+            pages: AtomicPtr::new(pages_of(ops.mapping())),
             locks: super::locks::InodeLocks::new(),
             ops,
         })

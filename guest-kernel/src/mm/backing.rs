@@ -7,6 +7,7 @@
 use alloc::sync::Arc;
 use core::any::Any;
 use core::ops::Deref;
+use core::sync::atomic::AtomicPtr;
 
 use belljar_abi::Described;
 
@@ -54,6 +55,11 @@ pub trait Backing: Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// Where pages are, as an address that nobody follows but who looks from outside.
+pub fn pages_of(mapping: Option<&Mapping>) -> *mut Mapping {
+    mapping.map_or(core::ptr::null_mut(), |mapping| core::ptr::from_ref(mapping).cast_mut())
+}
+
 /// A mappable object and its names. All mappings made by one mmap(2), and their copies and pieces,
 /// share one.
 #[repr(C)]
@@ -66,6 +72,9 @@ pub struct MappedFile {
     /// Path when it was mapped, or a name in brackets.
     #[described(as = "vec uint")]
     pub path: Array<u8>,
+    /// Its pages, for who looks from outside; null if it is not made of pages.
+    #[described(as = "ptr Mapping")]
+    pages: AtomicPtr<Mapping>,
     #[described(skip)]
     backing: Arc<dyn Backing>,
     /// What [`Backing::counts_ranges`] said.
@@ -122,13 +131,9 @@ impl MappedFile {
         for byte in path {
             name.try_push(*byte)?;
         }
-        let this = Ref::try_new(Self {
-            dev,
-            ino,
-            path: name,
-            counts_ranges: backing.counts_ranges(),
-            backing,
-        })?;
+        let pages = AtomicPtr::new(pages_of(backing.mapping()));
+        let counts_ranges = backing.counts_ranges();
+        let this = Ref::try_new(Self { dev, ino, path: name, pages, backing, counts_ranges })?;
         if let Some(mapping) = this.backing.mapping() {
             mapping.add_mapper();
         }

@@ -10,6 +10,8 @@ use alloc::boxed::Box;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use belljar_abi::Described;
+
 use super::backing::Backing;
 use super::frame::{self, AllocFlags, FrameRef, PageKind};
 use super::{Fault, try_box};
@@ -20,26 +22,49 @@ use crate::sync::SpinLock;
 const FANOUT_SHIFT: u32 = 6;
 const FANOUT: usize = 1 << FANOUT_SHIFT;
 
+/// A place in the tree. Its form is fixed, for who looks from outside: see [`SlotForm`].
+#[repr(u64)]
 enum Slot {
-    Empty,
-    Node(Box<Node>),
-    Page(FrameRef),
+    Empty = 0,
+    Node(Box<PageNode>) = 1,
+    Page(FrameRef) = 2,
 }
 
-struct Node {
+/// What a [`Slot`] is to a reader outside the machine.
+#[repr(C)]
+#[derive(Described)]
+struct SlotForm {
+    #[described(as = "uint")]
+    kind: u64,
+    #[described(as = "hex")]
+    target: u64,
+}
+
+const _: () = assert!(
+    size_of::<Slot>() == size_of::<SlotForm>() && size_of::<Box<PageNode>>() == 8,
+    "a reader outside finds the kind of a slot, then what it leads to"
+);
+
+#[repr(C)]
+#[derive(Described)]
+struct PageNode {
     used: usize,
+    #[described(as = "array struct SlotForm")]
     slots: [Slot; FANOUT],
 }
 
-impl Node {
+impl PageNode {
     fn try_new() -> Result<Box<Self>> {
         try_box(Self { used: 0, slots: [const { Slot::Empty }; FANOUT] })
     }
 }
 
 /// A radix tree of pages. `height` levels of nodes stand over the pages; none if only page 0 can be.
-struct Tree {
+#[repr(C)]
+#[derive(Described)]
+struct PageTree {
     height: u32,
+    #[described(as = "struct SlotForm")]
     root: Slot,
     pages: u64,
 }
@@ -53,7 +78,7 @@ fn digit(index: u64, height: u32) -> usize {
     (index >> ((height - 1) * FANOUT_SHIFT)) as usize % FANOUT
 }
 
-impl Tree {
+impl PageTree {
     const fn new() -> Self {
         Self { height: 0, root: Slot::Empty, pages: 0 }
     }
@@ -77,7 +102,7 @@ impl Tree {
     fn insert(&mut self, index: u64, frame: FrameRef) -> Result<()> {
         while index > last_index(self.height) {
             if !matches!(self.root, Slot::Empty) {
-                let mut node = Node::try_new()?;
+                let mut node = PageNode::try_new()?;
                 node.slots[0] = core::mem::replace(&mut self.root, Slot::Empty);
                 node.used = 1;
                 self.root = Slot::Node(node);
@@ -88,7 +113,7 @@ impl Tree {
         let mut used: Option<&mut usize> = None;
         while height > 0 {
             if matches!(slot, Slot::Empty) {
-                *slot = Slot::Node(Node::try_new()?);
+                *slot = Slot::Node(PageNode::try_new()?);
                 if let Some(used) = used.take() {
                     *used += 1;
                 }
@@ -202,11 +227,14 @@ impl Tree {
 }
 
 /// The pages of one file.
+#[repr(C)]
+#[derive(Described)]
 pub struct Mapping {
-    tree: SpinLock<Tree>,
+    tree: SpinLock<PageTree>,
     size: AtomicU64,
     generation: AtomicU64,
     mappers: AtomicU32,
+    #[described(skip)]
     kind: PageKind,
 }
 
@@ -214,7 +242,7 @@ impl Mapping {
     /// No pages, size 0; pages count as `kind` (`Cache` or `Shmem`).
     pub const fn new(kind: PageKind) -> Self {
         Self {
-            tree: SpinLock::new(Tree::new()),
+            tree: SpinLock::new(PageTree::new()),
             size: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             mappers: AtomicU32::new(0),
@@ -260,13 +288,13 @@ impl Mapping {
     /// The index of the first page in memory at `index` or after it.
     pub fn next_page(&self, index: u64) -> Option<u64> {
         let tree = self.tree.lock();
-        Tree::next(&tree.root, tree.height, 0, index)
+        PageTree::next(&tree.root, tree.height, 0, index)
     }
 
     /// Calls `f` with the pages in memory among `first..=last`. `f` runs under the tree's spin lock.
     pub fn for_each(&self, first: u64, last: u64, mut f: impl FnMut(u64, &FrameRef)) {
         let tree = self.tree.lock();
-        Tree::visit(&tree.root, tree.height, 0, first, last, &mut f);
+        PageTree::visit(&tree.root, tree.height, 0, first, last, &mut f);
     }
 
     /// The page at `index`; a page of zeros comes into being where there is none.

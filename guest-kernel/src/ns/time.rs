@@ -55,7 +55,6 @@ pub struct TimeNs {
     #[described(as = "struct NsCommon")]
     pub common: NsCommon,
     /// Added to CLOCK_MONOTONIC, in nanoseconds.
-    #[described(skip)]
     monotonic: AtomicI64,
     /// Added to CLOCK_BOOTTIME, in nanoseconds.
     #[described(skip)]

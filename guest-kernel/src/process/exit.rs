@@ -66,7 +66,8 @@ pub fn do_exit(code: i32) -> ! {
     task.set_flags(TaskFlags::EXITING);
     exit_signals(task);
     let group_dead = task.signal.live.fetch_sub(1, Ordering::AcqRel) == 1;
-    if group_dead && task.pid() == 1 {
+    // Whichever of init's threads is the last.
+    if group_dead && task.tgid() == 1 {
         crate::process::init::init_exited(task, code);
     }
     task.exit_code.store(code, Ordering::Relaxed);

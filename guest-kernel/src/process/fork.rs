@@ -291,7 +291,7 @@ fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) 
         for kind in [PidType::Pgid, PidType::Sid] {
             let _ = signal.set_pid(kind, parent.signal.pid(kind));
         }
-        *signal.tty.lock() = parent.signal.tty.lock().clone();
+        let _ = signal.tty.replace(parent.signal.tty.get());
         let subreaper = parent.signal.has_child_subreaper.load(Ordering::Relaxed)
             || parent.signal.is_child_subreaper.load(Ordering::Relaxed);
         signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
@@ -516,6 +516,7 @@ pub(super) fn new_task(
         syscalls: AtomicU64::new(0),
         personality: AtomicU32::new(0),
         stop_pending: AtomicBool::new(false),
+        hold: AtomicBool::new(false),
         oom_victim: AtomicBool::new(false),
         stack,
     })

@@ -94,7 +94,7 @@ pub fn setsid() -> Result<u32> {
     let old_group = list.change_pid(leader, PidType::Pgid, tgid.clone());
     let old_session = list.change_pid(leader, PidType::Sid, tgid.clone());
     leader.signal.leader.store(true, Ordering::Relaxed);
-    let tty = leader.signal.tty.lock().take();
+    let tty = leader.signal.tty.replace(None);
     drop(list);
     drop((old_group, old_session, tty));
     Ok(tgid.nr_in(caller.thread_pid.own().ns()))

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`fork`] | `copy_process` behind fork, vfork, clone, clone3 and kernel threads |
 //! | [`exec`], [`elf`] | a new program for an old task |
-//! | [`restore`] | processes from cores |
+//! | [`hold`], [`restore`] | processes held to be taken out as cores; processes from cores |
 //! | [`exit`] | `do_exit`, `do_group_exit`, zombies, orphans, `release_task` |
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
@@ -24,6 +24,7 @@ pub mod elf;
 pub mod exec;
 pub mod exit;
 pub mod fork;
+pub mod hold;
 pub mod init;
 pub mod jobs;
 pub mod kthread;

@@ -10,6 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::{Cap, Cred, Pid, PidType};
 use crate::process::exit::{self, do_group_exit};
+use crate::process::hold;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
 use crate::signal::hooks::{self, Hooks};
@@ -253,7 +254,8 @@ pub fn recalc_sigpending(task: &Task) {
     let signals = task.sig.lock();
     let shared = SigSet(task.signal.shared_pending.load(Ordering::Acquire));
     let any = signals.pending.set().or(shared).without(signals.blocked);
-    if !any.is_empty() || task.stop_pending.load(Ordering::Acquire) {
+    let waits = task.stop_pending.load(Ordering::Acquire) || task.hold.load(Ordering::Acquire);
+    if !any.is_empty() || waits {
         task.se.thread.info.set(ThreadFlags::SIGPENDING);
     } else {
         task.se.thread.info.clear(ThreadFlags::SIGPENDING);
@@ -473,6 +475,11 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
     loop {
         if task.signal.shared.lock().flags.contains(GroupFlags::EXIT) && exit::fatal_pending(task) {
             fatal(task, SIGKILL);
+        }
+        if hold::wait_if_held(task) {
+            // Also if a fatal signal ended the wait.
+            task.hold.store(false, Ordering::Release);
+            continue;
         }
         if task.stop_pending.load(Ordering::Acquire) {
             group_stop(task, 0);

@@ -13,10 +13,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use belljar_abi::control::{self as protocol, MAX_FRAME, MAX_PAYLOAD, Message, VERSION, decode};
 
 use super::freeze::{Role, freeze};
+use super::incoming::Incoming;
 use crate::drivers::tty;
 use crate::drivers::virtio::control as port;
 use crate::errno::{Errno, Result};
 use crate::kwarn;
+use crate::process::hold;
 use crate::process::kthread::{Kthread, kthread_create_on_cpu};
 use crate::sched::Completion;
 use crate::sync::SpinLock;
@@ -107,6 +109,8 @@ struct Conversation {
     frozen_for_it: bool,
     /// The last number of a request.
     sequence: u32,
+    /// Cores on their way in.
+    incoming: Incoming,
 }
 
 impl Conversation {
@@ -194,8 +198,36 @@ impl Conversation {
                     request.finish(Ok(()));
                 }
             }
+            Message::Hold { pid, tree } => match hold::hold(pid, tree) {
+                Ok(now) => self.say(sequence, &Message::Held(now)),
+                Err(why) => self.say(sequence, &Message::HoldRefused(&why)),
+            },
+            Message::Release { kill } => hold::release(kill),
+            Message::CoreStart => {
+                let window = self.incoming.start();
+                self.say_window(sequence, window);
+            }
+            Message::CorePiece(len) => {
+                let window = self.incoming.piece(len);
+                self.say_window(sequence, window);
+            }
+            Message::Resume => match self.incoming.resume() {
+                Ok(pid) => self.say(sequence, &Message::ResumedProcess(pid)),
+                Err(why) => self.say(sequence, &Message::ResumeRefused(&why)),
+            },
             // What only kernels say.
             _ => {}
+        }
+    }
+
+    /// Where the next bytes of a core may go, or that there will be none.
+    fn say_window(&mut self, sequence: u32, window: Result<(u64, u64)>) {
+        match window {
+            Ok((phys, len)) => self.say(sequence, &Message::CoreWindow { phys, len }),
+            Err(error) => {
+                self.incoming = Incoming::default();
+                self.say(sequence, &Message::ResumeRefused(error.name()));
+            }
         }
     }
 
@@ -241,6 +273,7 @@ impl Conversation {
     /// A copy has another VMM, which knows nothing of what was said.
     fn meet_another_vmm(&mut self) {
         self.input.clear();
+        self.incoming = Incoming::default();
         self.deaf = false;
         self.greeted = false;
         self.greet();

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`control`] | the thread `suspend`, which talks to the VMM; snapshots that programs ask for |
 //! | [`forced`] | snapshots at random moments, to test the others |
+//! | `incoming` | cores that the VMM hands over, of processes that go on here |
 //! | [`freeze`](mod@freeze) | everything comes to rest, CPU 0's context goes into memory, the wait for what comes |
 //! | [`thaw`] | another machine: CPU, interrupts, clocks, drivers from the device tree found there |
 //!
@@ -21,6 +22,7 @@
 pub mod control;
 pub mod forced;
 mod freeze;
+mod incoming;
 mod thaw;
 
 use core::sync::atomic::Ordering;

@@ -16,9 +16,9 @@ pub fn install_hooks() {
         session: || task::current().signal.pid(PidType::Sid),
         pgrp: || task::current().signal.pid(PidType::Pgid),
         is_session_leader: || task::current().signal.leader.load(Ordering::Relaxed),
-        controlling_tty: || task::current().signal.tty.lock().clone(),
+        controlling_tty: || task::current().signal.tty.get(),
         set_controlling_tty: |tty| {
-            let old = core::mem::replace(&mut *task::current().signal.tty.lock(), tty);
+            let old = task::current().signal.tty.replace(tty);
             drop(old);
         },
         clear_session_tty,
@@ -49,7 +49,7 @@ fn clear_session_tty(session: &Pid) {
     let list = list::lock();
     for process in list.members(session, PidType::Sid) {
         // The terminal that is being given up is held by the caller, so this drops no last reference.
-        let old = process.signal.tty.lock().take();
+        let old = process.signal.tty.replace(None);
         drop(old);
     }
 }

@@ -28,7 +28,7 @@ use belljar_abi::Described;
 use bitflags::bitflags;
 
 pub use own::OwnCell;
-pub use signal_struct::{Accounting, GroupFlags, SharedSignals, SignalStruct};
+pub use signal_struct::{Accounting, ControllingTty, GroupFlags, SharedSignals, SignalStruct};
 
 use crate::arch;
 use crate::errno::Result;
@@ -240,6 +240,8 @@ pub struct Task {
     pub personality: AtomicU32,
     /// Set while a stop of the group waits for this thread to take part.
     pub stop_pending: AtomicBool,
+    /// Set while it is to stand still for who takes it out ([`crate::process::hold`]).
+    pub hold: AtomicBool,
     /// Set once the task was killed for want of memory.
     pub oom_victim: AtomicBool,
     /// The kernel stack; freed with the task. A boot stack is nobody's.

@@ -70,6 +70,32 @@ pub struct Accounting {
     pub wchar: AtomicU64,
 }
 
+/// The controlling terminal of a process, or none.
+#[repr(C)]
+#[derive(Default, Described)]
+pub struct ControllingTty {
+    #[described(skip)]
+    held: IrqLock<Option<Arc<Tty>>>,
+    /// The same, for who looks from outside.
+    #[described(as = "ptr Tty")]
+    addr: AtomicPtr<Tty>,
+}
+
+impl ControllingTty {
+    /// The terminal.
+    pub fn get(&self) -> Option<Arc<Tty>> {
+        self.held.lock().clone()
+    }
+
+    /// Sets or takes away the terminal; returns the one before.
+    pub fn replace(&self, tty: Option<Arc<Tty>>) -> Option<Arc<Tty>> {
+        let mut held = self.held.lock();
+        let addr = tty.as_ref().map_or(core::ptr::null(), Arc::as_ptr);
+        self.addr.store(addr.cast_mut(), Ordering::Relaxed);
+        core::mem::replace(&mut *held, tty)
+    }
+}
+
 /// What the threads of a process share.
 #[repr(C)]
 #[derive(Described)]
@@ -107,8 +133,7 @@ pub struct SignalStruct {
     #[described(skip)]
     pub signalfd_wait: WaitQueue,
     /// The controlling terminal.
-    #[described(skip)]
-    pub tty: IrqLock<Option<Arc<Tty>>>,
+    pub tty: ControllingTty,
     /// Resource limits.
     pub rlimits: Rlimits,
     /// Timers.
@@ -137,7 +162,7 @@ impl SignalStruct {
             shared_pending: AtomicU64::new(0),
             wait_chldexit: WaitQueue::new(),
             signalfd_wait: WaitQueue::new(),
-            tty: IrqLock::new(None),
+            tty: ControllingTty::default(),
             rlimits,
             timers: ProcessTimers::default(),
             dead: Accounting::default(),

@@ -9,7 +9,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
+use super::{
+    CheckpointTo, DumpTo, Failure, GcoreTo, ResumeFrom, ResumedProcess, SnapshotRequest, Status,
+};
 use crate::introspect;
 use crate::render::Envelope;
 use crate::runtime::{self, Info, Outcome, Taken, folder};
@@ -127,12 +129,21 @@ impl Client {
         Ok(taken)
     }
 
-    /// Writes one of its processes, and with `tree` its descendants, into a folder; as [`Client::dump`].
-    pub fn checkpoint(&self, pid: u32, tree: bool, to: &Path) -> Result<(), Error> {
+    /// Writes one of its processes, and with `tree` its descendants, into a folder; as [`Client::dump`]. With `kill`
+    /// they end.
+    pub fn checkpoint(&self, pid: u32, tree: bool, kill: bool, to: &Path) -> Result<(), Error> {
         let dir = std::path::absolute(to).map_err(|e| self.no_answer(&e))?;
-        let body = CheckpointTo { pid, tree, dir };
+        let body = CheckpointTo { pid, tree, kill, dir };
         let body = serde_json::to_vec(&body).map_err(|e| self.no_answer(&e))?;
         self.request("POST", "/v1/checkpoint", &body, None).map(drop)
+    }
+
+    /// Lets the processes of a checkpoint go on in it; the number of the first.
+    pub fn resume(&self, from: &Path) -> Result<u32, Error> {
+        let dir = std::path::absolute(from).map_err(|e| self.no_answer(&e))?;
+        let body = serde_json::to_vec(&ResumeFrom { dir }).map_err(|e| self.no_answer(&e))?;
+        let answer = self.request("POST", "/v1/resume", &body, None)?;
+        Ok(self.parse::<ResumedProcess>(&answer)?.pid)
     }
 
     /// The last of what the guest printed.

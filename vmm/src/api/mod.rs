@@ -58,8 +58,25 @@ pub struct CheckpointTo {
     pub pid: u32,
     /// Its descendants too.
     pub tree: bool,
+    /// They end once they are written.
+    #[serde(default)]
+    pub kill: bool,
     /// The folder to write, an absolute path.
     pub dir: PathBuf,
+}
+
+/// The body of `POST /v1/resume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeFrom {
+    /// The folder of a checkpoint, an absolute path.
+    pub dir: PathBuf,
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumedProcess {
+    /// The number of the first process.
+    pub pid: u32,
 }
 
 /// The answer to anything that failed.

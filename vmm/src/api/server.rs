@@ -16,12 +16,15 @@ use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
 use tracing::debug;
 
-use super::{CheckpointTo, DumpTo, Failure, GcoreTo, SnapshotRequest, Status};
+use super::{
+    CheckpointTo, DumpTo, Failure, GcoreTo, ResumeFrom, ResumedProcess, SnapshotRequest, Status,
+};
+use crate::checkpoint::Checkpoint;
 use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::metrics;
 use crate::render::{Consistency, Envelope};
-use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Vm, VmError, Wanted};
+use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Then, Vm, VmError, Wanted};
 use crate::sandbox::{self, Role};
 
 /// Serves `vm` on `listener` until the process ends.
@@ -80,8 +83,12 @@ fn answer(vm: &Vm, request: &mut Request) -> Body {
         }),
         (Method::Post, "/v1/checkpoint") => post::<CheckpointTo>(request).and_then(|to| {
             only_beside(&to.dir);
-            vm.checkpoint(to.pid, to.tree, &to.dir).map(|()| empty()).map_err(vm_error)
+            let then = if to.kill { Then::Kill } else { Then::Run };
+            vm.checkpoint(to.pid, to.tree, &to.dir, then).map(|()| empty()).map_err(vm_error)
         }),
+        (Method::Post, "/v1/resume") => post::<ResumeFrom>(request)
+            .and_then(|from| resume(vm, &from))
+            .map(|pid| json(200, &pid)),
         (Method::Get, "/v1/exit") => vm
             .wait(None)
             .map(|outcome| json(200, &outcome))
@@ -129,6 +136,15 @@ fn snapshot(vm: &Vm, request: &mut Request) -> Result<Taken, (u16, String)> {
     vm.snapshot(&wanted.dir, &how).map_err(vm_error)
 }
 
+/// Lets the processes of a checkpoint go on in the VM.
+fn resume(vm: &Vm, from: &ResumeFrom) -> Result<ResumedProcess, (u16, String)> {
+    // From here on files are read that may be anybody's.
+    sandbox::only_files(&[&from.dir], &[]);
+    let checkpoint = Checkpoint::open(&from.dir).map_err(|e| (422, e.to_string()))?;
+    let pid = vm.resume_processes(&checkpoint).map_err(vm_error)?;
+    Ok(ResumedProcess { pid })
+}
+
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
 fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
     let request = parse_view(name, query).map_err(|error| (400, error))?;
@@ -174,8 +190,10 @@ fn parse_view(name: &str, query: &str) -> Result<introspect::Request, String> {
 fn vm_error(error: VmError) -> (u16, String) {
     let code = match error {
         VmError::Ended(_) => 410,
-        VmError::Checkpoint(_) => 422,
-        VmError::NotListening(_) | VmError::Freeze(_) => 409,
+        VmError::Checkpoint(_) | VmError::Hold { .. } | VmError::Resume(_) => 422,
+        VmError::NotListening(_) | VmError::Silent(_) | VmError::Paused(_) | VmError::Freeze(_) => {
+            409
+        }
         VmError::Backend(_) | VmError::Dump(_) | VmError::Snapshot(_) => 500,
     };
     (code, error.to_string())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use belljar_abi::corenote::{self, Fd, Kind, Writer};
 
+use super::content::Contents;
 use super::state::{put, table};
 use super::{Error, Result};
 use crate::elfcore::Note;
@@ -17,13 +18,30 @@ const MAX_NAME: u64 = 4096;
 /// Most bytes of a pipe: `/proc/sys/fs/pipe-max-size` for everybody, and more for the privileged.
 const MAX_PIPE: u64 = 64 << 20;
 
-/// The notes about descriptors.
-pub(super) fn notes(process: &Process<'_>) -> Result<Vec<Note>> {
+/// An end of a pipe that a process has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PipeEnd {
+    /// The descriptor.
+    pub fd: u64,
+    /// The open file.
+    pub file: u64,
+    /// The pipe, and which ends of it are open in the whole guest: readers, writers.
+    pub pipe: (u64, [u64; 2]),
+    /// Which ends this is.
+    pub ends: [bool; 2],
+}
+
+/// The notes about descriptors, and the ends of pipes among them.
+pub(super) fn notes<'k>(
+    process: &Process<'k>,
+    contents: &mut Contents<'k>,
+) -> Result<(Vec<Note>, Vec<PipeEnd>)> {
     let pid = process.pid()?;
     let kernel = process.task().kernel();
     let mut fds: Writer<Fd> = Writer::default();
     let mut files: Writer<corenote::File> = Writer::default();
     let mut known: BTreeMap<u64, ()> = BTreeMap::new();
+    let mut pipes = vec![];
     if let Some(owner) = process.task().ptr("files")? {
         kernel.check_seq_of(&owner, "seq")?;
         let cloexec = owner.numbers("table.cloexec")?;
@@ -35,19 +53,32 @@ pub(super) fn notes(process: &Process<'_>) -> Result<Vec<Note>> {
             fds.push(Fd { fd: fd as u64, file: addr, cloexec: bit });
             if known.insert(addr, ()).is_none() {
                 let file = Object::new(kernel, "File", addr)?;
-                let record = describe(pid, fd, &file, &mut files)?;
+                let record = describe(pid, fd, &file, &mut files, contents)?;
+                if record.kind == corenote::FILE_PIPE {
+                    pipes.push(pipe_end(kernel, fd as u64, &record)?);
+                }
                 files.push(record);
             }
         }
     }
-    Ok(vec![table(Kind::Fds, &fds), table(Kind::Files, &files)])
+    Ok((vec![table(Kind::Fds, &fds), table(Kind::Files, &files)], pipes))
 }
 
-fn describe(
+fn pipe_end(kernel: &Kernel<'_>, fd: u64, record: &corenote::File) -> Result<PipeEnd> {
+    /// `O_ACCMODE`, and what of it reads and writes alone.
+    const ACCMODE: u64 = 3;
+    let pipe = Object::new(kernel, "Pipe", record.object)?;
+    let open = [pipe.uint("readers")?, pipe.uint("writers")?];
+    let mode = record.flags & ACCMODE;
+    Ok(PipeEnd { fd, file: record.id, pipe: (record.object, open), ends: [mode != 1, mode != 0] })
+}
+
+fn describe<'k>(
     pid: u64,
     fd: usize,
-    file: &Object<'_>,
+    file: &Object<'k>,
     to: &mut Writer<corenote::File>,
+    contents: &mut Contents<'k>,
 ) -> Result<corenote::File> {
     let refused = |what: String| Error::Refused { pid, what: format!("descriptor {fd} {what}") };
     let kind = file.uint("kind")?;
@@ -76,10 +107,18 @@ fn describe(
         corenote::FILE_REGULAR if path.is_empty() => {
             return Err(refused("is a file that never had a name".into()));
         }
-        corenote::FILE_REGULAR
-        | corenote::FILE_DIRECTORY
-        | corenote::FILE_CHAR_DEVICE
-        | corenote::FILE_TTY => {}
+        corenote::FILE_PIPE if !path.is_empty() => {
+            return Err(refused(format!("is the FIFO {shown}, which no core carries yet")));
+        }
+        corenote::FILE_TTY if is_pty(record.rdev) => {
+            return Err(refused("is a pseudoterminal, which no core carries yet".into()));
+        }
+        corenote::FILE_REGULAR => {
+            if let Some((_, hash)) = contents.of(&inode)? {
+                record.hash_bytes = put(to, &hash)?;
+            }
+        }
+        corenote::FILE_DIRECTORY | corenote::FILE_CHAR_DEVICE | corenote::FILE_TTY => {}
         corenote::FILE_PIPE if object != 0 => {
             let pipe = Object::new(file.kernel(), "Pipe", object)?;
             let content = pipe_content(&pipe)?;
@@ -97,6 +136,12 @@ fn describe(
         }
     }
     Ok(record)
+}
+
+/// Whether a device number is that of a pseudoterminal, either side: 136 to 143 and anything, or /dev/ptmx.
+fn is_pty(rdev: u64) -> bool {
+    const PTMX: u64 = 5 << 8 | 2;
+    (136..=143).contains(&(rdev >> 8 & 0xfff)) || rdev == PTMX
 }
 
 /// The bytes in a pipe, oldest first.

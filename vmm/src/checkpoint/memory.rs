@@ -7,6 +7,9 @@
 
 use std::ops::Range;
 
+use belljar_abi::corenote;
+
+use super::content::{Content, Contents};
 use super::{Error, Result};
 use crate::elfcore::{PF_R, PF_W, PF_X, Segment};
 use crate::introspect::{Object, Process};
@@ -38,6 +41,8 @@ pub(super) struct MappedFile {
     pub dev: u64,
     pub ino: u64,
     pub path: Vec<u8>,
+    /// What it holds, if it is a regular file and somebody wants to know.
+    pub content: Option<Content>,
 }
 
 /// Linux's `VM_*`.
@@ -49,7 +54,11 @@ pub(super) const VM_SHARED: u64 = 8;
 const VM_DONTDUMP: u64 = 0x400_0000;
 
 /// The ranges of a process with what of them is in memory.
-pub(super) fn vmas(process: &Process<'_>, mm: &Object<'_>) -> Result<Vec<Vma>> {
+pub(super) fn vmas<'k>(
+    process: &Process<'k>,
+    mm: &Object<'k>,
+    mut contents: Option<&mut Contents<'k>>,
+) -> Result<Vec<Vma>> {
     let ram = process.task().kernel().space().ram();
     let pgd = mm.uint("tables.root")?;
     let mut vmas = vec![];
@@ -59,11 +68,15 @@ pub(super) fn vmas(process: &Process<'_>, mm: &Object<'_>) -> Result<Vec<Vma>> {
             continue;
         }
         let file = match vma.ptr("file")? {
-            Some(file) => Some(MappedFile {
-                dev: file.uint("dev")?,
-                ino: file.uint("ino")?,
-                path: file.bytes("path")?,
-            }),
+            Some(file) => {
+                let path = file.bytes("path")?;
+                // Shared anonymous memory is no file, and what it holds is in the core.
+                let content = match &mut contents {
+                    Some(contents) if path != corenote::SHARED_NAME => contents.of(&file)?,
+                    _ => None,
+                };
+                Some(MappedFile { dev: file.uint("dev")?, ino: file.uint("ino")?, path, content })
+            }
             None => None,
         };
         let pages = mapped_ranges_in(ram, pgd, range.clone(), MAX_RUNS);

@@ -9,10 +9,11 @@
 //! - `memory`: which pages of a process are there, as segments.
 //! - `notes`: Linux's notes.
 //! - `write`: the file.
-//! - `state`, `files`, `sharing`: our own notes.
+//! - `state`, `files`, `sharing`: our own notes; `content`: what files hold.
 //! - `tree`: a process, or it and its descendants, as a folder of cores.
 //! - `open`: such a folder, checked before it is used.
 
+mod content;
 mod files;
 mod memory;
 mod notes;

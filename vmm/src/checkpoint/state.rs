@@ -1,16 +1,19 @@
 //! What a process is beside memory, registers and files: ids, credentials, limits, signals, ranges.
 
 use belljar_abi::corenote::{
-    Group, Id, Kind, Limit, OWNER, Pending, Process as ProcessRecord, Record, SigAction, Thread,
-    Vma as VmaRecord, Writer,
+    self, Group, Id, Kind, Limit, OWNER, Pending, Process as ProcessRecord, Record, SigAction,
+    Terminal, Thread, Vma as VmaRecord, Writer, Zombie,
 };
 
 use super::files::path_of;
-use super::memory::Vma;
+use super::memory::{VM_SHARED, Vma};
 use super::registers::Registers;
 use super::{Error, Result};
 use crate::elfcore::Note;
-use crate::introspect::{Object, Process, optional};
+use crate::introspect::{Kernel, Object, Process, optional};
+
+/// `exit_state` of a task that has ended and was not waited for.
+const EXIT_ZOMBIE: u64 = 32;
 
 /// A table as a note.
 pub(super) fn table<T: Record>(kind: Kind, table: &Writer<T>) -> Note {
@@ -92,8 +95,7 @@ pub(super) fn process(
         sigreturn: mm.uint("layout.sigreturn")?,
         oom_score_adj: signal.uint("oom_score_adj")?,
         subreaper: signal.uint("is_child_subreaper")?,
-        monotonic_ns: now,
-        tty_dev: 0,
+        monotonic_ns: now.saturating_add_signed(clock_offset(task)?),
     };
     table_of.push(record);
 
@@ -112,10 +114,20 @@ pub(super) fn process(
             Some(file) => (file.dev, file.ino, file.path.as_slice()),
             None => (0, 0, &[][..]),
         };
+        if !path.is_empty() && !is_found_again(path) {
+            let path = String::from_utf8_lossy(path);
+            return Err(refused(&format!("it maps {path}, which no core carries yet")));
+        }
         let path_bytes = put(&mut ranges, path)?;
         let (start, end) = (vma.range.start, vma.range.end);
         let (flags, pgoff) = (vma.flags, vma.pgoff);
-        let (size, hash_bytes) = (0, 0);
+        let (size, hash) = match vma.file.as_ref().and_then(|file| file.content) {
+            Some((size, hash)) => (size, Some(hash)),
+            None => (0, None),
+        };
+        // A writer of shared memory may change it afterwards, so only what it has now is checked there.
+        let hash = hash.filter(|_| vma.flags & VM_SHARED == 0);
+        let hash_bytes = put(&mut ranges, hash.as_ref().map_or(&[], |hash| &hash[..]))?;
         ranges.push(VmaRecord { start, end, flags, pgoff, dev, ino, path_bytes, size, hash_bytes });
     }
     let mut actions: Writer<SigAction> = Writer::default();
@@ -142,15 +154,28 @@ pub(super) fn process(
     ])
 }
 
-/// Refuses a process that is not in init's namespaces: no note carries one yet. Its numbers at each level
-/// of the pid namespaces are carried.
+/// Whether what is mapped under this name can be mapped again: a file by its path, or what each kernel has of its own.
+fn is_found_again(path: &[u8]) -> bool {
+    path == corenote::SIGRETURN_NAME
+        || path == corenote::SHARED_NAME
+        || path.starts_with(b"/") && !path.ends_with(b" (deleted)")
+}
+
+/// How far the process's CLOCK_MONOTONIC is ahead of the machine's.
+fn clock_offset(task: &Object<'_>) -> Result<i64> {
+    let Some(proxy) = task.ptr("nsproxy")? else { return Ok(0) };
+    let Some(time) = proxy.ptr("time")? else { return Ok(0) };
+    Ok(time.int("monotonic")?)
+}
+
+/// Refuses a process that is not in init's namespaces: no note carries one yet. Only its clocks are carried.
 fn own_namespace(process: &Process<'_>) -> Result<()> {
     let task = process.task();
     let init = Process::find(task.kernel(), 1)?;
     let (Some(own), Some(inits)) = (task.ptr("nsproxy")?, init.task().ptr("nsproxy")?) else {
         return Ok(());
     };
-    for kind in ["uts", "ipc", "mnt", "net", "time", "cgroup"] {
+    for kind in ["uts", "ipc", "mnt", "net", "cgroup", "pid_for_children"] {
         if optional(own.uint(kind))? != optional(inits.uint(kind))? {
             let what = format!(
                 "its {kind} namespace is not that of process 1, and no core carries one yet"
@@ -174,6 +199,9 @@ pub(super) fn threads(
         let task = thread.task();
         let tid = thread.pid()?;
         let comm_bytes = put(&mut table_of, task.text("comm")?.as_bytes())?;
+        let (restart_clock, end) = (task.uint("restart.clock")?, task.uint("restart.deadline")?);
+        // The deadline is on the machine's clock, the note's on the process's.
+        let shown = if restart_clock == 0 && end != u64::MAX { clock_offset(task)? } else { 0 };
         table_of.push(Thread {
             tid,
             comm_bytes,
@@ -194,8 +222,8 @@ pub(super) fn threads(
             cpus_allowed: task.uint("se.cpus_allowed")?,
             personality: task.uint("personality")?,
             restart_kind: task.uint("restart.kind")?,
-            restart_clock: task.uint("restart.clock")?,
-            restart_ns: task.uint("restart.deadline")?,
+            restart_clock,
+            restart_ns: end.saturating_add_signed(shown),
             restart_addr: task.uint("restart.address")?,
             restart_value: task.uint("restart.value")?,
             restart_flags: task.uint("restart.flags")?,
@@ -221,6 +249,80 @@ pub(super) fn threads(
         table(Kind::Pending, &pending),
         table(Kind::Ids, &ids),
     ])
+}
+
+/// The controlling terminal.
+pub(super) fn terminal(task: &Object<'_>) -> Result<Option<Note>> {
+    /// Control characters of a terminal (asm-generic/termbits.h).
+    const NCCS: usize = 19;
+    let Some(tty) = task.ptr("signal")?.map(|signal| signal.ptr("tty.addr")).transpose()?.flatten()
+    else {
+        return Ok(None);
+    };
+    let mut note: Writer<Terminal> = Writer::default();
+    // The number in the initial namespace comes first.
+    let pgrp = match tty.ptr("state.pgrp")? {
+        Some(pgrp) => pgrp.array("numbers")?.first().map(|upid| upid.uint("nr")).transpose()?,
+        None => None,
+    };
+    let flag = |name: &str| tty.uint(&format!("state.termios.{name}"));
+    let mut cc = [0; NCCS];
+    task.kernel().space().read(tty.addr_of("state.termios.c_cc")?, &mut cc)?;
+    let cc_bytes = put(&mut note, &cc)?;
+    note.push(Terminal {
+        dev: tty.uint("dev")?,
+        pgrp: pgrp.unwrap_or(0),
+        iflag: flag("c_iflag")?,
+        oflag: flag("c_oflag")?,
+        cflag: flag("c_cflag")?,
+        lflag: flag("c_lflag")?,
+        ispeed: flag("c_ispeed")?,
+        ospeed: flag("c_ospeed")?,
+        cc_bytes,
+    });
+    Ok(Some(table(Kind::Terminal, &note)))
+}
+
+/// The children of `parent` that have ended and that nobody has waited for.
+pub(super) fn zombies(kernel: &Kernel<'_>, parent: u64) -> Result<Note> {
+    let mut all: Writer<Zombie> = Writer::default();
+    for leader in kernel.processes()? {
+        let process = Process::new(leader);
+        let task = process.task();
+        if task.uint("exit_state")? != EXIT_ZOMBIE || process.ppid()? != Some(parent) {
+            continue;
+        }
+        let (pgid, sid) = process.pgid_sid()?;
+        let (mut status, mut times) = (task.uint("exit_code")?, [0, 0]);
+        if let Some(signal) = task.ptr("signal")? {
+            if signal.flags("shared.flags")?.iter().any(|flag| flag == "EXIT") {
+                status = signal.uint("shared.exit_code")?;
+            }
+            for (time, field) in times.iter_mut().zip(["utime", "stime"]) {
+                *time = signal.uint(&format!("dead.{field}"))?
+                    + signal.uint(&format!("children.{field}"))?
+                    + task.uint(&format!("se.{field}"))?;
+            }
+        }
+        let (uid, gid) = match task.ptr("cred")? {
+            Some(cred) => (cred.uint("uid")?, cred.uint("gid")?),
+            None => (0, 0),
+        };
+        let comm_bytes = put(&mut all, task.text("comm")?.as_bytes())?;
+        all.push(Zombie {
+            pid: process.pid()?,
+            pgid,
+            sid,
+            status: status & 0xffff,
+            exit_signal: task.uint("exit_signal")?,
+            uid,
+            gid,
+            utime: times[0],
+            stime: times[1],
+            comm_bytes,
+        });
+    }
+    Ok(table(Kind::Zombies, &all))
 }
 
 /// The queued signals in a field.

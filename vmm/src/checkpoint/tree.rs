@@ -3,7 +3,7 @@
 //! Everything is described before anything is written, so what cannot be carried is refused while there is
 //! nothing to take back; and the folder takes its place in one step.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -48,15 +48,17 @@ pub struct Member {
     pub blake3: String,
 }
 
-/// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`.
+/// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`. `now` is CLOCK_MONOTONIC,
+/// if somebody knows better than what stands in memory.
 pub fn checkpoint(
     kernel: &Kernel<'_>,
     cpus: &[CpuRegisters],
     pid: u32,
     tree: bool,
     dir: &Path,
+    now: Option<u64>,
 ) -> Result<Index> {
-    let now = clock(kernel)?;
+    let now = now.map_or_else(|| clock(kernel), Ok)?;
     let mut processes = vec![];
     let mut images: Vec<Image<'_>> = vec![];
     for member in members(kernel, pid, tree)? {
@@ -64,6 +66,8 @@ pub fn checkpoint(
         images.push(image(kernel, cpus, number, Depth::Whole { now })?);
         processes.push(member);
     }
+    unshared(kernel, &processes)?;
+    both_ends(&processes, &images)?;
     let partial = Partial::create(dir, INDEX)?;
     for (member, image) in processes.iter_mut().zip(&images) {
         let mut file = partial.create_file(&member.file)?;
@@ -95,6 +99,55 @@ fn clock(kernel: &Kernel<'_>) -> Result<u64> {
     Ok(now)
 }
 
+/// Refuses processes that share what each core has for itself.
+fn unshared(kernel: &Kernel<'_>, members: &[Member]) -> Result<()> {
+    let inside: Vec<u64> = members.iter().map(|member| member.pid).collect();
+    let parts = [("se.mm", "memory"), ("files", "descriptors"), ("fs", "directories")];
+    let mut owners: HashMap<u64, u64> = HashMap::new();
+    let mut shared = vec![];
+    for leader in kernel.processes()? {
+        let process = Process::new(leader);
+        let pid = process.pid()?;
+        for (field, what) in parts {
+            let Some(part) = process.task().ptr(field)? else { continue };
+            let other = *owners.entry(part.addr()).or_insert(pid);
+            if other != pid {
+                shared.push((pid, other, what));
+            }
+        }
+    }
+    match shared.iter().find(|(pid, other, _)| inside.contains(pid) || inside.contains(other)) {
+        Some((pid, other, what)) => {
+            let what = format!("it shares its {what} with process {other}");
+            Err(Error::Refused { pid: *pid, what })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses pipes that somebody outside has open too: what comes through them would be lost.
+fn both_ends(members: &[Member], images: &[Image<'_>]) -> Result<()> {
+    let mut open: HashMap<u64, [u64; 2]> = HashMap::new();
+    let mut seen = HashSet::new();
+    for end in images.iter().flat_map(|image| &image.pipes) {
+        if seen.insert(end.file) {
+            let count = open.entry(end.pipe.0).or_default();
+            count.iter_mut().zip(end.ends).for_each(|(count, is)| *count += u64::from(is));
+        }
+    }
+    for (member, image) in members.iter().zip(images) {
+        let half = image.pipes.iter().find(|end| open.get(&end.pipe.0) != Some(&end.pipe.1));
+        if let Some(end) = half {
+            let what = format!(
+                "descriptor {} is a pipe that a process outside the checkpoint has open too",
+                end.fd
+            );
+            return Err(Error::Refused { pid: member.pid, what });
+        }
+    }
+    Ok(())
+}
+
 /// The processes that belong to it, parents before their children.
 fn members(kernel: &Kernel<'_>, pid: u32, tree: bool) -> Result<Vec<Member>> {
     let first = Process::find(kernel, pid)?;
@@ -109,7 +162,7 @@ fn members(kernel: &Kernel<'_>, pid: u32, tree: bool) -> Result<Vec<Member>> {
     let mut children: HashMap<u64, Vec<Member>> = HashMap::new();
     for leader in kernel.processes()? {
         let process = Process::new(leader);
-        // A zombie has nothing to take out; its parent learns of it as of a child that is not its own.
+        // A zombie is in its parent's core.
         if process.task().uint("exit_state")? == 0 {
             let member = member(&process)?;
             children.entry(member.ppid).or_default().push(member);

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use super::content::Contents;
+use super::files::PipeEnd;
 use super::memory::{self, Piece};
 use super::registers::Registers;
 use super::{Error, Result, files, notes, registers, sharing, state};
@@ -20,6 +22,8 @@ pub struct Image<'r> {
     core: Core,
     pieces: Vec<Piece>,
     size: u64,
+    /// Its ends of pipes.
+    pub(super) pipes: Vec<PipeEnd>,
 }
 
 /// How much of a process goes into its core.
@@ -54,8 +58,18 @@ pub fn image<'r>(
     let mm = alive.iter().find_map(|thread| thread.mm().transpose());
     let mm = mm.ok_or(GuestError::NoMm { pid })??;
     kernel.check_seq_of(&mm, "seq")?;
-    let vmas = memory::vmas(&process, &mm)?;
+    let mut contents = match depth {
+        Depth::Plain => None,
+        Depth::Whole { .. } => Some(Contents::new(kernel)?),
+    };
+    let vmas = memory::vmas(&process, &mm, contents.as_mut())?;
     let (segments, pieces, size) = memory::segments(pid, &vmas)?;
+    if matches!(depth, Depth::Whole { .. })
+        && alive.first().is_none_or(|first| first.task().addr() != process.task().addr())
+    {
+        let what = "its first thread has ended while others go on, which no core carries yet";
+        return Err(Error::Refused { pid: process.pid()?, what: what.into() });
+    }
     let mut all: Vec<Registers> = vec![];
     for thread in &alive {
         let own = registers::of(thread, cpus)?;
@@ -76,13 +90,18 @@ pub fn image<'r>(
             core.notes.extend(notes::files(&vmas));
         }
     }
-    if let Depth::Whole { now } = depth {
+    let mut pipes = vec![];
+    if let (Depth::Whole { now }, Some(contents)) = (depth, &mut contents) {
         core.notes.extend(state::process(&process, &mm, &vmas, now)?);
         core.notes.extend(state::threads(&process, &alive, &all)?);
-        core.notes.extend(files::notes(&process)?);
+        core.notes.push(state::zombies(kernel, process.pid()?)?);
+        core.notes.extend(state::terminal(process.task())?);
+        let (notes, ends) = files::notes(&process, contents)?;
+        core.notes.extend(notes);
+        pipes = ends;
         core.notes.push(sharing::note(kernel, &mm, &vmas)?);
     }
-    Ok(Image { ram: kernel.space().ram(), core, pieces, size })
+    Ok(Image { ram: kernel.space().ram(), core, pieces, size, pipes })
 }
 
 impl Image<'_> {

@@ -16,6 +16,7 @@ mod log;
 mod ls;
 mod pause;
 mod restore;
+mod resume;
 mod run;
 mod snapshot;
 mod target;
@@ -69,6 +70,7 @@ enum Command {
     Restore(restore::RestoreArgs),
     Clone(restore::CloneArgs),
     Checkpoint(checkpoint::Args),
+    Resume(resume::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -119,6 +121,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Wait(args) => wait::run(&args),
         Command::Doctor(args) => doctor::run(&args, format),
         Command::Checkpoint(args) => checkpoint::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Resume(args) => resume::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gcore(args) => gcore::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Diff(args) => diff::run(&args, format).map(|()| ExitCode::SUCCESS),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),

@@ -34,8 +34,23 @@ struct State {
     refused: Option<(u32, String)>,
     /// The last request that it froze for and went on from.
     resumed: Option<u32>,
+    /// The last answer to another request.
+    reply: Option<(u32, Reply)>,
     /// Nothing comes any more.
     closed: bool,
+}
+
+/// What the kernel answers to requests about processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// They are at rest; CLOCK_MONOTONIC in nanoseconds.
+    Held(u64),
+    /// There is room for the next bytes of a core at this physical address.
+    Window(u64, u64),
+    /// They go on; the number of the first.
+    Resumed(u32),
+    /// No; why.
+    Refused(String),
 }
 
 /// What is done when the kernel begins to listen, after boot or after a thaw.
@@ -143,6 +158,20 @@ impl Control {
         done(&state)
     }
 
+    /// Sends a request and waits for its answer; `None` if there is none within `patience`, or none will come.
+    pub(super) fn ask(&self, message: &Message<'_>, patience: Duration) -> Option<Reply> {
+        let sequence = self.send(message).ok()?;
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock().unwrap();
+        loop {
+            if let Some((_, reply)) = state.reply.take_if(|(of, _)| *of == sequence) {
+                return Some(reply);
+            }
+            let left = deadline.checked_duration_since(Instant::now()).filter(|_| !state.closed)?;
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+
     fn note(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap());
         self.changed.notify_all();
@@ -174,6 +203,10 @@ impl Control {
         }
     }
 
+    fn reply(&self, sequence: u32, reply: Reply) {
+        self.note(|state| state.reply = Some((sequence, reply)));
+    }
+
     fn received(self: &Arc<Self>, frame: &Frame<'_>, handlers: &Answers) {
         match frame.message {
             Some(Message::Hello(_)) => {
@@ -190,6 +223,15 @@ impl Control {
                 self.note(|state| state.resumed = Some(frame.sequence));
             }
             Some(Message::SnapshotWanted(name)) => (handlers.wanted)(self, frame.sequence, name),
+            Some(Message::Held(now)) => self.reply(frame.sequence, Reply::Held(now)),
+            Some(Message::CoreWindow { phys, len }) => {
+                self.reply(frame.sequence, Reply::Window(phys, len));
+            }
+            Some(Message::ResumedProcess(pid)) => self.reply(frame.sequence, Reply::Resumed(pid)),
+            Some(Message::HoldRefused(why) | Message::ResumeRefused(why)) => {
+                let why = crate::render::escape(why);
+                self.reply(frame.sequence, Reply::Refused(why));
+            }
             // Answers to pings only show life.
             Some(_) | None => {}
         }

@@ -12,6 +12,7 @@ pub mod folder;
 mod freeze;
 mod guard;
 mod outcome;
+mod processes;
 mod supervise;
 pub mod terminal;
 mod vm;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 pub use console::{Console, KEYS_HELP};
 pub use freeze::{Afterwards, FREEZE_PATIENCE, OwnSnapshots, Taken, Wanted};
 pub use outcome::{FAILURE, Outcome, TIMEOUT};
+pub use processes::Then;
 pub use supervise::{Plan, run};
 pub use vm::{Error as VmError, Info, State, Vm};
 

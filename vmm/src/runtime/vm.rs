@@ -88,6 +88,25 @@ pub enum Error {
         "VM {0} cannot be frozen: its kernel does not answer on the control port: is it Bell Jar's own, and running?"
     )]
     NotListening(String),
+    /// Its kernel is not there to be asked.
+    #[error(
+        "the kernel of VM {0} does not answer on the control port: is it Bell Jar's own, and running?"
+    )]
+    Silent(String),
+    /// It is paused.
+    #[error("VM {0} is paused, so its kernel cannot be asked: unpause it first")]
+    Paused(String),
+    /// A process did not come to rest.
+    #[error("process {pid} cannot be taken out: {why}")]
+    Hold {
+        /// The process.
+        pid: u32,
+        /// What the kernel said.
+        why: String,
+    },
+    /// The guest's kernel refused cores.
+    #[error("the guest cannot resume: {0}")]
+    Resume(String),
     /// Its kernel did not freeze.
     #[error("the guest cannot be frozen: {0}")]
     Freeze(String),
@@ -258,12 +277,7 @@ impl Vm {
         self.take_out(|kernel, cpus| checkpoint::gcore(kernel, cpus, pid, path))
     }
 
-    /// Writes the process `pid`, and with `tree` its descendants, as cores into the folder `dir`.
-    pub fn checkpoint(&self, pid: u32, tree: bool, dir: &Path) -> Result<(), Error> {
-        self.take_out(|kernel, cpus| checkpoint::checkpoint(kernel, cpus, pid, tree, dir).map(drop))
-    }
-
-    fn take_out(
+    pub(super) fn take_out(
         &self,
         act: impl Fn(&Kernel<'_>, &[CpuRegisters]) -> checkpoint::Result<()>,
     ) -> Result<(), Error> {

@@ -199,7 +199,7 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
 }
 
 impl Tty {
-    fn set_termios(&self, new: Termios, flush: bool) {
+    pub(super) fn set_termios(&self, new: Termios, flush: bool) {
         let old = {
             let mut state = self.state.lock();
             let State { ldisc, termios, .. } = &mut *state;

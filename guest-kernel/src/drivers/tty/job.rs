@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::Tty;
+use super::termios::Termios;
 use crate::errno::{Errno, Result};
 use crate::fs::File;
 use crate::kref::Ref;
@@ -236,6 +237,21 @@ impl Tty {
         let old = self.state.lock().pgrp.replace(pgrp);
         drop(old);
         Ok(())
+    }
+
+    /// Settings and foreground process group as resumed processes had left them, if the terminal is still that of
+    /// their session.
+    pub fn restore(&self, termios: Termios, session: Option<&Ref<Pid>>, pgrp: Option<Ref<Pid>>) {
+        self.set_termios(termios, false);
+        let _job = JOB_LOCK.lock();
+        let old = {
+            let mut state = self.state.lock();
+            match (same(&state.session, &session.cloned()), pgrp) {
+                (true, Some(pgrp)) => state.pgrp.replace(pgrp),
+                _ => None,
+            }
+        };
+        drop(old);
     }
 
     /// The line is gone (the master side was closed, vhangup(2), or the session leader exited): the

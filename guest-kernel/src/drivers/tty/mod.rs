@@ -32,6 +32,8 @@ pub mod termios;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use belljar_abi::Described;
+
 use crate::drivers::serial::{Line, Listener};
 use crate::errno::Result;
 use crate::fs::Dev;
@@ -55,29 +57,39 @@ pub enum Backend {
 }
 
 /// A terminal.
+#[repr(C)]
+#[derive(Described)]
 pub struct Tty {
     /// Device number of its node.
     pub dev: Dev,
     /// The device, or the other side.
+    #[described(skip)]
     pub backend: Backend,
     state: IrqLock<State>,
     /// Readers of the terminal, and whoever polls it.
+    #[described(skip)]
     read_wait: WaitQueue,
     /// Writers of the terminal, and whoever polls it.
+    #[described(skip)]
     write_wait: WaitQueue,
     /// Keeps what one call writes together.
+    #[described(skip)]
     write_lock: Mutex<()>,
     /// Raised by a hangup: files opened before it are dead.
     generation: AtomicU32,
 }
 
 /// What a terminal's lock guards.
+#[repr(C)]
+#[derive(Described)]
 pub struct State {
     /// Its settings.
     pub termios: Termios,
     /// Its size in characters and pixels.
+    #[described(skip)]
     pub winsize: WinSize,
     /// What was received and is echoed.
+    #[described(skip)]
     pub ldisc: LineDiscipline,
     /// The session that it controls.
     session: Option<Ref<Pid>>,

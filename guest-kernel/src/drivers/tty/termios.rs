@@ -26,7 +26,7 @@ const BOTHER: u32 = 0o10000;
 
 /// The settings of a terminal.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, belljar_abi::Described)]
 #[allow(missing_docs, reason = "the names are termios(3)'s")]
 pub struct Termios {
     pub c_iflag: u32,

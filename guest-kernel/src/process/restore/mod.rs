@@ -23,6 +23,9 @@ mod memory;
 mod objects;
 pub mod plan;
 mod state;
+#[cfg(any(test, feature = "synthetic"))]
+#[doc(hidden)]
+pub mod synthetic;
 mod tasks;
 
 use ::core::fmt::{self, Write};

@@ -5,12 +5,14 @@
 use alloc::vec::Vec;
 
 use belljar_abi::corenote::{
-    self, Fd, File, Frames, Kind, Limit, Pending, Record, SigAction, Table, Thread, Vma,
+    self, Fd, File, Frames, Kind, Limit, Pending, Record, SigAction, Table, Terminal, Thread, Vma,
+    Zombie,
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
 use super::core::{Bad, Core, Result, Segment, room};
 use crate::arch::{FpState, PtRegs};
+use crate::drivers::tty::termios::Termios;
 use crate::errno::Errno;
 use crate::fs::PATH_MAX;
 use crate::mm::VmFlags;
@@ -68,6 +70,22 @@ pub struct FilePlan<'a> {
     pub hash: &'a [u8],
 }
 
+/// A child that has ended.
+pub struct ZombiePlan<'a> {
+    /// What its note says.
+    pub record: Zombie,
+    /// Its name.
+    pub comm: &'a [u8],
+}
+
+/// A terminal.
+pub struct TerminalPlan {
+    /// What its note says.
+    pub record: Terminal,
+    /// Its settings.
+    pub termios: Termios,
+}
+
 /// A process.
 pub struct Plan<'a> {
     /// What its note says; ids are in range.
@@ -100,6 +118,10 @@ pub struct Plan<'a> {
     pub limits: Vec<Limit>,
     /// Its auxiliary vector.
     pub auxv: Vec<u64>,
+    /// Its children that nobody has waited for.
+    pub zombies: Vec<ZombiePlan<'a>>,
+    /// Its controlling terminal.
+    pub terminal: Option<TerminalPlan>,
 }
 
 /// The records of a note that each pass `check`; too many for any process are refused.
@@ -204,6 +226,11 @@ impl<'a> Plan<'a> {
         })?;
         let vmas = vmas(&table(Kind::Vmas, "Vmas")?)?;
         let frames = frames(&table(Kind::Frames, "Frames")?)?;
+        let terminal = core.table(Kind::Terminal).and_then(|table| terminal(&table));
+        let zombies = match core.table(Kind::Zombies) {
+            Some(table) => zombies(&table)?,
+            None => Vec::new(),
+        };
         let mut words = room(MAX_AUXV)?;
         words.extend(
             core.auxv
@@ -227,6 +254,8 @@ impl<'a> Plan<'a> {
             pending,
             limits,
             auxv: words,
+            zombies,
+            terminal,
         })
     }
 
@@ -386,6 +415,42 @@ const _: () = assert!(
         && Errno::ERESTART_RESTARTBLOCK.number() as u64 == corenote::ERESTART_RESTARTBLOCK,
     "core notes name the codes as the kernel does"
 );
+
+/// Settings that no terminal could have are none.
+fn terminal(table: &Table<'_>) -> Option<TerminalPlan> {
+    let record = table.records::<Terminal>().next()?;
+    let mut termios = Termios {
+        c_iflag: record.iflag as u32,
+        c_oflag: record.oflag as u32,
+        c_cflag: record.cflag as u32,
+        c_lflag: record.lflag as u32,
+        c_line: 0,
+        c_cc: *table.bytes(record.cc_bytes).ok()?.first_chunk()?,
+        c_ispeed: record.ispeed as u32,
+        c_ospeed: record.ospeed as u32,
+    };
+    termios.derive_speeds();
+    Some(TerminalPlan { record, termios })
+}
+
+fn zombies<'a>(table: &Table<'a>) -> Result<Vec<ZombiePlan<'a>>> {
+    let mut zombies = room(table.len().min(65536))?;
+    for record in records::<Zombie>(table, "Zombies", 65536, |_| Ok(()))? {
+        for (word, pid) in [("pid", record.pid), ("pgid", record.pgid), ("sid", record.sid)] {
+            need(is_pid(pid), "Zombies", word, pid)?;
+        }
+        for (word, id) in [("uid", record.uid), ("gid", record.gid)] {
+            need(is_id(id), "Zombies", word, id)?;
+        }
+        need(record.status <= 0xffff, "Zombies", "status", record.status)?;
+        let signal = record.exit_signal <= NSIG as u64;
+        need(signal, "Zombies", "exit_signal", record.exit_signal)?;
+        let comm = table.bytes(record.comm_bytes);
+        let comm = comm.map_err(|error| Bad::Note(Kind::Zombies as u32, error))?;
+        zombies.push(ZombiePlan { record, comm });
+    }
+    Ok(zombies)
+}
 
 fn vmas<'a>(table: &Table<'a>) -> Result<Vec<VmaPlan<'a>>> {
     let mut last = 0;

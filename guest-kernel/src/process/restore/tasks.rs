@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use super::plan::{Plan, ThreadPlan};
+use super::plan::{Plan, ThreadPlan, ZombiePlan};
 use super::state::{Parts, blockable, pending, set_limits};
 use super::{Failure, alone};
 use crate::arch::{self, PtRegs, ThreadFlags};
@@ -18,7 +18,7 @@ use crate::process::fork::{self, new_task};
 use crate::sched::{self, ClockBase, Policy, RestartBlock};
 use crate::signal::SIGSTOP;
 use crate::task::list::{self, TaskList};
-use crate::task::{AltStack, Task, TaskFlags};
+use crate::task::{AltStack, EXIT_ZOMBIE, SignalStruct, Task, TaskFlags};
 
 /// The numbers of a checkpoint, by what they were.
 struct Numbers(Vec<(u32, Ref<Pid>)>);
@@ -73,6 +73,14 @@ struct Made {
     threads: Vec<Ref<Task>>,
     pgid: Ref<Pid>,
     sid: Ref<Pid>,
+    zombies: Vec<Zombie>,
+}
+
+/// A child that has ended.
+struct Zombie {
+    task: Ref<Task>,
+    pgid: Ref<Pid>,
+    sid: Ref<Pid>,
 }
 
 /// Makes all tasks, links them and lets them go on.
@@ -89,6 +97,7 @@ pub(super) fn start(
         let what = format_args!("cores are resumed in the initial pid namespace only");
         return Err(Failure::new(root, Errno::EINVAL, what));
     }
+    let outside = adopter(caller);
     let mut numbers = Numbers(Vec::new());
     if becomes {
         // Under the caller's number, in its group and session.
@@ -110,13 +119,16 @@ pub(super) fn start(
         for thread in &plan.threads[first..] {
             numbers.take(plan, thread.record.tid)?;
         }
+        for zombie in &plan.zombies {
+            numbers.take(plan, zombie.record.pid)?;
+        }
     }
     let mut made: Vec<Made> = Vec::new();
     made.try_reserve_exact(plans.len()).map_err(|_| no_memory(root))?;
     for (index, plan) in plans.iter().enumerate() {
         let failed = |errno| Failure::new(plan, errno, format_args!("its tasks: {errno}"));
         let own = becomes && index == 0;
-        made.push(make(caller, plan, &parts[index], &mut numbers, own).map_err(failed)?);
+        made.push(make(outside, plan, &parts[index], &mut numbers, own).map_err(failed)?);
     }
     // From here on nothing fails.
     if becomes {
@@ -129,11 +141,12 @@ pub(super) fn start(
         let list = list::lock();
         for (index, (plan, tasks)) in plans.iter().zip(&made).enumerate() {
             let parent = plans[..index].iter().position(|p| p.process.pid == plan.process.ppid);
-            let parent = parent.map_or(caller, |at| &*made[at].leader);
+            let parent = parent.map_or(outside, |at| &*made[at].leader);
             enter(&list, plan, tasks, parent, becomes && index == 0);
         }
     }
     let leader = made[0].leader.clone();
+    terminal(root, &leader, &numbers);
     for (index, tasks) in made.iter().enumerate() {
         parts[index].mm_used = true;
         let first = usize::from(becomes && index == 0);
@@ -142,6 +155,24 @@ pub(super) fn start(
         }
     }
     Ok(leader)
+}
+
+/// Whose children the processes are, in whose groups those are that belong to none of their own: the caller, or
+/// init if that is a kernel thread, which waits for nobody.
+fn adopter(caller: &'static Task) -> &'static Task {
+    let init = init_pid_ns().child_reaper.load(Ordering::Acquire).cast::<Task>();
+    if !caller.is_kthread() || caller.pid() == 1 || init.is_null() {
+        return caller;
+    }
+    // SAFETY: init is there as long as the machine runs.
+    unsafe { &*init }
+}
+
+/// The controlling terminal is as the processes had left theirs.
+fn terminal(root: &Plan<'_>, leader: &Task, numbers: &Numbers) {
+    let (Some(plan), Some(tty)) = (&root.terminal, leader.signal.tty.get()) else { return };
+    let session = leader.signal.pid(PidType::Sid);
+    tty.restore(plan.termios, session.as_ref(), numbers.get(plan.record.pgrp));
 }
 
 /// The tasks of one process; with `own` the first one is the caller.
@@ -188,7 +219,50 @@ fn make(
         describe(&task, plan, thread);
         threads.push(task);
     }
-    Ok(Made { leader: threads[0].clone(), threads, pgid, sid })
+    let mut zombies = Vec::new();
+    zombies.try_reserve_exact(plan.zombies.len()).map_err(|_| Errno::ENOMEM)?;
+    for zombie in &plan.zombies {
+        zombies.push(make_zombie(caller, zombie, parts, numbers)?);
+    }
+    Ok(Made { leader: threads[0].clone(), threads, pgid, sid, zombies })
+}
+
+/// A task that has nothing but an end to tell of.
+fn make_zombie(
+    caller: &Task,
+    zombie: &ZombiePlan<'_>,
+    parts: &Parts,
+    numbers: &mut Numbers,
+) -> Result<Zombie> {
+    let record = &zombie.record;
+    let pgid = numbers.group(caller, PidType::Pgid, record.pgid)?;
+    let sid = numbers.group(caller, PidType::Sid, record.sid)?;
+    let mut cred = parts.cred.try_clone()?;
+    (cred.uid, cred.gid) = (record.uid as u32, record.gid as u32);
+    let signal = SignalStruct::new(parts.signal.rlimits.copy())?;
+    signal.live.store(0, Ordering::Relaxed);
+    signal.dead.utime.store(record.utime, Ordering::Relaxed);
+    signal.dead.stime.store(record.stime, Ordering::Relaxed);
+    let task = new_task(
+        numbers.get(record.pid).ok_or(Errno::ESRCH)?,
+        Ref::try_new(cred)?,
+        parts.files.clone(),
+        parts.fs.clone(),
+        parts.proxy.clone(),
+        signal,
+        parts.sighand.clone(),
+        None,
+    )?;
+    // What a task lets go of when it ends.
+    drop(task.files.replace(None));
+    drop(task.fs.replace(None));
+    drop(task.nsproxy.replace(None));
+    task.set_comm(zombie.comm);
+    task.set_flags(TaskFlags::EXITING);
+    task.exit_code.store(record.status as i32, Ordering::Relaxed);
+    task.exit_signal.store(record.exit_signal as i32, Ordering::Relaxed);
+    task.exit_state.store(EXIT_ZOMBIE, Ordering::Relaxed);
+    Ok(Zombie { task, pgid, sid })
 }
 
 /// The first thing that a resumed thread runs.
@@ -274,21 +348,28 @@ fn commit(task: &Task, plan: &Plan<'_>, parts: &mut Parts, regs: &mut PtRegs) {
     *regs = thread.regs;
 }
 
+/// Puts the leader of a process on the task list.
+fn link(list: &TaskList, leader: &Ref<Task>, parent: &Task, pgid: &Ref<Pid>, sid: &Ref<Pid>) {
+    let parent = core::ptr::from_ref(parent).cast_mut();
+    leader.real_parent.store(parent, Ordering::Relaxed);
+    leader.parent.store(parent, Ordering::Relaxed);
+    leader.group_leader.store(Ref::as_ptr(leader).cast_mut(), Ordering::Relaxed);
+    leader.tgid.store(leader.pid(), Ordering::Relaxed);
+    let _ = leader.signal.set_pid(PidType::Tgid, Some(leader.thread_pid.share()));
+    let _ = leader.signal.set_pid(PidType::Pgid, Some(pgid.clone()));
+    let _ = leader.signal.set_pid(PidType::Sid, Some(sid.clone()));
+    // The list's own reference; `release_task` takes it back.
+    core::mem::forget(leader.clone());
+    list.link_new(leader);
+}
+
 /// Puts a process on the task list, under its parent; `own`: its leader is there already.
 fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool) {
     let leader = &made.leader;
     let leader_ptr = Ref::as_ptr(leader).cast_mut();
     let signal = &leader.signal;
     if !own {
-        let parent_ptr = core::ptr::from_ref(parent).cast_mut();
-        leader.real_parent.store(parent_ptr, Ordering::Relaxed);
-        leader.parent.store(parent_ptr, Ordering::Relaxed);
-        leader.group_leader.store(leader_ptr, Ordering::Relaxed);
-        leader.tgid.store(leader.pid(), Ordering::Relaxed);
         leader.exit_signal.store(plan.process.exit_signal as i32, Ordering::Relaxed);
-        let _ = signal.set_pid(PidType::Tgid, Some(leader.thread_pid.share()));
-        let _ = signal.set_pid(PidType::Pgid, Some(made.pgid.clone()));
-        let _ = signal.set_pid(PidType::Sid, Some(made.sid.clone()));
         let leads =
             plan.process.session_leader != 0 && Ref::ptr_eq(&made.sid, &leader.thread_pid.share());
         signal.leader.store(leads, Ordering::Relaxed);
@@ -297,13 +378,13 @@ fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool
         signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
         let same_session =
             parent.signal.pid(PidType::Sid).is_some_and(|sid| Ref::ptr_eq(&sid, &made.sid));
-        if plan.process.tty_dev != 0 && same_session {
-            let tty = parent.signal.tty.lock().clone();
-            *signal.tty.lock() = tty;
+        if same_session {
+            let _ = signal.tty.replace(parent.signal.tty.get());
         }
-        // The list's own reference; `release_task` takes it back.
-        core::mem::forget(leader.clone());
-        list.link_new(leader);
+        link(list, leader, parent, &made.pgid, &made.sid);
+    }
+    for zombie in &made.zombies {
+        link(list, &zombie.task, leader, &zombie.pgid, &zombie.sid);
     }
     for thread in &made.threads[1..] {
         let real_parent = leader.real_parent.load(Ordering::Relaxed);

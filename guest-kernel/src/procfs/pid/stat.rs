@@ -112,7 +112,7 @@ pub(super) fn stat(subject: &Subject, out: &mut Text) -> Result<()> {
     let signal = &task.signal;
     let may_look = subject.check_access().is_ok();
     let mem = subject.with_mm(|mm| memory(mm, may_look)).unwrap_or_default();
-    let (tty_nr, foreground) = match signal.tty.lock().clone() {
+    let (tty_nr, foreground) = match signal.tty.get() {
         Some(tty) => (tty.dev.encode() as i32, tty.foreground()),
         None => (0, None),
     };
