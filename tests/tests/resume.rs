@@ -149,7 +149,7 @@ fn process_of_a_running_machine_moves_into_another_running_machine() {
     let dir = dir.to_str().unwrap();
     checkpoint(&guest, &["t", &pid, dir, "--kill"]);
     let alive = |row: &serde_json::Value| {
-        row["pid"].to_string() == pid && row["state"].as_str() != Some("Z")
+        row["pid"].as_u64() == pid.parse().ok() && row["state"].as_str() != Some("Z")
     };
     eventually("the job is gone", || !guest.rows(&["ps", "t"]).iter().any(alive));
     assert_eq!(guest.run(&["kill", "t"], "").code, 0);
@@ -193,11 +193,48 @@ fn threads_of_a_snapshot_on_disk_go_on() {
     gdb.args(["-batch", "-nx", "-ex", "info threads", "-ex", "thread apply all bt 2"]);
     let output = gdb.args([&*counting, &core]).output().expect("the tests need gdb-multiarch");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.matches("(LWP ").count(), 5, "{said}");
+    assert_eq!(said.matches("\nThread ").count(), 5, "{said}");
     assert!(said.matches("#1 ").count() >= 4, "{said}");
     let after = guest.run(&["run", "--resume", dir, &counting], "");
     assert_eq!(after.code, 0, "{after:?}");
     assert!(whole.ends_with(&after.stdout) && after.stdout.contains("step 9"), "{after:?}");
+}
+
+#[test]
+fn program_that_execs_a_core_becomes_its_process() {
+    let guest = Guest::new();
+    let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1));
+        [ $((i % 20000)) = 0 ] && echo $i; done; echo pid $$; exit 7";
+    let (mut child, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
+    read_until(&mut lines, "20000");
+    let dir = guest.path("cores");
+    checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--kill"]);
+    let _ = child.wait();
+    // An image that has the core as a program, and what it had mapped.
+    let root = guest.path("root");
+    std::fs::create_dir(&root).unwrap();
+    let archive = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let archive = archive.join("../target/belljar/images/shell/rootfs.cpio");
+    let mut cpio = std::process::Command::new("cpio");
+    cpio.args(["-idm", "--quiet", "--no-absolute-filenames", "bin/*", "etc/*"]).current_dir(&root);
+    let status = cpio.stdin(std::fs::File::open(archive).unwrap()).status();
+    assert!(status.expect("the tests need cpio(1)").success());
+    let program = root.join("bin/core");
+    std::fs::copy(dir.join("1.core"), &program).unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, everybody).unwrap();
+    let run = |command: &str| {
+        guest.run(&["run", root.to_str().unwrap(), "--", "/bin/sh", "-c", command], "")
+    };
+    // It keeps the number that it execs with, which is not the one that the shell remembers.
+    let done = run("echo child $(exec /bin/core | tail -n 2)");
+    assert_eq!((done.code, &*done.stdout), (0, "child 200000 pid 1\n"), "{done:?}");
+    let done = run("exec /bin/core");
+    assert_eq!(done.code, 7, "{done:?}");
+    assert!(done.stdout.ends_with("180000\n200000\npid 1\n"), "{done:?}");
+    // Whoever may not become anybody may not become its process.
+    let done = run("exec su -s /bin/sh nobody -c 'exec /bin/core'");
+    assert!(done.code == 126 && done.stdout.contains("not permitted"), "{done:?}");
 }
 
 #[test]
@@ -228,7 +265,8 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
     before.wait_for("# ");
     before.type_keys("sleep 1000 &\r");
     before.wait_for("1000 &");
-    before.type_keys("cat\r");
+    before.type_keys("echo go; cat\r");
+    before.wait_for("\r\ngo\r\n");
     before.type_keys("once\r");
     before.wait_for("once\r\nonce\r\n");
     let dir = guest.path("cores");
@@ -244,7 +282,8 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
     after.wait_for("Stopped");
     after.type_keys("jobs\r");
     after.wait_for("sleep 1000");
-    after.type_keys("kill %1; fg %2\r");
+    after.type_keys("kill %1; echo go; fg %2\r");
+    after.wait_for("\r\ngo\r\n");
     after.type_keys("back\r");
     after.wait_for("back\r\nback\r\n");
     after.type_keys("\x04exit 3\r");
