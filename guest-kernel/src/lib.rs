@@ -18,7 +18,7 @@
 //! | [`mm`] | frames, kernel heap, address spaces, faults, copy-on-write, user copy |
 //! | [`sched`] | entities, run queues, wait queues, timers, clocks |
 //! | [`drivers`] | console, RTC, virtio |
-//! | [`fs`], [`ipc`], [`net`], [`ns`], [`signal`] | the objects that tasks hold |
+//! | [`cgroup`], [`fs`], [`ipc`], [`net`], [`ns`], [`signal`] | the objects that tasks hold |
 //! | [`task`] | the noun: what ties one entity to its memory, files, signals and namespaces |
 //! | [`process`] | the verbs: fork, exec, exit, wait, signal delivery, kernel threads |
 //! | [`introspect`], [`suspend`], [`procfs`] | what describes, freezes and shows all of the above |
@@ -30,6 +30,7 @@ extern crate alloc;
 pub mod addr;
 pub mod arch;
 pub mod array;
+pub mod cgroup;
 pub mod drivers;
 pub mod errno;
 pub mod fs;

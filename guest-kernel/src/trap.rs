@@ -262,6 +262,7 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
             info.set(ThreadFlags::SIGPENDING);
         }
         timers::check_cpu_timers();
+        crate::process::oom::throttle();
     }
     if flags.contains(ThreadFlags::SINGLESTEP) {
         info.clear(ThreadFlags::SINGLESTEP);

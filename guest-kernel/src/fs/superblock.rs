@@ -46,6 +46,12 @@ pub trait SuperOps: Any + Send + Sync {
         false
     }
 
+    /// Writes, for /proc/PID/mountinfo, what part of it a mount with this root shows, if that is not the
+    /// path from the file system's own root.
+    fn show_root(&self, _root: &super::Inode, _out: &mut dyn fmt::Write) -> Option<fmt::Result> {
+        None
+    }
+
     /// Takes new options (`MS_REMOUNT`).
     fn remount(&self, _sb: &SuperBlock, _data: &[u8]) -> Result<()> {
         Ok(())

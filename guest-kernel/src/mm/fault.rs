@@ -7,6 +7,7 @@
 use super::asid::Asid;
 use super::backing::MappedFile;
 use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
+use super::memcg::NoPage;
 use super::mm::{Mm, RemoteBuf, Space};
 use super::tables::Leaf;
 use super::vma::{self, VmFlags, Vma};
@@ -61,6 +62,8 @@ enum Stop {
     Grow,
     /// No frame.
     NoMemory,
+    /// The group may have no more pages.
+    OverLimit,
 }
 
 impl From<Fault> for Stop {
@@ -68,6 +71,15 @@ impl From<Fault> for Stop {
         match fault {
             Fault::Oom => Self::NoMemory,
             fault => Self::Fault(fault),
+        }
+    }
+}
+
+impl From<NoPage> for Stop {
+    fn from(why: NoPage) -> Self {
+        match why {
+            NoPage::NoMemory => Self::NoMemory,
+            NoPage::OverLimit => Self::OverLimit,
         }
     }
 }
@@ -136,6 +148,7 @@ impl Mm {
                 Err(Stop::Fault(fault)) => return Err(fault),
                 Err(Stop::Grow) => self.grow_stack(addr)?,
                 Err(Stop::NoMemory) => super::oom::out_of_memory()?,
+                Err(Stop::OverLimit) => super::oom::over_limit(self.group().as_ref())?,
             }
         }
     }
@@ -196,8 +209,7 @@ impl Mm {
         }
         let Some(file) = &vma.file else {
             let pte = if write {
-                let flags = AllocFlags::ZERO | AllocFlags::USER;
-                let frame = frame::alloc_page_of(PageKind::Anon, flags)?;
+                let frame = leaf.new_page(AllocFlags::ZERO)?;
                 page_entry(vma, frame.into_phys(), true).with_dirty(true)
             } else {
                 page_entry(vma, zero_page()?, false).with_special(true)
@@ -235,7 +247,7 @@ impl Mm {
             });
         } else {
             let zero = if pte.is_special() { AllocFlags::ZERO } else { AllocFlags::empty() };
-            let copy = frame::alloc_page_of(PageKind::Anon, AllocFlags::USER | zero)?;
+            let copy = leaf.new_page(zero)?;
             if !pte.is_special() {
                 // SAFETY: two distinct frames; the copy is ours, the original is held by the entry.
                 unsafe { arch::copy_page(copy.as_ptr(), arch::phys_to_virt(pte.phys())) };
@@ -262,7 +274,8 @@ impl Mm {
         }
         if write && vma.is_private() {
             let Some(original) = mapping.get(index) else { return Ok(false) };
-            leaf.fill(Self::private_copy(vma, &original)?);
+            let copy = Self::private_copy(vma, leaf, &original)?;
+            leaf.fill(copy);
             return Ok(true);
         }
         let window = AROUND << PAGE_SHIFT;
@@ -279,8 +292,8 @@ impl Mm {
     }
 
     /// An anonymous copy of a file's page, for a store to a private mapping.
-    fn private_copy(vma: &Vma, original: &FrameRef) -> Result<Pte, Stop> {
-        let copy = frame::alloc_page_of(PageKind::Anon, AllocFlags::USER)?;
+    fn private_copy(vma: &Vma, leaf: &Leaf<'_>, original: &FrameRef) -> Result<Pte, Stop> {
+        let copy = leaf.new_page(AllocFlags::empty())?;
         // SAFETY: two distinct frames; the copy is ours, the reference keeps the original.
         unsafe { arch::copy_page(copy.as_ptr(), original.as_ptr()) };
         Ok(page_entry(vma, copy.into_phys(), true).with_dirty(true))
@@ -307,11 +320,12 @@ impl Mm {
             }
             let mut leaf = tables.leaf(self.asid(), VirtAddr(addr))?;
             if leaf.load().is_empty() {
-                leaf.fill(if write && vma.is_private() {
-                    Self::private_copy(vma, &frame)?
+                let pte = if write && vma.is_private() {
+                    Self::private_copy(vma, &leaf, &frame)?
                 } else {
                     page_entry(vma, frame.into_phys(), !vma.is_private())
-                });
+                };
+                leaf.fill(pte);
                 tables.note_peak();
             }
             return Ok(());
@@ -393,6 +407,7 @@ pub(super) fn access_remote(mm: &Mm, addr: u64, mut buf: RemoteBuf) -> usize {
             Ok(()) => done += n,
             Err(Stop::Grow) if mm.grow_stack(va.page().0).is_ok() => {}
             Err(Stop::NoMemory) if super::oom::out_of_memory().is_ok() => {}
+            Err(Stop::OverLimit) if super::oom::over_limit(mm.group().as_ref()).is_ok() => {}
             Err(_) => break,
         }
     }

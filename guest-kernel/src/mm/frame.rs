@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::buddy::{Buddy, CHUNK, MAX_ORDER};
+use super::memcg;
 pub use super::page::{Page, PageKind};
 use super::ranges::Ranges;
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
@@ -363,6 +364,7 @@ impl Drop for FrameRef {
     #[inline]
     fn drop(&mut self) {
         if self.put() {
+            memcg::release(self);
             free(self);
         }
     }
@@ -417,6 +419,7 @@ impl FreeBatch {
         let page = page_of(phys);
         if page.put() {
             debug_assert_eq!(page.order(), 0, "a single frame");
+            memcg::release(page);
             if self.len == Self::ROOM {
                 self.flush();
             }

@@ -13,7 +13,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use belljar_abi::Described;
 
 use super::backing::Backing;
-use super::frame::{self, AllocFlags, FrameRef, PageKind};
+use super::frame::{AllocFlags, FrameRef, PageKind};
+use super::memcg::alloc_file_page;
 use super::{Fault, try_box};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
@@ -302,7 +303,7 @@ impl Mapping {
         if let Some(frame) = self.get(index) {
             return Ok(frame);
         }
-        let frame = frame::alloc_page_of(self.kind, AllocFlags::ZERO | AllocFlags::USER)?;
+        let frame = alloc_file_page(self.kind, AllocFlags::ZERO | AllocFlags::USER)?;
         self.insert(index, frame)
     }
 

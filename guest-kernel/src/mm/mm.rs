@@ -20,6 +20,7 @@ use belljar_abi::Described;
 use super::asid::{self, Asid};
 use super::backing::MappedFile;
 use super::mapping::Mapping;
+use super::memcg::MemGroup;
 use super::tables::Tables;
 use super::vma::{self, VmFlags, Vmas};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, TASK_SIZE};
@@ -413,6 +414,25 @@ impl Mm {
         let mut space = self.space.write();
         space.mmap_base = base;
         (space.hole_top, space.hole_size) = (base, 0);
+    }
+
+    /// The group whose account new pages go on.
+    pub fn group(&self) -> Option<Ref<MemGroup>> {
+        self.tables.lock().group.clone()
+    }
+
+    /// Puts new pages on another group's account; those that are there stay where they are.
+    pub fn set_group(&self, group: Option<Ref<MemGroup>>) {
+        let old = core::mem::replace(&mut self.tables.lock().group, group);
+        drop(old);
+    }
+
+    /// True if new pages go on the account of `group`.
+    pub fn is_in_group(&self, group: Option<&Ref<MemGroup>>) -> bool {
+        match (&self.tables.lock().group, group) {
+            (Some(own), Some(group)) => Ref::ptr_eq(own, group),
+            (own, group) => own.is_none() && group.is_none(),
+        }
     }
 
     /// Resident pages.

@@ -24,6 +24,7 @@ pub mod heap;
 pub mod kstack;
 pub mod madvise;
 pub mod mapping;
+pub mod memcg;
 pub mod meminfo;
 #[allow(clippy::module_inception, reason = "it is the address space that names the floor")]
 pub mod mm;
@@ -50,6 +51,7 @@ pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of,
 pub use frame::{free_reserved, init, total_frames as total_pages};
 pub use kstack::KernelStack;
 pub use mapping::Mapping;
+pub use memcg::{MemGroup, alloc_file_page, try_alloc_file_page};
 pub use meminfo::{MemInfo, meminfo};
 pub use mm::{Mm, MmLayout, MmLimits, RemoteBuf, Space};
 pub use mmap::MmapRequest;

@@ -76,7 +76,8 @@ pub struct Page {
     next: AtomicU32,
     #[described(as = "uint")]
     prev: AtomicU32,
-    /// A slab's free list; a table's number of entries in use.
+    /// A slab's free list; a table's number of entries in use; of a page of a program or file the group
+    /// that it is charged to, 0 for none.
     #[described(as = "hex")]
     private: AtomicU64,
     /// A page-cache page's index in its file.

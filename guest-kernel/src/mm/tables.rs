@@ -38,13 +38,15 @@
 use core::ops::Range;
 
 use super::asid::Asid;
-use super::frame::{FreeBatch, PageKind, page_of};
+use super::frame::{AllocFlags, FrameRef, FreeBatch, PageKind, page_of};
 use super::gather::Gather;
+use super::memcg::{MemGroup, NoPage, alloc_charged};
 use super::table::{Fill, LEAF, copy_table, entries, entries_in, new_table, put_leaf, put_table};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{AtomicPte, Pte, Table, index, level_shift, level_size, table_at};
 use crate::arch::tlb;
 use crate::errno::Result;
+use crate::kref::Ref;
 
 /// Pages resident, by kind; changed under the tables' lock only.
 #[repr(C)]
@@ -97,6 +99,12 @@ impl<'a> Leaf<'a> {
     #[inline]
     pub fn load(&self) -> Pte {
         self.entry().load()
+    }
+
+    /// A frame for an anonymous page here, on the account of the address space's group.
+    #[inline]
+    pub fn new_page(&self, flags: AllocFlags) -> core::result::Result<FrameRef, NoPage> {
+        alloc_charged(self.tables.group.as_ref(), PageKind::Anon, flags | AllocFlags::USER)
     }
 
     /// Fills an empty entry; it takes over the reference that the caller gave away.
@@ -181,19 +189,23 @@ pub struct Tables {
     pub rss: Rss,
     /// The largest sum of `rss` so far.
     pub hiwater_rss: u64,
+    /// Whose account new pages go on; none if it is nobody's.
+    #[described(skip)]
+    pub group: Option<Ref<MemGroup>>,
 }
 
 impl Tables {
     /// A root without entries.
     pub fn new() -> Result<Self> {
-        Ok(Self { root: new_table()?, rss: Rss::default(), hiwater_rss: 0 })
+        Ok(Self { root: new_table()?, rss: Rss::default(), hiwater_rss: 0, group: None })
     }
 
     /// Tables that share all that these have. The caller invalidates its whole ASID, since stores
     /// that were allowed are not any more.
     pub fn fork(&mut self) -> Result<Self> {
         let root = copy_table(self.root, 0)?;
-        Ok(Self { root, rss: self.rss, hiwater_rss: self.rss.total() })
+        let group = self.group.clone();
+        Ok(Self { root, rss: self.rss, hiwater_rss: self.rss.total(), group })
     }
 
     /// Notes the peak; called where pages may have been added.

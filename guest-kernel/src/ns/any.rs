@@ -5,8 +5,8 @@ use crate::fs::MntNs;
 use crate::ipc::IpcNs;
 use crate::kref::Ref;
 use crate::net::NetNs;
+use crate::ns::cgroup::CgroupNs;
 use crate::ns::common::{HasCommon, NsCommon};
-use crate::ns::nsproxy::PlainNs;
 use crate::ns::pid::PidNs;
 use crate::ns::time::TimeNs;
 use crate::ns::user::UserNs;
@@ -16,7 +16,7 @@ use crate::ns::uts::UtsNs;
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the names are namespaces(7)'s")]
 pub enum Namespace {
-    Cgroup(Ref<PlainNs>),
+    Cgroup(Ref<CgroupNs>),
     Ipc(Ref<IpcNs>),
     Mnt(Ref<MntNs>),
     Net(Ref<NetNs>),

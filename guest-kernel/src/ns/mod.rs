@@ -1,6 +1,7 @@
 //! Namespaces and credentials: who a task is, and what it sees.
 
 mod any;
+pub mod cgroup;
 pub mod common;
 pub mod cred;
 pub mod idmap;
@@ -12,10 +13,11 @@ pub mod user;
 pub mod uts;
 
 pub use any::Namespace;
+pub use cgroup::CgroupNs;
 pub use common::{HasCommon, NsCommon, NsKind};
 pub use cred::{Cap, CapSet, Cred};
 pub use idmap::OVERFLOW_ID;
-pub use nsproxy::{NsProxy, PlainNs, init_nsproxy};
+pub use nsproxy::{NsProxy, init_nsproxy};
 pub use pid::{Pid, PidMember, PidNs, PidType, init_pid_ns};
 pub use time::TimeNs;
 pub use user::UserNs;
@@ -26,6 +28,7 @@ use crate::errno::Result;
 pub fn init() -> Result<()> {
     user::init_user_ns();
     pid::init()?;
+    crate::cgroup::init()?;
     crate::net::inet::tcp::sock::init();
     nsproxy::init()
 }

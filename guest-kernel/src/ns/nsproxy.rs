@@ -6,40 +6,20 @@
 
 use belljar_abi::Described;
 
+use crate::cgroup::Cgroup;
 use crate::errno::{Errno, Result};
 use crate::fs::{FsStruct, MntNs};
 use crate::ipc::IpcNs;
 use crate::kref::Ref;
 use crate::net::NetNs;
-use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
+use crate::ns::cgroup::CgroupNs;
+use crate::ns::common::{NsCommon, NsKind};
 use crate::ns::cred::Cred;
 use crate::ns::pid::{PidNs, init_pid_ns};
 use crate::ns::time::{OffsetClock, TimeNs};
 use crate::ns::user::init_user_ns;
 use crate::ns::uts::{UtsNames, UtsNs, uts_name};
 use crate::sync::Once;
-
-/// A namespace of a kind that has an identity and an owner, and nothing in it yet.
-#[repr(C)]
-#[derive(Described)]
-pub struct PlainNs {
-    /// Identity and owner.
-    #[described(as = "struct NsCommon")]
-    pub common: NsCommon,
-}
-
-impl HasCommon for PlainNs {
-    fn common(&self) -> &NsCommon {
-        &self.common
-    }
-}
-
-impl PlainNs {
-    /// A namespace.
-    pub fn new(common: NsCommon) -> Result<Ref<Self>> {
-        publish(Self { common })
-    }
-}
 
 /// The namespaces that a task uses.
 #[repr(C)]
@@ -60,7 +40,7 @@ pub struct NsProxy {
     /// The clock offsets of children to come.
     pub time_for_children: Ref<TimeNs>,
     /// Control group root.
-    pub cgroup: Ref<PlainNs>,
+    pub cgroup: Ref<CgroupNs>,
 }
 
 impl NsProxy {
@@ -79,7 +59,8 @@ impl NsProxy {
     }
 
     /// The set with a new namespace for each `CLONE_NEW*` in `flags` (`create_new_namespaces`). `cred`
-    /// owns them; the roots in `fs` move into a new mount namespace. `active` is the pid namespace that
+    /// owns them; the roots in `fs` move into a new mount namespace, and `group` is what a new cgroup
+    /// namespace sees as the root. `active` is the pid namespace that
     /// the caller itself lives in.
     pub fn with_new(
         &self,
@@ -87,6 +68,7 @@ impl NsProxy {
         cred: &Cred,
         active: &Ref<PidNs>,
         fs: &FsStruct,
+        group: &Ref<Cgroup>,
     ) -> Result<Ref<Self>> {
         let mut new = self.duplicate();
         let wants = |kind: NsKind| flags & kind.flag() != 0;
@@ -111,7 +93,7 @@ impl NsProxy {
             new.pid_for_children = PidNs::new(common(NsKind::Pid)?, Some(outer.clone()))?;
         }
         if wants(NsKind::Cgroup) {
-            new.cgroup = PlainNs::new(common(NsKind::Cgroup)?)?;
+            new.cgroup = CgroupNs::new(common(NsKind::Cgroup)?, group.clone())?;
         }
         if wants(NsKind::Net) {
             new.net = NetNs::new(common(NsKind::Net)?)?;
@@ -164,7 +146,7 @@ pub(super) fn init() -> Result<()> {
         net: NetNs::new(common(NsKind::Net))?,
         time: time.clone(),
         time_for_children: time,
-        cgroup: PlainNs::new(common(NsKind::Cgroup))?,
+        cgroup: CgroupNs::new(common(NsKind::Cgroup), crate::cgroup::root().clone())?,
     })?);
     Ok(())
 }

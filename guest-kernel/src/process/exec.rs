@@ -390,6 +390,7 @@ fn load_elf(binary: Binary, regs: &mut PtRegs) -> Result<()> {
     let task = task::current();
 
     let mm = Mm::new()?;
+    super::cgroup::charge_new(&mm);
     let loaded = Loader { mm: &mm, task }.load(&binary, &program, interpreter.as_ref());
     let entry = match loaded {
         Ok(entry) => entry,

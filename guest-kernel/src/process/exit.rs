@@ -7,6 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::{Pid, PidNs, PidType};
+use crate::process::cgroup;
 use crate::process::pidfd;
 use crate::process::signal::{self, notify_parent};
 use crate::process::sysv;
@@ -156,6 +157,7 @@ fn exit_fs(task: &Task) {
 fn exit_notify(task: &Task, group_dead: bool) {
     let autoreap = {
         let list = list::lock();
+        cgroup::exit(&list, task);
         sched_exit(task);
         forget_original_parent(&list, task);
         if group_dead {
@@ -426,6 +428,7 @@ pub fn release_locked(list: &TaskList, task: &Task) {
         [PidType::Tgid, PidType::Pgid, PidType::Sid].map(|kind| task.signal.set_pid(kind, None))
     });
     list.unlink(task);
+    cgroup::release(list, task);
     if !core::ptr::eq(leader, task)
         && leader.signal.nr_threads.load(Ordering::Relaxed) == 1
         && leader.exit_state.load(Ordering::Relaxed) == EXIT_ZOMBIE

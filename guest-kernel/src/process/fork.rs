@@ -7,13 +7,14 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use crate::arch::{self, KernelStackRange, PtRegs};
+use crate::cgroup::{Cgroup, Member};
 use crate::errno::{Errno, Result};
 use crate::fs::{Files, FsStruct};
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::mm::{KernelStack, Mm, UserPtr};
 use crate::ns::{Cap, Cred, NsProxy, Pid, PidNs, PidType};
-use crate::process::exit;
+use crate::process::{cgroup, exit};
 use crate::sched::{self, Entity};
 use crate::signal::{SIGCHLD, Sighand};
 use crate::sync::{IrqLock, SpinLock};
@@ -77,6 +78,8 @@ pub struct CloneArgs {
     pub pidfd: u64,
     /// Numbers for the child, the innermost namespace's first.
     pub set_tid: Vec<u32>,
+    /// The control group that the child starts in, with `CLONE_INTO_CGROUP`; else its parent's.
+    pub cgroup: Option<Ref<Cgroup>>,
 }
 
 impl CloneArgs {
@@ -91,6 +94,7 @@ impl CloneArgs {
             child_tid: 0,
             pidfd: 0,
             set_tid: Vec::new(),
+            cgroup: None,
         }
     }
 }
@@ -127,10 +131,6 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
     {
         return Err(Errno::EINVAL);
     }
-    // Control groups are not there yet: as a kernel that was built without them.
-    if has(CloneFlags::INTO_CGROUP) {
-        return Err(Errno::EINVAL);
-    }
     Ok(())
 }
 
@@ -161,8 +161,11 @@ pub fn kernel_clone(args: &CloneArgs, regs: &PtRegs) -> Result<u32> {
     };
     start(&child);
     if let Some(done) = vfork {
+        // Waiting here counts as frozen: the child, which may be, cannot let go.
+        cgroup::set_frozen(parent, true);
         // A fatal signal ends the wait; the child then runs on alone.
         let _ = crate::wait_event_killable!(done.wait, done.done.load(Ordering::Acquire));
+        cgroup::set_frozen(parent, false);
     }
     Ok(nr)
 }
@@ -218,7 +221,10 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
     }
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
 
-    enter(flags, args.exit_signal, parent, &child)?;
+    enter(args, parent, &child)?;
+    if !flags.contains(CloneFlags::VM) && crate::cgroup::count() > 1 {
+        cgroup::sync_memory(&child);
+    }
     Ok(Made { task: child, pidfd })
 }
 
@@ -251,7 +257,8 @@ fn alloc_pid(args: &CloneArgs, ns: &Ref<PidNs>, cred: &Cred) -> Result<Ref<Pid>>
 }
 
 /// Puts the child on the task list, in its group, under its parent.
-fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) -> Result<()> {
+fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>) -> Result<()> {
+    let flags = args.flags;
     let child_ptr = Ref::as_ptr(child).cast_mut();
     let thread = flags.contains(CloneFlags::THREAD);
     let list = list::lock();
@@ -267,6 +274,8 @@ fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) 
     {
         return Err(Errno::ERESTARTNOINTR);
     }
+    // The last step that can fail.
+    cgroup::fork(&list, parent, child, args.cgroup.as_deref())?;
     let real_parent = if flags.intersects(CloneFlags::PARENT | CloneFlags::THREAD) {
         child.exit_signal.store(
             if thread { -1 } else { parent.exit_signal.load(Ordering::Relaxed) },
@@ -274,7 +283,7 @@ fn enter(flags: CloneFlags, exit_signal: i32, parent: &Task, child: &Ref<Task>) 
         );
         parent.real_parent.load(Ordering::Relaxed)
     } else {
-        child.exit_signal.store(exit_signal, Ordering::Relaxed);
+        child.exit_signal.store(args.exit_signal, Ordering::Relaxed);
         core::ptr::from_ref(parent).cast_mut()
     };
     child.real_parent.store(real_parent, Ordering::Relaxed);
@@ -415,7 +424,8 @@ fn copy_namespaces(
     if flags.contains(CloneFlags::NEWIPC | CloneFlags::SYSVSEM) {
         return Err(Errno::EINVAL);
     }
-    let new = old.with_new(kinds, cred, parent.thread_pid.own().ns(), fs)?;
+    let group = cgroup::of(parent);
+    let new = old.with_new(kinds, cred, parent.thread_pid.own().ns(), fs, &group)?;
     if flags.contains(CloneFlags::VM) { Ok(new) } else { NsProxy::for_child(&new) }
 }
 
@@ -518,6 +528,7 @@ pub(super) fn new_task(
         stop_pending: AtomicBool::new(false),
         hold: AtomicBool::new(false),
         oom_victim: AtomicBool::new(false),
+        cgroup: Member::new(),
         stack,
     })
 }
@@ -571,6 +582,7 @@ pub fn kernel_thread(
     for kind in [PidType::Pgid, PidType::Sid] {
         let _ = child.signal.set_pid(kind, parent.signal.pid(kind));
     }
+    cgroup::fork(&list, parent, &child, Some(crate::cgroup::root()))?;
     core::mem::forget(child.clone());
     list.link_new(&child);
     drop(list);

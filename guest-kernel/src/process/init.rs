@@ -9,16 +9,15 @@ use crate::errno::{Errno, Result};
 use crate::fs::open::OpenHow;
 use crate::fs::{self, Caller, File, Files, FsStruct, OpenFlags};
 use crate::kref::Ref;
-use crate::mm::oom::OomOutcome;
 use crate::ns::{Cred, Pid, PidType, init_nsproxy, init_pid_ns};
 use crate::process::wait::{WaitOptions, Which, do_wait};
 use crate::process::{exec, fork, restore, signal};
-use crate::sched::{self, Deadline, TaskState};
+use crate::sched;
 use crate::signal::Sighand;
 use crate::sync::Once;
 use crate::task::rlimit::Rlimits;
 use crate::task::{self, GroupFlags, SignalStruct, Task, TaskFlags, list};
-use crate::{kerr, kinfo, wait_channel};
+use crate::{kerr, kinfo};
 
 static INIT_TASK: Once<Ref<Task>> = Once::new();
 
@@ -65,7 +64,7 @@ pub fn init_idle_task(root: crate::fs::Path) -> Result<()> {
     crate::syscall::net::install_hooks();
     crate::syscall::ipc::install_hooks();
     crate::introspect::publish_tasks(task);
-    crate::mm::oom::set_killer(oom_kill);
+    super::oom::init();
     Ok(())
 }
 
@@ -311,54 +310,6 @@ pub fn shutdown(wait_status: i32, restart: bool) -> ! {
     crate::panic::stop_others();
     crate::introspect::set_exit(wait_status);
     if restart { arch::reset() } else { arch::power_off() }
-}
-
-/// Frees memory by ending the process that holds the most of it. False if there is none to end.
-fn oom_kill() -> OomOutcome {
-    let list = list::lock();
-    let badness = |t: &&Task| {
-        let adj = i64::from(t.signal.oom_score_adj.load(Ordering::Relaxed));
-        if adj == -1000
-            || t.is_kthread()
-            || t.pid() == 1 && t.signal.nr_threads.load(Ordering::Relaxed) == 0
-        {
-            return i64::MIN;
-        }
-        match t.se.get_mm() {
-            None => i64::MIN,
-            Some(mm) => mm.oom_badness() as i64 + adj * crate::mm::total_pages() as i64 / 1000,
-        }
-    };
-    // A victim that is on its way out frees its memory soon.
-    if list.processes().any(|t| t.oom_victim.load(Ordering::Relaxed) && t.se.get_mm().is_some()) {
-        drop(list);
-        return give_it_time();
-    }
-    let Some(victim) = list.processes().max_by_key(badness).filter(|t| badness(t) > i64::MIN)
-    else {
-        return OomOutcome::Fail;
-    };
-    victim.oom_victim.store(true, Ordering::Relaxed);
-    kerr!("out of memory: killed process {} ({})", victim.pid(), victim.comm());
-    victim.signal.shared.lock().flags.remove(GroupFlags::UNKILLABLE);
-    let _ = signal::send_locked(
-        &list,
-        crate::signal::SigInfo::kernel(crate::signal::SIGKILL),
-        victim,
-        true,
-    );
-    drop(list);
-    give_it_time()
-}
-
-/// A victim needs the CPU to leave; whoever asked for memory waits, unless it is the victim.
-fn give_it_time() -> OomOutcome {
-    if super::exit::fatal_pending(task::current()) {
-        return OomOutcome::Fail;
-    }
-    task::current().se.prepare_sleep(TaskState::UNINTERRUPTIBLE);
-    sched::schedule_timeout(Deadline::after(10_000_000), wait_channel!("oom"));
-    OomOutcome::Retry
 }
 
 /// The current task, for the report of a panic.

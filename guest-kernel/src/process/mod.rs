@@ -10,6 +10,7 @@
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`namespaces`] | `unshare`, `setns` |
 //! | [`sysv`] | what semaphores and shared memory get back from a task |
+//! | [`cgroup`], [`oom`] | joining, moving, freezing control groups; who goes for want of memory |
 //! | [`pidfd`] | processes as files |
 //! | [`access`], [`creds`] | who may look into whom; new credentials |
 //! | [`jobs`] | process groups, sessions |
@@ -18,6 +19,7 @@
 //! | [`init`] | tasks 0 and 1, from nothing |
 
 pub mod access;
+pub mod cgroup;
 pub mod clocks;
 pub mod creds;
 pub mod elf;
@@ -29,6 +31,7 @@ pub mod init;
 pub mod jobs;
 pub mod kthread;
 pub mod namespaces;
+pub mod oom;
 pub mod pidfd;
 pub mod restore;
 pub mod sigframe;

@@ -100,7 +100,8 @@ pub fn unshare(raw: u64) -> Result<()> {
             return Err(Errno::EPERM);
         }
         let fs = fs.as_ref().unwrap_or(task.fs());
-        Some(task.nsproxy().with_new(kinds, cred, task.thread_pid.own().ns(), fs)?)
+        let group = super::cgroup::of(task);
+        Some(task.nsproxy().with_new(kinds, cred, task.thread_pid.own().ns(), fs, &group)?)
     } else {
         None
     };

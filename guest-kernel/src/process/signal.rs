@@ -9,6 +9,7 @@ use crate::arch::ThreadFlags;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::{Cap, Cred, Pid, PidType};
+use crate::process::cgroup;
 use crate::process::exit::{self, do_group_exit};
 use crate::process::hold;
 use crate::process::wait::cld;
@@ -254,7 +255,9 @@ pub fn recalc_sigpending(task: &Task) {
     let signals = task.sig.lock();
     let shared = SigSet(task.signal.shared_pending.load(Ordering::Acquire));
     let any = signals.pending.set().or(shared).without(signals.blocked);
-    let waits = task.stop_pending.load(Ordering::Acquire) || task.hold.load(Ordering::Acquire);
+    let waits = task.stop_pending.load(Ordering::Acquire)
+        || task.hold.load(Ordering::Acquire)
+        || task.cgroup.is_to_freeze();
     if !any.is_empty() || waits {
         task.se.thread.info.set(ThreadFlags::SIGPENDING);
     } else {
@@ -449,6 +452,7 @@ fn group_stop(task: &Task, sig: i32) {
         }
         // Under the locks that SIGCONT and SIGKILL take too, so that neither is missed.
         task.se.prepare_sleep(TaskState::STOPPED);
+        cgroup::note_frozen(&list, task);
         drop(shared);
         if last {
             notify_job_control(&list, task, cld::STOPPED, stop_sig);
@@ -483,6 +487,9 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
         }
         if task.stop_pending.load(Ordering::Acquire) {
             group_stop(task, 0);
+            continue;
+        }
+        if cgroup::freezer_trap(task) {
             continue;
         }
         let Some(info) = dequeue(task) else {

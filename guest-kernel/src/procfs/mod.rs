@@ -1,4 +1,4 @@
-//! procfs (proc(5)) and sysfs: what the kernel shows of itself as files.
+//! procfs (proc(5)), sysfs and cgroup2: what the kernel shows of itself as files.
 //!
 //! | module | what it is |
 //! | --- | --- |
@@ -9,6 +9,7 @@
 //! | [`sysvipc`] | /proc/sysvipc |
 //! | [`belljar`] | /proc/belljar: snapshots, as programs see them |
 //! | [`pid`] | /proc/PID and /proc/PID/task/TID |
+//! | [`cgroupfs`] | control groups as directories |
 //! | [`nsfs`] | namespaces as files: where /proc/PID/ns leads |
 //! | [`sysfs`] | the little of /sys that programs cannot do without |
 //!
@@ -16,6 +17,7 @@
 //! come from that. Formats are those of Linux 6.1, to the byte where programs parse them.
 
 pub mod belljar;
+pub mod cgroupfs;
 pub mod cpu;
 pub mod memory;
 pub mod nsfs;
@@ -34,4 +36,5 @@ use crate::fs::register_filesystem;
 pub fn init() {
     register_filesystem(&root::ProcFs);
     register_filesystem(&sysfs::SysFs);
+    register_filesystem(&cgroupfs::CgroupFs);
 }

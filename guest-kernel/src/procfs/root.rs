@@ -22,6 +22,7 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 /// The files and directories besides the processes'.
 static ENTRIES: &[Entry] = &[
     dir("belljar", belljar::ENTRIES),
+    text("cgroups", system::cgroups),
     text("cmdline", system::command_line),
     text("cpuinfo", cpu::cpuinfo),
     text("devices", system::devices),

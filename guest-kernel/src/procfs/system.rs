@@ -10,6 +10,15 @@ use crate::fs::superblock::for_each_filesystem;
 use crate::put;
 use crate::syscall::system::{RELEASE, VERSION};
 
+/// /proc/cgroups: the controllers, each in the only hierarchy there is.
+pub(super) fn cgroups(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    out.bytes(b"#subsys_name\thierarchy\tnum_cgroups\tenabled\n")?;
+    let count = crate::cgroup::count();
+    crate::cgroup::Controllers::NAMES
+        .iter()
+        .try_for_each(|(_, name)| put!(out, "{name}\t0\t{count}\t1\n"))
+}
+
 /// /proc/cmdline.
 pub fn command_line(_: &SuperBlock, out: &mut Text) -> Result<()> {
     put!(out, "{}\n", cmdline::text())

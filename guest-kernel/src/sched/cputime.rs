@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::clock::monotonic_ns;
 use super::entity::Entity;
 use super::schedule;
-use crate::sync::{MAX_CPUS, PerCpu};
+use crate::sync::{MAX_CPUS, PerCpu, this_cpu};
 
 /// User and system time in ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,10 @@ pub(super) fn sample(entity: &Entity, user: bool) {
     let sampled = if user { &entity.utime_sampled } else { &entity.stime_sampled };
     sampled.store(sampled.load(Relaxed) + delta, Relaxed);
     SAMPLED.this()[usize::from(!user)].fetch_add(delta, Relaxed);
+    // SAFETY: its run queue is locked.
+    if let Some(group) = unsafe { entity.group() } {
+        group.account.sample(this_cpu(), user, delta);
+    }
 }
 
 /// Divides `sum` as the samples tell.
@@ -99,7 +103,7 @@ fn split(sum: u64, user: u64, system: u64) -> CpuTime {
 
 /// Divides `sum` as the samples tell, but so that neither part goes back behind what was shown before:
 /// the other takes the difference.
-fn show(
+pub(super) fn show(
     sum: u64,
     user: u64,
     system: u64,

@@ -5,6 +5,7 @@
 //! - `state` goes to a sleep by the entity itself, and back by a waker that holds the run-queue lock;
 //! - `on_rq`, `array`, `run_list`, priorities, slice and run time: under the lock of the run queue of
 //!   the CPU that `thread.info` names;
+//! - `group`: under that lock too, but never while the entity is between two queues;
 //! - `mm`: by the entity itself (exec, exit) under `mm_lock`, so that others may read it under the lock.
 
 use core::cell::UnsafeCell;
@@ -15,6 +16,7 @@ use core::sync::atomic::{
 
 use belljar_abi::Described;
 
+use super::group::SchedGroup;
 use super::prio::{self, Policy};
 use super::prio_array::PrioArray;
 use super::state::TaskState;
@@ -126,6 +128,9 @@ pub struct Entity {
     mm: UnsafeCell<Option<Ref<Mm>>>,
     /// The address space that a kernel thread runs on, borrowed from whoever ran before it.
     active_mm: UnsafeCell<Option<Ref<Mm>>>,
+    /// Its control group; none in the root. See [`super::group`].
+    #[described(skip)]
+    group: UnsafeCell<Option<Ref<SchedGroup>>>,
     #[described(skip)]
     mm_lock: IrqLock<()>,
     #[described(skip)]
@@ -200,9 +205,33 @@ impl Entity {
             wchan: AtomicPtr::new(ptr::null_mut()),
             mm: UnsafeCell::new(None),
             active_mm: UnsafeCell::new(None),
+            group: UnsafeCell::new(None),
             mm_lock: IrqLock::new(()),
             ops,
         }
+    }
+
+    /// Its control group.
+    ///
+    /// # Safety
+    /// The lock of its run queue is held, or nobody else knows the entity yet.
+    #[inline]
+    pub(super) unsafe fn group(&self) -> Option<&Ref<SchedGroup>> {
+        // SAFETY: the caller's promise keeps it from being replaced.
+        unsafe { (*self.group.get()).as_ref() }
+    }
+
+    /// Replaces its control group.
+    ///
+    /// # Safety
+    /// As for [`group`](Self::group), and nobody moves the entity to another queue meanwhile. While it is
+    /// queued its share must not count it.
+    pub(super) unsafe fn swap_group(
+        &self,
+        group: Option<Ref<SchedGroup>>,
+    ) -> Option<Ref<SchedGroup>> {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::replace(self.group.get(), group) }
     }
 
     /// What `ops` the entity was made with.

@@ -67,6 +67,8 @@ pub(super) fn inherit(parent: &Entity, child: &Entity) {
     child.rt_priority.store(rt_priority, Relaxed);
     child.normal_prio.store(prio::normal_prio(policy, static_prio, rt_priority), Relaxed);
     child.cpus_allowed.store(parent.cpus_allowed(), Relaxed);
+    // SAFETY: the parent's run queue is locked, and nobody else knows the child.
+    drop(unsafe { child.swap_group(parent.group().cloned()) });
     let slice = prio::slice(policy, static_prio).unwrap_or(0);
     if policy.is_rt() == parent.policy().is_rt() {
         let left = parent.time_slice.load(Relaxed);
@@ -125,7 +127,12 @@ impl Entity {
 /// most likely exec or exit, and then the parent copies nothing of what they share until then.
 pub fn wake_up_new(entity: &Entity) {
     let parent = current();
-    entity.start();
+    {
+        // Under the lock, so that whoever looks at it there sees it started or not.
+        let _irq = IrqGuard::new();
+        let _rq = is_scheduling().then(|| lock_rq_of(entity));
+        entity.start();
+    }
     let now = monotonic_ns();
     entity.timestamp.store(now, Relaxed);
     super::loadavg::catch_up(now);

@@ -30,6 +30,7 @@
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
+//! | [`group`] | control groups: run time, and shares of the CPU |
 //! | [`policy`] | setting policy, nice value, affinity |
 //! | [`softirq`], [`workqueue`] | work put off by interrupt handlers; work put off to threads |
 //! | [`restart`] | what an interrupted sleep goes on with |
@@ -44,6 +45,7 @@ pub mod entity;
 #[cfg(test)]
 mod fairness;
 pub mod fork;
+pub mod group;
 pub mod heap;
 pub mod hotplug;
 pub mod loadavg;
@@ -69,6 +71,7 @@ pub use cpu::handle_ipi;
 pub use cputime::{CpuTime, CpuTimes, cpu_times};
 pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
 pub use fork::{sched_exit, sched_fork, wake_up_new};
+pub use group::{CpuAccount, SchedGroup, Share, set_group};
 pub use loadavg::{loadavg, nr_context_switches, nr_running, nr_uninterruptible};
 pub use prio::Policy;
 pub use restart::{RestartBlock, RestartKind};

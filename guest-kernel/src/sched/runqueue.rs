@@ -20,6 +20,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use belljar_abi::Described;
 
 use super::entity::Entity;
+use super::group;
 use super::prio::{self, MAX_PRIO, Policy};
 use super::prio_array::PrioArray;
 use super::state::TaskState;
@@ -85,6 +86,10 @@ pub struct RunQueue {
     rt_time: u64,
     /// They used up their share of it.
     rt_throttled: bool,
+    /// Runnable entities that are in a share ([`group`](super::group)).
+    nr_shared: u32,
+    /// The weight of the outermost shares with something runnable here.
+    share_weight: u64,
     /// What the entity just switched away from had borrowed.
     #[described(skip)]
     pub(super) prev_mm: Option<Ref<Mm>>,
@@ -127,6 +132,8 @@ impl RunQueue {
             rt_period: 0,
             rt_time: 0,
             rt_throttled: false,
+            nr_shared: 0,
+            share_weight: 0,
             prev_mm: None,
             arrays: [const { PrioArray::new() }; 3],
         }
@@ -268,6 +275,48 @@ impl RunQueue {
     pub fn enqueue_task(&mut self, entity: &Entity) {
         self.insert(entity, self.entry_of(entity), false);
         self.nr_running += 1;
+        self.enter_share(entity);
+    }
+
+    /// A runnable entity counts in its share, if it is in one.
+    #[inline]
+    pub(super) fn enter_share(&mut self, entity: &Entity) {
+        // SAFETY: `&mut self` is the lock of its run queue.
+        if let Some(share) = unsafe { entity.group() }.and_then(|group| group.share.as_ref()) {
+            self.nr_shared += 1;
+            self.share_weight += share.enter(self.cpu());
+        }
+    }
+
+    /// It does not any more.
+    #[inline]
+    pub(super) fn leave_share(&mut self, entity: &Entity) {
+        // SAFETY: `&mut self` is the lock of its run queue.
+        if let Some(share) = unsafe { entity.group() }.and_then(|group| group.share.as_ref()) {
+            self.nr_shared -= 1;
+            self.share_weight -= share.leave(self.cpu());
+        }
+    }
+
+    /// The slice of a normal entity: its nice value's, if nothing runnable is in a share.
+    fn shared_slice(&mut self, entity: &Entity, slice: u64) -> u64 {
+        if self.nr_shared == 0 {
+            return slice;
+        }
+        let cpu = self.cpu();
+        let mut slice = slice;
+        // SAFETY: `&mut self` is the lock of its run queue.
+        if let Some(share) = unsafe { entity.group() }.and_then(|group| group.share.as_ref()) {
+            let (new, old) = share.recount(cpu);
+            self.share_weight = self.share_weight + new - old;
+            slice = share.scale(cpu, slice);
+        }
+        let free = u64::from(self.nr_running - self.nr_shared) * u64::from(group::DEFAULT_WEIGHT);
+        let weight = self.share_weight + free;
+        if weight > group::ROUND_WEIGHT {
+            slice = slice.saturating_mul(group::ROUND_WEIGHT) / weight;
+        }
+        slice.clamp(group::MIN_SLICE, group::MAX_SLICE)
     }
 
     /// Queues a child of the running entity so that it goes next, on its parent's level and before it, unless
@@ -281,6 +330,7 @@ impl RunQueue {
         child.prio.store(parent.max(prio::MAX_RT_PRIO), Relaxed);
         self.insert(child, self.active, true);
         self.nr_running += 1;
+        self.enter_share(child);
         true
     }
 
@@ -288,6 +338,7 @@ impl RunQueue {
     pub fn dequeue_task(&mut self, entity: &Entity) {
         self.extract(entity);
         self.nr_running -= 1;
+        self.leave_share(entity);
     }
 
     /// A sleeper becomes runnable: what it slept counts for it.
@@ -382,6 +433,10 @@ impl RunQueue {
         curr.sum_exec_runtime.store(curr.sum_exec_runtime.load(Relaxed) + delta, Relaxed);
         curr.time_slice.store(curr.time_slice.load(Relaxed).saturating_sub(delta), Relaxed);
         curr.sleep_avg.store(curr.sleep_avg.load(Relaxed).saturating_sub(delta), Relaxed);
+        // SAFETY: `&mut self` is the lock of its run queue.
+        if let Some(group) = unsafe { curr.group() } {
+            group.account.charge(self.cpu(), delta);
+        }
         if curr.is_rt() {
             self.rt_time += delta;
         }
@@ -446,10 +501,13 @@ impl RunQueue {
             unsafe { self.array(curr).requeue(curr, prio) };
             return policy == Policy::RoundRobin && self.nr_running > 1;
         }
+        curr.time_slice.store(self.shared_slice(curr, slice), Relaxed);
         self.extract(curr);
         curr.prio.store(effective_prio(curr), Relaxed);
         curr.first_slice.store(false, Relaxed);
-        let stays = prio::is_interactive(curr.prio(), curr.static_prio());
+        // SAFETY: `&mut self` is the lock of its run queue.
+        let shares = unsafe { curr.group() }.is_some_and(|group| group.share.is_some());
+        let stays = !shares && prio::is_interactive(curr.prio(), curr.static_prio());
         self.insert(curr, if stays { self.entry } else { self.expired }, false);
         self.nr_running > 1
     }

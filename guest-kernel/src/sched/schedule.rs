@@ -116,7 +116,7 @@ pub(super) fn is_scheduling() -> bool {
 
 /// True once any CPU schedules.
 #[inline]
-fn has_begun() -> bool {
+pub(super) fn has_begun() -> bool {
     SCHEDULING.load(Relaxed) != 0
 }
 

@@ -10,6 +10,7 @@ use crate::ns::{Cap, Pid, PidType};
 use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
 use crate::process::{exec, exit, jobs};
+use crate::procfs::cgroupfs::into_cgroup;
 use crate::signal::SigInfo;
 use crate::task::rlimit::{RLIM_NLIMITS, Resource, Rlimit, resource};
 use crate::task::{self, Accounting, Task, list};
@@ -27,6 +28,7 @@ pub fn sys_clone(a: &mut Args) -> SysResult {
         // clone(2) returns the pid descriptor where CLONE_PARENT_SETTID would store the tid.
         pidfd: a.u64(2),
         set_tid: alloc::vec::Vec::new(),
+        cgroup: None,
     };
     if args.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         return Err(Errno::EINVAL);
@@ -84,10 +86,18 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let most = u64::from(crate::ns::pid::MAX_PID_NS_LEVEL) + 1;
-    // Control groups are not there.
-    if (set_tid == 0) != (set_tid_size == 0) || set_tid_size > most || cgroup != 0 {
+    if (set_tid == 0) != (set_tid_size == 0) || set_tid_size > most {
         return Err(Errno::EINVAL);
     }
+    let cgroup = if flags.contains(CloneFlags::INTO_CGROUP) {
+        if size < CLONE_ARGS_SIZE_VER2 {
+            return Err(Errno::EINVAL);
+        }
+        let fd = i32::try_from(cgroup).map_err(|_| Errno::EINVAL)?;
+        Some(into_cgroup(fd, flags.contains(CloneFlags::THREAD))?)
+    } else {
+        None
+    };
     let set_tid = UserPtr::<u32>::new(set_tid).read_array(set_tid_size as usize)?;
     let args = CloneArgs {
         flags,
@@ -98,6 +108,7 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
         child_tid,
         pidfd,
         set_tid,
+        cgroup,
     };
     Ok(kernel_clone(&args, a.regs())? as usize)
 }

@@ -31,6 +31,7 @@ pub use own::OwnCell;
 pub use signal_struct::{Accounting, ControllingTty, GroupFlags, SharedSignals, SignalStruct};
 
 use crate::arch;
+use crate::cgroup::Member;
 use crate::errno::Result;
 use crate::fs::{Files, FsStruct};
 use crate::ipc::sysv::sem::UndoList;
@@ -244,6 +245,9 @@ pub struct Task {
     pub hold: AtomicBool,
     /// Set once the task was killed for want of memory.
     pub oom_victim: AtomicBool,
+    /// Its place in its control group.
+    #[described(as = "struct Member")]
+    pub cgroup: Member,
     /// The kernel stack; freed with the task. A boot stack is nobody's.
     #[described(skip)]
     pub stack: Option<KernelStack>,

@@ -2,6 +2,7 @@
 //! why on standard error otherwise. They are ordinary Linux programs and must pass on Linux first.
 #![cfg(target_os = "linux")]
 
+pub mod cgroups;
 pub mod cpus;
 pub mod same;
 pub mod sysv;

@@ -26,7 +26,10 @@ use super::{Bio, Disk, MAX_PAGES, Op, SECTOR, disks};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
-use crate::mm::{AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_page_of, total_pages};
+use crate::mm::{
+    AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_file_page, total_pages,
+    try_alloc_file_page,
+};
 use crate::sched::WaitQueue;
 use crate::sched::clock::Deadline;
 use crate::sync::IrqLock;
@@ -187,7 +190,7 @@ fn dirty_limit() -> usize {
 impl Disk {
     /// A new page, for which others may have to go.
     fn new_page(&'static self) -> Result<FrameRef> {
-        let allocate = || alloc_page_of(PageKind::Cache, AllocFlags::USER);
+        let allocate = || alloc_file_page(PageKind::Cache, AllocFlags::USER);
         loop {
             match allocate() {
                 Err(Errno::ENOMEM) if shrink_all() > 0 => {}
@@ -223,7 +226,7 @@ impl Disk {
                 (Some(_), _) => break,
                 (None, 0) => self.cache.mapping.insert(at, self.new_page()?)?,
                 // What is read ahead is not worth giving anything up for.
-                (None, _) => match alloc_page_of(PageKind::Cache, AllocFlags::USER)
+                (None, _) => match try_alloc_file_page(PageKind::Cache, AllocFlags::USER)
                     .and_then(|frame| self.cache.mapping.insert(at, frame))
                 {
                     Ok(frame) => frame,

@@ -10,7 +10,7 @@ use crate::fs::inode::{Attr, InodeOps};
 use crate::fs::pagecache::PagedFile;
 use crate::fs::{Inode, Path};
 use crate::kref::Ref;
-use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_page_of};
+use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_file_page};
 use crate::uapi;
 
 /// A regular file.
@@ -85,7 +85,7 @@ impl InodeOps for TmpFile {
         }
         let quota = &self.charge.0;
         quota.charge_page()?;
-        let made = alloc_page_of(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER)
+        let made = alloc_file_page(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER)
             .and_then(|page| Ok((self.mapping.insert(index, page.clone())?, page)));
         match made {
             Ok((there, page)) => {

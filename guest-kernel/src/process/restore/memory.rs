@@ -12,6 +12,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::Caller;
 use crate::kref::Ref;
 use crate::mm::{Mm, VmFlags};
+use crate::process::cgroup;
 
 /// How much of the file is read at a time.
 const CHUNK: usize = 16 * PAGE_SIZE;
@@ -25,6 +26,7 @@ pub(super) fn build(
 ) -> Result<Ref<Mm>, Failure> {
     let failed = |errno| Failure::new(plan, errno, format_args!("its memory: {errno}"));
     let mm = Mm::new().map_err(failed)?;
+    cgroup::charge_new(&mm);
     match fill(&mm, caller, source, plan, objects) {
         Ok(()) => Ok(mm),
         Err(failure) => {

@@ -12,6 +12,7 @@ use crate::kref::Ref;
 use crate::mm::KernelStack;
 use crate::ns::time::WallClock;
 use crate::ns::{NsProxy, Pid, PidType, init_pid_ns};
+use crate::process::cgroup;
 use crate::process::creds::commit_creds;
 use crate::process::exit;
 use crate::process::fork::{self, new_task};
@@ -381,6 +382,7 @@ fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool
         if same_session {
             let _ = signal.tty.replace(parent.signal.tty.get());
         }
+        cgroup::adopt(list, parent, leader);
         link(list, leader, parent, &made.pgid, &made.sid);
     }
     for zombie in &made.zombies {
@@ -396,6 +398,7 @@ fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool
         signal.live.fetch_add(1, Ordering::Relaxed);
         // As above.
         core::mem::forget(thread.clone());
+        cgroup::adopt(list, leader, thread);
         list.link_new(thread);
     }
     // The address space has one user a thread; the first is who built it.

@@ -29,6 +29,15 @@ pub(super) fn set_comm(subject: &Subject, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The path of the control group, as the reader's cgroup namespace has it.
+pub(super) fn cgroup(subject: &Subject, out: &mut Text) -> Result<()> {
+    let group = crate::process::cgroup::of(&subject.task);
+    out.bytes(b"0::")?;
+    let root = &task::current().nsproxy().cgroup.root;
+    group.path_in(root, out).map_err(|_| Errno::ENOMEM)?;
+    out.bytes(if group.is_dead() { b" (deleted)\n" } else { b"\n" })
+}
+
 pub(super) fn limits(subject: &Subject, out: &mut Text) -> Result<()> {
     let (limit, soft, hard, units) = ("Limit", "Soft Limit", "Hard Limit", "Units");
     put!(out, "{limit:<25} {soft:<20} {hard:<20} {units:<10}\n")?;

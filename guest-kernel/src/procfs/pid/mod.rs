@@ -121,7 +121,7 @@ static NAMESPACES: &[Entry] = &[
 /// /proc/PID/task/TID.
 static THREAD_ENTRIES: &[Entry] = &[
     entry("auxv", 0o400, Kind::Private(memory::auxv)),
-    entry("cgroup", 0o444, Kind::Text(|_, _| Ok(()))),
+    entry("cgroup", 0o444, Kind::Text(files::cgroup)),
     entry("children", 0o444, Kind::Text(files::children)),
     entry("cmdline", 0o444, Kind::Text(memory::cmdline)),
     entry("comm", 0o644, Kind::Setting(files::comm, files::set_comm)),

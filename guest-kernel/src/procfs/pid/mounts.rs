@@ -98,6 +98,9 @@ pub(super) fn mountstats(subject: &Subject, out: &mut Text) -> Result<()> {
 
 /// The path of a name from the root of its file system: what part of it a mount shows.
 fn within_super(out: &mut Text, dentry: &Ref<Dentry>) -> Result<()> {
+    if let Some(shown) = dentry.inode().and_then(|inode| inode.sb.ops.show_root(inode, out)) {
+        return shown.map_err(|_| Errno::ENOMEM);
+    }
     let mut names = alloc::vec::Vec::new();
     let mut at = dentry.clone();
     while let Some(parent) = at.parent() {

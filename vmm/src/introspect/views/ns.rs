@@ -83,7 +83,7 @@ fn type_of(kind: &str) -> &'static str {
         "net" => "NetNs",
         "mnt" => "MntNs",
         "time" => "TimeNs",
-        _ => "PlainNs",
+        _ => "CgroupNs",
     }
 }
 

@@ -2,10 +2,13 @@
 
 use super::super::{Error, Kernel, Object, Result, optional};
 use super::stack;
+use crate::render::Consistency;
 
 /// Order of the pids in `SignalStruct.pids`, which is that of the kernel's `PidType`.
 const PGID: usize = 2;
 const SID: usize = 3;
+/// Control groups nest less deep in any sane guest.
+const MAX_DEPTH: usize = 4096;
 /// `exit_state` of a task that waits for its parent, and of one that is gone (Linux's values).
 const EXIT_ZOMBIE: u64 = 32;
 const EXIT_DEAD: u64 = 16;
@@ -100,6 +103,23 @@ impl<'k> Process<'k> {
             }
         }
         Ok(Some(seen))
+    }
+
+    /// The path of its control group from the root. `None` before it joined one.
+    pub(super) fn cgroup(&self) -> Result<Option<String>> {
+        let Some(mut group) = self.task.ptr("cgroup.group")? else { return Ok(None) };
+        let mut names = vec![];
+        while let Some(parent) = group.ptr("parent")? {
+            let name: Vec<u8> = group.numbers("name")?.into_iter().map(|n| n as u8).collect();
+            names.push(String::from_utf8_lossy(&name).into_owned());
+            if names.len() == MAX_DEPTH {
+                self.kernel.degrade(Consistency::Torn);
+                break;
+            }
+            group = parent;
+        }
+        names.reverse();
+        Ok(Some(format!("/{}", names.join("/"))))
     }
 
     /// The threads of its process, itself included.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::{Kernel, Result, Value};
+use super::super::{Kernel, Result, Value, optional};
 use super::hex;
 use super::process::Process;
 use crate::render::{Column, Kind, Schema, Shape};
@@ -37,6 +37,9 @@ pub(super) fn rows(kernel: &Kernel<'_>, pid: u32) -> Result<Vec<Field>> {
     if let Ok(numbers) = process.numbers() {
         let numbers: Vec<u64> = numbers.into_iter().map(|(number, _)| number).collect();
         rows.push(Field { field: "numbers".into(), value: numbers.into(), r#type: "array".into() });
+    }
+    if let Some(path) = optional(process.cgroup())?.flatten() {
+        rows.push(Field { field: "cgroup".into(), value: path.into(), r#type: "text".into() });
     }
     flatten(kernel, &mut rows, "", task.values()?);
     Ok(rows)

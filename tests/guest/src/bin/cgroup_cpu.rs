@@ -1,0 +1,125 @@
+//! The cpu controller (cgroup-v2.rst, "CPU"): cpu.stat adds up over groups, and groups that both have
+//! something to do divide a CPU as their weights say, however many run in each.
+//!
+//! PROCESS_MODEL.md, Namespaces: cgroup (v2: cpu).
+
+use belljar_guest_tests::cgroups::*;
+use belljar_guest_tests::*;
+
+fn usage(group: &Group) -> u64 {
+    group.value("cpu.stat", "usage_usec")
+}
+
+/// A child that computes on CPU 0 until it is killed.
+fn hog(group: &Group) -> Idle {
+    let idle = Idle::new(|| {
+        check_eq!(cpus::bind(0, &[0]), 0);
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    group.take(idle.pid);
+    idle
+}
+
+fn end(hogs: Vec<Idle>) {
+    for hog in hogs {
+        // SAFETY: a child.
+        ok(unsafe { libc::kill(hog.pid, libc::SIGKILL) });
+        wait(hog.pid);
+    }
+}
+
+/// How the time of two groups relates, measured over so many microseconds of both.
+fn ratio(a: &Group, b: &Group, enough: u64) -> f64 {
+    // What happened while they started does not count.
+    let settle = enough / 4;
+    while usage(a) + usage(b) < settle {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let (a0, b0) = (usage(a), usage(b));
+    while usage(a) - a0 + usage(b) - b0 < enough {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    (usage(a) - a0) as f64 / (usage(b) - b0).max(1) as f64
+}
+
+fn settings() {
+    let group = Group::new("weighed", "cpu");
+    check_eq!(group.get("cpu.weight"), "100");
+    check_eq!(group.get("cpu.weight.nice"), "0");
+    group.set("cpu.weight", "300");
+    check_eq!(group.get("cpu.weight"), "300");
+    for bad in ["0", "10001"] {
+        check_eq!(group.put("cpu.weight", bad), libc::ERANGE, "{bad}");
+    }
+    for bad in ["x", "-1"] {
+        check_eq!(group.put("cpu.weight", bad), libc::EINVAL, "{bad}");
+    }
+    group.set("cpu.weight.nice", "-5");
+    check_eq!(group.get("cpu.weight.nice"), "-5");
+    check_eq!(group.get("cpu.weight"), "305");
+    check_eq!(group.put("cpu.weight.nice", "20"), libc::ERANGE);
+    check!(!root().join("cpu.weight").exists());
+}
+
+fn time_adds_up() {
+    let outer = Group::new("sums", "cpu");
+    let inner = outer.child("inner");
+    let mut hogs = vec![hog(&inner)];
+    hogs[0].go();
+    while usage(&inner) < 50_000 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    check!(usage(&outer) >= 50_000);
+    let (user, system) =
+        (inner.value("cpu.stat", "user_usec"), inner.value("cpu.stat", "system_usec"));
+    check!(user + system >= 50_000);
+    end(std::mem::take(&mut hogs));
+    // What a group that is gone used stays in the one around it.
+    let before = usage(&outer);
+    drop(inner);
+    check!(usage(&outer) >= before);
+    check!(value(root().join("cpu.stat"), "usage_usec") >= before);
+}
+
+fn weights_divide_a_cpu() {
+    let (heavy, light) = (Group::new("heavy", "cpu"), Group::new("light", "cpu"));
+    heavy.set("cpu.weight", "300");
+    // However many run in each.
+    let mut hogs = vec![hog(&heavy), hog(&light), hog(&light)];
+    hogs.iter_mut().for_each(Idle::go);
+    let got = ratio(&heavy, &light, 4_000_000);
+    check!((2.2..4.0).contains(&got), "3:1 became {got:.2}:1");
+    // A change takes effect on what runs.
+    heavy.set("cpu.weight", "100");
+    light.set("cpu.weight", "200");
+    let got = ratio(&light, &heavy, 4_000_000);
+    check!((1.4..2.8).contains(&got), "2:1 became {got:.2}:1");
+    end(hogs);
+}
+
+fn weights_count_level_by_level() {
+    let (outer, other) = (Group::new("levels", "cpu"), Group::new("other", "cpu"));
+    let (one, two) = (outer.child("one"), outer.child("two"));
+    outer.set("cgroup.subtree_control", "+cpu");
+    one.set("cpu.weight", "300");
+    let mut hogs = vec![hog(&one), hog(&two), hog(&other)];
+    hogs.iter_mut().for_each(Idle::go);
+    let got = ratio(&one, &two, 3_000_000);
+    check!((2.0..4.5).contains(&got), "3:1 became {got:.2}:1");
+    let got = ratio(&outer, &other, 3_000_000);
+    check!((0.7..1.4).contains(&got), "1:1 became {got:.2}:1");
+    // Without the controller inside, the three compete in two groups still.
+    outer.set("cgroup.subtree_control", "-cpu");
+    let got = ratio(&one, &two, 3_000_000);
+    check!((0.6..1.6).contains(&got), "1:1 became {got:.2}:1");
+    end(hogs);
+}
+
+fn main() {
+    settings();
+    time_adds_up();
+    weights_divide_a_cpu();
+    weights_count_level_by_level();
+}
