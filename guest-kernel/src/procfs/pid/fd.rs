@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::{DirSink, FMode, File, FileOps, Files, Inode, InodeOps, Link, OpenFlags, Path};
 use crate::kref::Ref;
 use crate::ns::{Cred, Pid};
+use crate::process::access::{AccessMode, may_access};
 use crate::procfs::text::{Source, Text, TextFile};
 use crate::procfs::tree;
 use crate::put;
@@ -23,6 +24,13 @@ fn files_of(pid: &Pid) -> Result<Ref<Files>> {
 fn file_of(pid: &Pid, fd: usize) -> Result<Ref<File>> {
     let fd = i32::try_from(fd).map_err(|_| Errno::ENOENT)?;
     files_of(pid)?.get_any(fd).map_err(|_| Errno::ENOENT)
+}
+
+/// What a descriptor leads to is for those alone who may look into the task: its owner in a user namespace
+/// further in may not.
+fn check_access(pid: &Pid) -> Result<()> {
+    let task = list::lock().thread_of(pid).map(Task::to_ref).ok_or(Errno::ENOENT)?;
+    if may_access(&task, AccessMode::FsCreds) { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 /// A link's permissions tell how the descriptor was opened.
@@ -81,10 +89,12 @@ struct FdLink {
 
 impl InodeOps for FdLink {
     fn follow_link(&self, _inode: &Ref<Inode>, _cred: &Cred) -> Result<Link> {
+        check_access(&self.pid)?;
         Ok(Link::Jump(file_of(&self.pid, self.fd)?.path.clone()))
     }
 
     fn readlink(&self, _inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
+        check_access(&self.pid)?;
         let file = file_of(&self.pid, self.fd)?;
         Ok(file.path.to_vec_in(&task::current().fs().root())?.into())
     }
