@@ -383,7 +383,9 @@ pub fn mm_limits(task: &Task) -> MmLimits {
     }
 }
 
-/// Loads a program and its interpreter, builds the stack, and switches over.
+/// Loads a program and its interpreter, builds the stack, and switches over. What it keeps on the kernel's stack must
+/// not be there while a core is loaded instead.
+#[inline(never)]
 fn load_elf(binary: Binary, regs: &mut PtRegs) -> Result<()> {
     let program = Elf::read(binary.file.clone(), &binary.head[..binary.head_len])?;
     let interpreter = open_interpreter(&program)?;

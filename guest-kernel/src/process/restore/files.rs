@@ -17,6 +17,7 @@ use crate::fs::{self, Caller, File, Files, FsStruct, OpenFlags, UserBuf, anon};
 use crate::kref::Ref;
 
 /// The table of descriptors.
+#[inline(never)]
 pub(super) fn table(
     caller: Caller<'_>,
     plan: &Plan<'_>,
@@ -106,6 +107,7 @@ impl fmt::Display for Why {
 }
 
 /// Checks that a regular file still is what it was.
+#[inline(never)]
 pub(super) fn verify(file: &Ref<File>, expected: &Expected<'_>) -> Result<(), Why> {
     let size = file.inode.size();
     if !file.inode.is_regular() {

@@ -18,6 +18,7 @@ use crate::process::cgroup;
 const CHUNK: usize = 16 * PAGE_SIZE;
 
 /// Builds the address space.
+#[inline(never)]
 pub(super) fn build(
     caller: Caller<'_>,
     source: &Source,

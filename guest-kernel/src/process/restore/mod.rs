@@ -12,6 +12,9 @@
 //! the tasks are made and linked, and only when the last of them is there the first one runs. A failure
 //! before that leaves nothing behind and says which core it was, and what of it.
 //!
+//! The kernel's stack is small and execve(2) may be deep in it: each part is built in a call of its own that is not
+//! inlined, so that what one keeps there is gone when the next begins.
+//!
 //! A core may come in two ways. execve(2) of one makes the caller the process that it was taken from, under
 //! the caller's own number ([`exec`]): an ordinary program for whoever may do what the core says
 //! ([`may_become`]). And the VMM may hand over a folder of cores, of a process and its descendants
@@ -101,6 +104,7 @@ impl Source {
         Ok(Self { file, head, len })
     }
 
+    #[inline(never)]
     fn plan(&self) -> Result<Plan<'_>, self::core::Bad> {
         Plan::read(Core::read(&self.head, self.len)?)
     }
@@ -150,6 +154,7 @@ pub fn resume(cores: Vec<Ref<File>>, place: Place<'_>) -> Result<Ref<Task>, Fail
     build(&sources, &plans, become_root)
 }
 
+#[inline(never)]
 fn build(
     sources: &[Source],
     plans: &[Plan<'_>],

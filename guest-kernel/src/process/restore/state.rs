@@ -40,6 +40,7 @@ impl Drop for Parts {
 
 impl Parts {
     /// Builds them.
+    #[inline(never)]
     pub(super) fn build(
         caller: Caller<'_>,
         source: &Source,
@@ -86,6 +87,7 @@ pub(super) fn set_limits(limits: &Rlimits, plan: &Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+#[inline(never)]
 fn credentials(plan: &Plan<'_>) -> Result<Ref<Cred>> {
     let p = &plan.process;
     let mut groups = Array::new();
@@ -114,6 +116,7 @@ fn credentials(plan: &Plan<'_>) -> Result<Ref<Cred>> {
     })
 }
 
+#[inline(never)]
 fn dispositions(plan: &Plan<'_>) -> Result<Ref<Sighand>> {
     let sighand = Sighand::new()?;
     let mut actions = sighand.actions.lock();

@@ -85,6 +85,7 @@ struct Zombie {
 }
 
 /// Makes all tasks, links them and lets them go on.
+#[inline(never)]
 pub(super) fn start(
     caller: &'static Task,
     plans: &[Plan<'_>],
