@@ -1,7 +1,8 @@
 //! A guest of a few instructions, so that the command line can be tested without the kernel.
 //!
 //! It prints `stub`, then echoes what it reads from the console. `0` to `9` end it with that exit
-//! status, the end of input (or Ctrl-D) with 0, `p` with a panic, `r` with a reset. It leaves its end in a root page, as the
+//! status, the end of input (or Ctrl-D) with 0, `p` with a panic, `r` with a reset; `n` reads two registers
+//! of the UART at once, which KVM cannot take apart. It leaves its end in a root page, as the
 //! kernel does.
 
 use std::fs;
@@ -14,10 +15,10 @@ const ROOT: usize = 0x1000;
 
 /// The code; `x19` is the UART, `x20` the root page.
 #[rustfmt::skip]
-const CODE: [u32; 36] = [
+const CODE: [u32; 40] = [
     0xd2a12013, // mov  x19, #0x9000000
     0x10007df4, // adr  x20, root
-    0x10000441, // adr  x1, greeting
+    0x100004c1, // adr  x1, greeting
     0x38401420, // ldrb w0, [x1], #1
     0x34000060, // cbz  w0, read
     0xb9000260, // str  w0, [x19]
@@ -28,16 +29,18 @@ const CODE: [u32; 36] = [
     0x7100401f, // cmp  w0, #0x10         the escape of framed input
     0x54ffff80, // b.eq read
     0x7100101f, // cmp  w0, #4
-    0x54000140, // b.eq zero
+    0x54000180, // b.eq zero
     0x7101c01f, // cmp  w0, #'p'
-    0x540001a0, // b.eq panic
+    0x540001e0, // b.eq panic
     0x7101c81f, // cmp  w0, #'r'
-    0x54000200, // b.eq reset
+    0x54000240, // b.eq reset
+    0x7101b81f, // cmp  w0, #'n'
+    0x54000260, // b.eq fault
     0x5100c003, // sub  w3, w0, #'0'
     0x7100247f, // cmp  w3, #9
     0x54000089, // b.ls exit
     0xb9000260, // str  w0, [x19]
-    0x17fffff1, // b    read
+    0x17ffffef, // b    read
     0x52800003, // zero: mov w3, #0
     0x53185c63, // exit: lsl w3, w3, #8
     0xb9011e83, // str  w3, [x20, #284]   exit_status
@@ -51,6 +54,8 @@ const CODE: [u32; 36] = [
     0x52b08000, // reset: mov w0, #0x84000000
     0x72800120, // movk w0, #9            SYSTEM_RESET
     0xd4000002, // hvc  #0
+    0xa9400660, // fault: ldp x0, x1, [x19]
+    0x17ffffe0, // b    read
 ];
 
 /// The `Image`.

@@ -277,6 +277,19 @@ mod kvm {
 
     #[test]
     #[ignore = "needs KVM: cargo xtask test --only kvm"]
+    fn an_access_that_cannot_be_emulated_ends_the_vm_and_says_where_in_one_line() {
+        let sandbox = Sandbox::new();
+        let done = sandbox.run_with_input(&["run", "--name", "t", "small"], "n");
+        assert_eq!((done.code, &*done.stdout), (125, "stub\n"), "{done:?}");
+        // The image stands 2 MiB into RAM, and the instruction is its code's 39th.
+        let place = "VM t died: CPU 0 cannot go on at pc 0x402000d8: ";
+        assert!(done.stderr.contains(place), "{done:?}");
+        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        sandbox.assert_clean();
+    }
+
+    #[test]
+    #[ignore = "needs KVM: cargo xtask test --only kvm"]
     fn doctor_finds_kvm_with_its_interrupt_controller() {
         let done = Sandbox::new().run(&["doctor"]);
         assert!(done.stdout.contains("GICv3, up to"), "{done:?}");

@@ -58,6 +58,9 @@ pub struct Args {
     /// Measure what saving, restoring and copying machines costs, beside QEMU's own way
     #[arg(long, conflicts_with_all = ["only", "kernel", "image"])]
     snapshots: bool,
+    /// Measure what the VMM costs on KVM, in the reference machine
+    #[arg(long, conflicts_with_all = ["only", "kernel", "image", "snapshots"])]
+    kvm: bool,
     /// Measure this kernel Image instead of the one that is built
     #[arg(long)]
     image: Option<std::path::PathBuf>,
@@ -108,6 +111,9 @@ struct Figure {
 
 /// Runs `cargo xtask bench`.
 pub fn main(args: Args) -> Result<ExitCode> {
+    if args.kvm {
+        return crate::bench_kvm::main();
+    }
     if args.snapshots {
         return crate::bench_snapshots::main();
     }

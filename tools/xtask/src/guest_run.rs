@@ -79,6 +79,11 @@ pub fn shell() -> PathBuf {
     paths::root().join("images/shell")
 }
 
+/// The folder of the recipe for a reference machine with tools: gdb, strace, readelf.
+pub fn recipe_with_tools() -> PathBuf {
+    paths::root().join("tests/kvm")
+}
+
 /// Makes an archive of the image whose recipe is in `base` with the runner, the job and `files` (guest
 /// path, host file).
 pub fn archive(base: &Path, job: &Job<'_>, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {

@@ -5,7 +5,9 @@
 //! hand (`/bin/belljar` and `/belljar`).
 
 use crate::build::{self, Part, build};
-use crate::guest_run::{Job, Patient, RUNNER_PATH, archive, copy_console, shell};
+use crate::guest_run::{
+    Job, Patient, RUNNER_PATH, archive, copy_console, recipe_with_tools, shell,
+};
 use crate::reference::{self, Machine, SHARE_PATH};
 use crate::rootfs::linux_program;
 use crate::setup::{Need, ensure};
@@ -57,7 +59,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     };
     let machine =
         Machine { cpus: args.cpus, memory: &args.memory, virtualization: true, share: None };
-    reference::run_on_console(&machine, &argv, &files)
+    reference::run_on_console(&machine, &shell(), &argv, &files)
 }
 
 /// `belljar` with `args` and nothing to read. The machine's console would be a terminal to it.
@@ -117,8 +119,8 @@ pub fn end_to_end(
 
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("kvm.cpio");
-    let recipe = paths::root().join("tests/kvm");
-    std::fs::write(&initrd, archive(&recipe, &Job::Console { argv: &argv, raw: true }, &files)?)
+    let base = recipe_with_tools();
+    std::fs::write(&initrd, archive(&base, &Job::Console { argv: &argv, raw: true }, &files)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
     let machine = Machine { cpus: 2, memory: "2G", virtualization: true, share: Some(share) };
     let mut command = machine.command(&reference::kernel()?, &initrd);

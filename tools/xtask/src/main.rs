@@ -7,6 +7,7 @@
 
 mod apt;
 mod bench;
+mod bench_kvm;
 mod bench_snapshots;
 mod build;
 mod exec;

@@ -53,7 +53,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     }
     let machine =
         Machine { cpus: args.cpus, memory: &args.memory, virtualization: false, share: None };
-    run_on_console(&machine, &argv, &files)
+    run_on_console(&machine, &shell(), &argv, &files)
 }
 
 /// Whether a user sits at our standard input and output.
@@ -61,17 +61,18 @@ pub fn at_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// Boots `machine` with `files` (guest path, host file), runs `argv` on its console, which is ours, and
+/// Boots `machine` with the image of the recipe in `base` and `files` (guest path, host file), runs `argv` on its console, which is ours, and
 /// passes on its exit status.
 pub fn run_on_console(
     machine: &Machine<'_>,
+    base: &Path,
     argv: &[String],
     files: &[(String, PathBuf)],
 ) -> Result<ExitCode> {
     let terminal = at_terminal();
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initrd = folder.path().join("reference.cpio");
-    std::fs::write(&initrd, archive(&shell(), &Job::Console { argv, raw: !terminal }, files)?)?;
+    std::fs::write(&initrd, archive(base, &Job::Console { argv, raw: !terminal }, files)?)?;
 
     let mut command = machine.command(&kernel()?, &initrd);
     let saved = if terminal { Some(Terminal::raw()?) } else { None };

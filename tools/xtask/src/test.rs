@@ -165,7 +165,16 @@ fn lints(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
     let mut on_kernel = toolchain.kernel("clippy");
     on_kernel.args(["--", "-D", "warnings"]);
     let mut on_linux = toolchain.linux("clippy");
-    on_linux.args(["-p", "belljar", "-p", build::GUEST_TESTS, "-p", RUNNER]);
+    on_linux.args([
+        "-p",
+        "belljar",
+        "-p",
+        "belljar-kvm-bench",
+        "-p",
+        build::GUEST_TESTS,
+        "-p",
+        RUNNER,
+    ]);
     on_linux.args(["--keep-going", "--", "-D", "warnings"]);
     let checks = [
         ("rustfmt", fmt),

@@ -1,0 +1,25 @@
+//! Measures `belljar` with KVM from outside, on the machine that it runs on: `cargo xtask bench --kvm` starts
+//! this in the reference machine.
+//!
+//! The yardstick stands in the same program: `empty` does nothing, and `calls` builds a machine with KVM's
+//! calls alone and runs the same guest, whose first instructions switch it off. Each is a process of its
+//! own, as `belljar` is, and all are timed from before the fork until they are gone.
+
+#[cfg(target_arch = "aarch64")]
+mod calls;
+#[cfg(target_arch = "aarch64")]
+mod measure;
+
+#[cfg(target_arch = "aarch64")]
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("empty") => {}
+        Some("calls") => calls::run(),
+        _ => measure::all(),
+    }
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn main() {
+    eprintln!("this measures KVM on AArch64: cargo xtask bench --kvm");
+}
