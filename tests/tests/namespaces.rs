@@ -150,3 +150,36 @@ fn bubblewrap_unshares_everything_and_mounts_its_own_terminals() {
     assert!(lines.iter().any(|line| line == "pts/ptmx"), "{lines:?}");
     assert!(lines.iter().any(|line| line == "pair"), "{lines:?}");
 }
+
+#[test]
+fn busybox_joins_two_network_namespaces() {
+    let done = Guest::new().sh(r#"
+        ip link add va type veth
+        unshare -n sh -c 'echo $$ > /tmp/pid; while :; do sleep 100; done' &
+        until [ -s /tmp/pid ]; do sleep 0.1; done
+        pid=$(cat /tmp/pid)
+        there() { nsenter -t $pid -n "$@"; }
+        ip link set veth0 netns $pid
+        ip addr add 10.9.0.1/24 dev va; ip link set va up
+        ip addr add 10.8.0.1/32 dev lo; ip link set lo up
+        there ip addr add 10.9.0.2/24 dev veth0; there ip link set veth0 up
+        ip link | grep -c veth0:
+        there ip route
+        ping -c 2 -W 20 10.9.0.2 | grep -o '2 packets received'
+        there ping -c 1 -W 5 10.8.0.1 2>&1 | grep -o unreachable
+        there ip route add default via 10.9.0.1
+        there ping -c 2 -W 20 10.8.0.1 | grep -o '2 packets received'
+        there nc -l -p 7000 > /tmp/there & listener=$!
+        until there grep -q ':1B58 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done
+        echo to there | nc -w 20 10.9.0.2 7000; wait $listener
+        nc -l -p 7001 > /tmp/here & listener=$!
+        until grep -q ':1B59 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done
+        echo to here | there nc -w 20 10.9.0.1 7001; wait $listener
+        cat /tmp/there /tmp/here
+        kill $pid"#);
+    let lines: Vec<&str> = done.stdout.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "0", "{done:?}");
+    assert!(lines[1].starts_with("10.9.0.0/24 dev veth0 scope link"), "{done:?}");
+    let rest = ["2 packets received", "unreachable", "2 packets received", "to there", "to here"];
+    assert_eq!(lines[2..], rest, "{done:?}");
+}

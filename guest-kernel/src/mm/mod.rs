@@ -87,6 +87,17 @@ pub fn try_arc<T>(value: T) -> Result<Arc<T>> {
     Ok(Arc::new(value))
 }
 
+/// `Iterator::collect` that reports `ENOMEM`.
+pub fn try_collect<T>(items: impl Iterator<Item = T>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    all.try_reserve(items.size_hint().0).map_err(|_| Errno::ENOMEM)?;
+    for item in items {
+        all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        all.push(item);
+    }
+    Ok(all)
+}
+
 /// `vec![value; n]` that reports `ENOMEM`.
 pub fn try_vec<T: Clone>(n: usize, value: T) -> Result<Vec<T>> {
     let mut vec = Vec::new();

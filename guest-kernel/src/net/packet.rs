@@ -17,6 +17,7 @@ use super::{NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::ns::Cap;
 
 /// `AF_PACKET`.
@@ -54,11 +55,11 @@ impl PacketTable {
     }
 
     /// Common part, protocol and device of each, for `/proc`.
-    pub fn all(&self) -> Vec<(Ref<Common>, u32, u32)> {
+    pub fn all(&self) -> Result<Vec<(Ref<Common>, u32, u32)>> {
         let row = |sock: &Ref<PacketSock>| {
             (sock.common.clone(), sock.protocol.load(Relaxed), sock.device.load(Relaxed))
         };
-        self.sockets.iter().map(row).collect()
+        try_collect(self.sockets.iter().map(row))
     }
 }
 
@@ -123,7 +124,7 @@ pub fn tap(stack: &Stack, device: &NetDevice, frame: &[u8], outgoing: bool) {
             (protocol == ETH_P_ALL || protocol == kind && !outgoing)
                 && (bound == 0 || bound == device.index())
         };
-        table.sockets.iter().filter(wants).cloned().collect()
+        try_collect(table.sockets.iter().filter(wants).cloned()).unwrap_or_default()
     };
     for sock in receivers {
         let start = if sock.common.kind == SOCK_DGRAM { ETH_HEADER } else { 0 };

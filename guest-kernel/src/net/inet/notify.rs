@@ -15,7 +15,10 @@ fn tell(stack: &Stack, group: u32, write: impl FnOnce(&mut Answer)) {
     if is_heard(stack, group) {
         let mut answer = Answer::new(0, 0, false);
         write(&mut answer);
-        broadcast(stack, group, &answer.into_datagrams());
+        // Without memory to tell, it goes untold.
+        if let Ok(datagrams) = answer.into_datagrams() {
+            broadcast(stack, group, &datagrams);
+        }
     }
 }
 

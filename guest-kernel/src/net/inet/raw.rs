@@ -16,6 +16,7 @@ use super::{AF_INET, ports};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
@@ -64,8 +65,8 @@ pub struct RawTable {
 
 impl RawTable {
     /// All of them.
-    pub fn all(&self) -> Vec<Ref<RawSock>> {
-        self.sockets.clone()
+    pub fn all(&self) -> Result<Vec<Ref<RawSock>>> {
+        try_collect(self.sockets.iter().cloned())
     }
 }
 
@@ -356,7 +357,8 @@ pub fn input(stack: &Stack, received: &Received<'_>) -> bool {
         if table.sockets.is_empty() {
             return false;
         }
-        table.sockets.iter().filter(|sock| sock.wants(received)).cloned().collect()
+        let wanting = table.sockets.iter().filter(|sock| sock.wants(received));
+        try_collect(wanting.cloned()).unwrap_or_default()
     };
     for sock in &receivers {
         // Raw IPv4 sockets see the header; the others do not.

@@ -11,6 +11,7 @@ use super::notify;
 use super::stack::Stack;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::dev::{IfAddress, NetDevice};
 
 /// `RTN_UNICAST`.
@@ -106,6 +107,11 @@ impl Routes {
             .unwrap_or(self.routes.len());
         self.routes.insert(at, route);
         Ok(())
+    }
+
+    /// A copy of all of them.
+    pub fn all(&self) -> Result<Vec<Route>> {
+        try_collect(self.routes.iter().cloned())
     }
 
     /// Takes out the first route that `which` picks; `ESRCH` if there is none.

@@ -72,7 +72,7 @@ fn head(out: Out<'_>, family: u32, datagrams: bool) -> Result<()> {
 /// /proc/net/tcp and tcp6.
 pub fn tcp(net: &NetNs, family: u32, out: Out<'_>) -> Result<()> {
     head(out, family, false)?;
-    let sockets = net.stack.tcp.lock().all();
+    let sockets = net.stack.tcp.lock().all()?;
     let shown = sockets
         .iter()
         .filter(|sock| sock.common.family == family && sock.common.state() != state::CLOSE);
@@ -86,7 +86,7 @@ pub fn tcp(net: &NetNs, family: u32, out: Out<'_>) -> Result<()> {
 /// /proc/net/udp and udp6.
 pub fn udp(net: &NetNs, family: u32, out: Out<'_>) -> Result<()> {
     head(out, family, true)?;
-    let sockets = net.stack.udp.lock().all();
+    let sockets = net.stack.udp.lock().all()?;
     for (n, sock) in sockets.iter().filter(|sock| sock.common.family == family).enumerate() {
         let dropped = sock.queue.dropped.load(Relaxed);
         put(line(out, n, &sock.common, sock.endpoints(), sock.common.state(), Some(dropped)))?;
@@ -97,7 +97,7 @@ pub fn udp(net: &NetNs, family: u32, out: Out<'_>) -> Result<()> {
 /// /proc/net/raw and raw6.
 pub fn raw(net: &NetNs, family: u32, out: Out<'_>) -> Result<()> {
     head(out, family, true)?;
-    let sockets = net.stack.raw.lock().all();
+    let sockets = net.stack.raw.lock().all()?;
     for (n, sock) in sockets.iter().filter(|sock| sock.common.family == family).enumerate() {
         put(line(out, n, &sock.common, sock.endpoints(), sock.common.state(), Some(0)))?;
     }
@@ -145,7 +145,7 @@ pub fn route(net: &NetNs, out: Out<'_>) -> Result<()> {
     let title =
         "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
     put(writeln!(out, "{title:<127}"))?;
-    let routes: alloc::vec::Vec<_> = net.stack.routes.lock().iter().cloned().collect();
+    let routes = net.stack.routes.lock().all()?;
     for route in routes {
         let (IpCidr::Ipv4(dst), Some(device)) = (route.dst, &route.device) else { continue };
         let word = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
@@ -207,6 +207,7 @@ pub fn arp(net: &NetNs, out: Out<'_>) -> Result<()> {
     let mut rows = alloc::vec::Vec::new();
     for (index, address, there) in net.stack.neighbours.lock().iter() {
         if let IpAddress::Ipv4(v4) = address {
+            rows.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             rows.push((index, v4, there.mac, there.permanent));
         }
     }
@@ -228,7 +229,7 @@ pub fn arp(net: &NetNs, out: Out<'_>) -> Result<()> {
 /// /proc/net/packet.
 pub fn packet(net: &NetNs, out: Out<'_>) -> Result<()> {
     put(writeln!(out, "sk       RefCnt Type Proto  Iface R Rmem   User   Inode"))?;
-    let sockets = net.stack.packet.lock().all();
+    let sockets = net.stack.packet.lock().all()?;
     for (common, protocol, device) in sockets {
         let (kind, rx) = (common.kind, common.rx_queued.load(Relaxed));
         let (uid, ino) = (common.uid, common.ino());
@@ -242,24 +243,24 @@ pub fn packet(net: &NetNs, out: Out<'_>) -> Result<()> {
 }
 
 /// Sockets in use of a family: TCP ones, of which in TIME_WAIT, UDP ones, raw ones.
-fn counts(stack: &Stack, family: u32) -> [usize; 4] {
-    let tcp = stack.tcp.lock().all();
+fn counts(stack: &Stack, family: u32) -> Result<[usize; 4]> {
+    let tcp = stack.tcp.lock().all()?;
     let of = |common: &Common| common.family == family;
     let waiting = |sock: &&_| {
         let sock: &crate::kref::Ref<super::tcp::TcpSock> = sock;
         sock.common.state() == state::TIME_WAIT
     };
-    [
+    Ok([
         tcp.iter().filter(|sock| of(&sock.common)).count(),
         tcp.iter().filter(waiting).count(),
-        stack.udp.lock().all().iter().filter(|sock| of(&sock.common)).count(),
-        stack.raw.lock().all().iter().filter(|sock| of(&sock.common)).count(),
-    ]
+        stack.udp.lock().all()?.iter().filter(|sock| of(&sock.common)).count(),
+        stack.raw.lock().all()?.iter().filter(|sock| of(&sock.common)).count(),
+    ])
 }
 
 /// /proc/net/sockstat.
 pub fn sockstat(net: &NetNs, out: Out<'_>) -> Result<()> {
-    let [tcp, waiting, udp, raw] = counts(&net.stack, AF_INET);
+    let [tcp, waiting, udp, raw] = counts(&net.stack, AF_INET)?;
     put(writeln!(out, "sockets: used {}", tcp + udp + raw + net.unix.count()))?;
     put(writeln!(out, "TCP: inuse {tcp} orphan 0 tw {waiting} alloc {tcp} mem 0"))?;
     put(writeln!(out, "UDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}"))?;
@@ -269,7 +270,7 @@ pub fn sockstat(net: &NetNs, out: Out<'_>) -> Result<()> {
 
 /// /proc/net/sockstat6.
 pub fn sockstat6(net: &NetNs, out: Out<'_>) -> Result<()> {
-    let [tcp, _, udp, raw] = counts(&net.stack, AF_INET6);
+    let [tcp, _, udp, raw] = counts(&net.stack, AF_INET6)?;
     put(writeln!(out, "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0"))?;
     put(writeln!(out, "RAW6: inuse {raw}\nFRAG6: inuse 0 memory 0"))
 }

@@ -16,7 +16,7 @@ use super::{AF_INET6, ports};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
-use crate::mm::UserPtr;
+use crate::mm::{UserPtr, try_collect};
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
@@ -58,8 +58,8 @@ pub struct UdpTable {
 
 impl UdpTable {
     /// All sockets that have a port.
-    pub fn all(&self) -> Vec<Ref<UdpSock>> {
-        self.ports.values().flatten().cloned().collect()
+    pub fn all(&self) -> Result<Vec<Ref<UdpSock>>> {
+        try_collect(self.ports.values().flatten().cloned())
     }
 }
 
@@ -436,9 +436,10 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
         });
         let mut receivers = Vec::new();
         if to_all {
-            receivers.extend(matching.map(|(_, sock)| sock.clone()));
+            // Whom there is no memory for gets nothing: datagrams may be lost.
+            receivers = try_collect(matching.map(|(_, sock)| sock.clone())).unwrap_or_default();
         } else if let Some((_, sock)) = matching.max_by_key(|(score, _)| *score) {
-            receivers.push(sock.clone());
+            receivers = try_collect(core::iter::once(sock.clone())).unwrap_or_default();
         }
         receivers
     };

@@ -9,6 +9,7 @@ use super::message::{Answer, Request};
 use super::u32_at;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::common::{Common, state};
 use crate::net::inet::endpoint::{Endpoint, any, as_v6};
 use crate::net::inet::{AF_INET, AF_INET6};
@@ -57,27 +58,29 @@ fn inet(net: &NetNs, request: &Request<'_>, family: u32, answer: &mut Answer) ->
     let states = u32_at(fixed, 4);
     let half = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
     let (sport, dport) = (half(8), half(10));
-    let mut rows: Vec<(Ref<Common>, Endpoint, Option<Endpoint>)> = Vec::new();
-    match fixed[1] {
+    let rows: Vec<(Ref<Common>, Endpoint, Option<Endpoint>)> = match fixed[1] {
         IPPROTO_TCP => {
-            for sock in net.stack.tcp.lock().all() {
+            let sockets = net.stack.tcp.lock().all()?;
+            try_collect(sockets.iter().map(|sock| {
                 let names = *sock.names.lock();
-                rows.push((sock.common.clone(), names.local, names.peer));
-            }
+                (sock.common.clone(), names.local, names.peer)
+            }))?
         }
         IPPROTO_UDP => {
-            for sock in net.stack.udp.lock().all() {
+            let sockets = net.stack.udp.lock().all()?;
+            try_collect(sockets.iter().map(|sock| {
                 let (local, peer) = sock.endpoints();
-                rows.push((sock.common.clone(), local, peer));
-            }
+                (sock.common.clone(), local, peer)
+            }))?
         }
         _ => {
-            for sock in net.stack.raw.lock().all() {
+            let sockets = net.stack.raw.lock().all()?;
+            try_collect(sockets.iter().map(|sock| {
                 let (local, peer) = sock.endpoints();
-                rows.push((sock.common.clone(), local, peer));
-            }
+                (sock.common.clone(), local, peer)
+            }))?
         }
-    }
+    };
     for (common, local, peer) in rows {
         let peer = peer.unwrap_or(Endpoint::new(any(family), 0));
         if common.family == family

@@ -122,6 +122,8 @@ pub struct Answer {
     seq: u32,
     port: u32,
     flags: u16,
+    /// There was no memory for all of it: it is good for nothing.
+    failed: bool,
 }
 
 /// The longest datagram, if one message does not exceed it.
@@ -131,32 +133,39 @@ impl Answer {
     /// Answers to a request with this number by a socket with this port.
     pub fn new(seq: u32, port: u32, multi: bool) -> Self {
         let flags = if multi { MULTI } else { 0 };
-        Self { done: Vec::new(), current: Vec::new(), start: 0, seq, port, flags }
+        Self { done: Vec::new(), current: Vec::new(), start: 0, seq, port, flags, failed: false }
     }
 
     /// Begins a message with this fixed part.
     pub fn begin(&mut self, kind: u16, fixed: &[u8]) {
         self.start = self.current.len();
-        self.current.extend_from_slice(&[0; 4]);
-        self.current.extend_from_slice(&kind.to_ne_bytes());
-        self.current.extend_from_slice(&self.flags.to_ne_bytes());
-        self.current.extend_from_slice(&self.seq.to_ne_bytes());
-        self.current.extend_from_slice(&self.port.to_ne_bytes());
-        self.current.extend_from_slice(fixed);
+        self.append(&[0; 4]);
+        self.append(&kind.to_ne_bytes());
+        self.append(&self.flags.to_ne_bytes());
+        self.append(&self.seq.to_ne_bytes());
+        self.append(&self.port.to_ne_bytes());
+        self.append(fixed);
         self.pad();
     }
 
+    fn append(&mut self, bytes: &[u8]) {
+        self.failed |= self.current.try_reserve(bytes.len()).is_err();
+        if !self.failed {
+            self.current.extend_from_slice(bytes);
+        }
+    }
+
     fn pad(&mut self) {
-        let len = self.current.len().next_multiple_of(4);
-        self.current.resize(len, 0);
+        let len = self.current.len();
+        self.append(&[0; 3][..len.next_multiple_of(4) - len]);
     }
 
     /// Adds an attribute.
     pub fn attribute(&mut self, kind: u16, data: &[u8]) {
         let len = (ATTRIBUTE + data.len()) as u16;
-        self.current.extend_from_slice(&len.to_ne_bytes());
-        self.current.extend_from_slice(&kind.to_ne_bytes());
-        self.current.extend_from_slice(data);
+        self.append(&len.to_ne_bytes());
+        self.append(&kind.to_ne_bytes());
+        self.append(data);
         self.pad();
     }
 
@@ -167,9 +176,12 @@ impl Answer {
 
     /// Adds a text with its NUL.
     pub fn text(&mut self, kind: u16, text: &[u8]) {
-        let mut with_nul = Vec::from(text);
-        with_nul.push(0);
-        self.attribute(kind, &with_nul);
+        let len = (ATTRIBUTE + text.len() + 1) as u16;
+        self.append(&len.to_ne_bytes());
+        self.append(&kind.to_ne_bytes());
+        self.append(text);
+        self.append(&[0]);
+        self.pad();
     }
 
     /// Adds an attribute that holds those that `f` adds.
@@ -178,15 +190,30 @@ impl Answer {
         self.attribute(kind, &[]);
         f(self);
         let len = (self.current.len() - at) as u16;
-        self.current[at..at + 2].copy_from_slice(&len.to_ne_bytes());
+        if !self.failed {
+            self.current[at..at + 2].copy_from_slice(&len.to_ne_bytes());
+        }
     }
 
     /// Ends the message. The datagram goes before it, if both together exceed a page.
     pub fn end(&mut self) {
+        if self.failed {
+            return;
+        }
         let len = (self.current.len() - self.start) as u32;
         self.current[self.start..self.start + 4].copy_from_slice(&len.to_ne_bytes());
         if self.current.len() > PAGE && self.start > 0 {
-            let last = self.current.split_off(self.start);
+            let mut last = Vec::new();
+            let room = self
+                .done
+                .try_reserve(1)
+                .and_then(|()| last.try_reserve(self.current.len() - self.start));
+            if room.is_err() {
+                self.failed = true;
+                return;
+            }
+            last.extend_from_slice(&self.current[self.start..]);
+            self.current.truncate(self.start);
             self.done.push(core::mem::replace(&mut self.current, last));
         }
     }
@@ -201,20 +228,23 @@ impl Answer {
     pub fn error(&mut self, request: &Request<'_>, error: Option<Errno>, cap: bool) {
         let number = error.map_or(0, |error| -error.number());
         let about = if error.is_some() && !cap { request.bytes } else { &request.bytes[..HEADER] };
-        let mut fixed = Vec::from(number.to_ne_bytes());
-        fixed.extend_from_slice(about);
         let flags = core::mem::replace(&mut self.flags, 0);
-        self.begin(ERROR, &fixed);
+        self.begin(ERROR, &number.to_ne_bytes());
         self.flags = flags;
+        self.append(about);
+        self.pad();
         self.end();
     }
 
-    /// All datagrams.
-    pub fn into_datagrams(mut self) -> Vec<Vec<u8>> {
+    /// All datagrams; `ENOBUFS` if there was no memory for one.
+    pub fn into_datagrams(mut self) -> Result<Vec<Vec<u8>>> {
+        if self.failed || self.done.try_reserve(1).is_err() {
+            return Err(Errno::ENOBUFS);
+        }
         if !self.current.is_empty() {
             self.done.push(self.current);
         }
-        self.done
+        Ok(self.done)
     }
 }
 
@@ -230,7 +260,7 @@ mod tests {
         answer.nest(18, |inner| inner.text(1, b"veth"));
         answer.end();
         answer.finish_dump();
-        let datagrams = answer.into_datagrams();
+        let datagrams = answer.into_datagrams().unwrap();
         assert_eq!(datagrams.len(), 1);
         let (first, rest) = Request::first(&datagrams[0]).unwrap();
         assert_eq!((first.kind, first.flags, first.seq), (16, MULTI, 7));
@@ -265,7 +295,7 @@ mod tests {
             answer.begin(16, &[0; 200]);
             answer.end();
         }
-        let datagrams = answer.into_datagrams();
+        let datagrams = answer.into_datagrams().unwrap();
         assert!(datagrams.len() > 1 && datagrams.iter().all(|d| d.len() <= PAGE));
         assert_eq!(datagrams.iter().map(Vec::len).sum::<usize>(), 100 * 216);
     }

@@ -25,6 +25,7 @@ pub fn get(stack: &Stack, request: &Request<'_>, answer: &mut Answer) -> Result<
     let mut rows = alloc::vec::Vec::new();
     for (device, address, there) in stack.neighbours.lock().iter() {
         if (family == 0 || family == family_of(address)) && (index == 0 || index == device) {
+            rows.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             rows.push((device, address, there.mac, there.permanent));
         }
     }

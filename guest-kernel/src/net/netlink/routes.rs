@@ -124,7 +124,7 @@ pub fn get(stack: &Stack, request: &Request<'_>, answer: &mut Answer) -> Result<
                 write(route, kind::NEWROUTE, answer);
             }
         };
-        let routes: alloc::vec::Vec<_> = stack.routes.lock().iter().cloned().collect();
+        let routes = stack.routes.lock().all()?;
         routes.iter().for_each(&mut show);
         local_routes(stack, &mut show);
         return Ok(());

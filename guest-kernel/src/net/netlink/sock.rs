@@ -8,6 +8,7 @@ use super::{AF_NETLINK, diag, route, u32_at};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, File, PollFlags, PollTable};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, state};
 use crate::net::inet::queue::{Datagram, Queue};
@@ -56,11 +57,11 @@ pub struct NetlinkTable {
 
 impl NetlinkTable {
     /// Common part, port and groups of each, for `/proc`.
-    pub fn all(&self) -> Vec<(Ref<Common>, u32, u32)> {
+    pub fn all(&self) -> Result<Vec<(Ref<Common>, u32, u32)>> {
         let row = |sock: &Ref<NetlinkSock>| {
             (sock.common.clone(), sock.port.load(Relaxed), sock.groups.load(Relaxed))
         };
-        self.sockets.iter().map(row).collect()
+        try_collect(self.sockets.iter().map(row))
     }
 
     /// True if somebody hears one of `groups`.
@@ -95,13 +96,20 @@ pub fn is_heard(stack: &Stack, group: u32) -> bool {
 /// Tells those who hear `group` of rtnetlink.
 pub fn broadcast(stack: &Stack, group: u32, datagrams: &[Vec<u8>]) {
     let bit = 1 << (group - 1);
-    let receivers: Vec<_> = {
+    let mut receivers = Vec::new();
+    {
         let table = stack.netlink.lock();
         let hears = |sock: &&Ref<NetlinkSock>| {
             sock.common.protocol == ROUTE && sock.groups.load(Relaxed) & bit != 0
         };
-        table.sockets.iter().filter(hears).cloned().collect()
-    };
+        for sock in table.sockets.iter().filter(hears) {
+            if receivers.try_reserve(1).is_err() {
+                sock.common.set_error(Errno::ENOBUFS);
+                continue;
+            }
+            receivers.push(sock.clone());
+        }
+    }
     for sock in receivers {
         for datagram in datagrams {
             if let Ok(bytes) = crate::net::message::try_vec(datagram) {
@@ -213,10 +221,10 @@ impl NetlinkSock {
             SOCK_DIAG => diag::handle(&self.common.net, request, port),
             _ => Err(Errno::EOPNOTSUPP),
         };
-        match result {
-            Ok(answer) => {
+        match result.and_then(|answer| answer.into_datagrams()) {
+            Ok(datagrams) => {
                 let dump = request.is_dump();
-                for datagram in answer.into_datagrams() {
+                for datagram in datagrams {
                     self.push(datagram, 0);
                 }
                 if request.flags & ACK != 0 && !dump {
@@ -230,8 +238,9 @@ impl NetlinkSock {
     fn acknowledge(&self, request: &Request<'_>, error: Option<Errno>) {
         let mut answer = super::message::Answer::new(request.seq, self.port.load(Relaxed), false);
         answer.error(request, error, self.cap_ack.load(Relaxed) != 0);
-        for datagram in answer.into_datagrams() {
-            self.push(datagram, 0);
+        match answer.into_datagrams() {
+            Ok(datagrams) => datagrams.into_iter().for_each(|datagram| self.push(datagram, 0)),
+            Err(error) => self.common.set_error(error),
         }
     }
 }

@@ -32,6 +32,21 @@ fn churn(kind: &str, flag: i32, times: usize) {
                 }
                 match kind {
                     "pid" => wait_ok(child(|| 0)),
+                    "ipc" => {
+                        use belljar_guest_tests::sysv;
+                        let shm = ok(sysv::shmget(sysv::PRIVATE, 1 << 16, 0o600));
+                        let at = ok(sysv::shmat(shm, 0, 0));
+                        (at as *mut u8).write_volatile(1);
+                        ok(sysv::shmget(1, 1 << 16, sysv::CREAT | 0o600));
+                        let sem = ok(sysv::semget(sysv::PRIVATE, 64, 0o600));
+                        ok(sysv::semop(sem, &[sysv::op(0, 1, 0x1000)]));
+                        let msg = ok(sysv::msgget(sysv::PRIVATE, 0o600));
+                        ok(sysv::msgsnd(msg, 1, &[7; 4096], 0));
+                        let flags = libc::O_CREAT | libc::O_RDWR;
+                        let (name, none) = (c"q".as_ptr(), 0_usize);
+                        let queue = ok(libc::syscall(libc::SYS_mq_open, name, flags, 0o600, none));
+                        ok(libc::syscall(libc::SYS_mq_timedsend, queue, name, 1, 0, none));
+                    }
                     "mnt" => {
                         let none = std::ptr::null();
                         let private = libc::MS_REC | libc::MS_PRIVATE;

@@ -9,6 +9,7 @@ use smoltcp::wire::{IpAddress, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 use super::sock::TcpSock;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::common::state;
 use crate::net::inet::endpoint::{Endpoint, overlap, takes};
 use crate::net::inet::ip::{self, Header, Received};
@@ -53,8 +54,8 @@ fn remove(
 
 impl TcpTable {
     /// Every socket that has a port.
-    pub fn all(&self) -> Vec<Ref<TcpSock>> {
-        self.ports.values().flatten().cloned().collect()
+    pub fn all(&self) -> Result<Vec<Ref<TcpSock>>> {
+        try_collect(self.ports.values().flatten().cloned())
     }
 
     /// Takes `port` at `addr` for `sock`, or with 0 any free one.
