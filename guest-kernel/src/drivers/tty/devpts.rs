@@ -221,7 +221,7 @@ pub(super) fn remove(sb: &SuperBlock, index: u32) {
 }
 
 /// The root of the devpts that a `ptmx` at `path` makes pairs in: its own, or the one that is mounted on
-/// `pts` beside it. `ENODEV` if there is none.
+/// `pts` beside it. `ENOENT` if nothing is there, `ENODEV` if something else is.
 pub(super) fn root_for(path: &Path) -> Result<Path> {
     let mnt = path.mnt.clone();
     if Instance::of(&mnt.sb).is_some() {
@@ -229,6 +229,7 @@ pub(super) fn root_for(path: &Path) -> Result<Path> {
     }
     let dir = path.dentry.parent().ok_or(Errno::ENODEV)?;
     let dentry = namei::lookup_child(&dir, b"pts")?;
+    dentry.require_inode()?;
     let root = Path { mnt, dentry }.follow_mounts();
     let is_root = Ref::ptr_eq(&root.dentry, &root.mnt.root);
     if !is_root || Instance::of(&root.mnt.sb).is_none() {
