@@ -27,6 +27,8 @@ use crate::uapi;
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 /// Pairs at most, in all instances; /proc/sys/kernel/pty/max.
 pub const PTY_MAX: usize = 4096;
+/// What `max=` takes at most, and stands for no limit of the instance's own (Linux's minor numbers).
+const INSTANCE_MAX: u32 = 1 << 20;
 /// So many of them only instances that the machine's own user namespace mounted may have.
 const PTY_RESERVE: u32 = 1024;
 /// Inode numbers: the root, ptmx, then the nodes.
@@ -56,11 +58,12 @@ struct Options {
     uid: Option<u32>,
     gid: Option<u32>,
     /// Pairs at most.
-    max: usize,
+    max: u32,
 }
 
 impl Options {
-    const DEFAULT: Self = Self { mode: 0o600, ptmxmode: 0, uid: None, gid: None, max: PTY_MAX };
+    const DEFAULT: Self =
+        Self { mode: 0o600, ptmxmode: 0, uid: None, gid: None, max: INSTANCE_MAX };
 
     /// With what `data` changes.
     fn with(mut self, data: &[u8], user_ns: &UserNs) -> Result<Self> {
@@ -80,8 +83,8 @@ impl Options {
                     self.gid = Some(user_ns.gids().to_kernel(decimal()?).ok_or(Errno::EINVAL)?);
                 }
                 b"max" => {
-                    let max = decimal()? as usize;
-                    self.max = Some(max).filter(|&max| max <= PTY_MAX).ok_or(Errno::EINVAL)?;
+                    let max = Some(decimal()?).filter(|&max| max <= INSTANCE_MAX);
+                    self.max = max.ok_or(Errno::EINVAL)?;
                 }
                 // Every mount is one.
                 b"newinstance" => {}
@@ -112,7 +115,7 @@ impl Instance {
     /// Counts a pair, in all and here, and finds it a number.
     fn reserve(&self) -> Result<usize> {
         let limit = if self.is_machines { PTY_MAX as u32 } else { PTY_MAX as u32 - PTY_RESERVE };
-        let max = self.options().max;
+        let max = self.options().max as usize;
         let more = |n: u32| (n < limit).then_some(n + 1);
         let counted = NR_PTYS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.map_err(|_| Errno::ENOSPC)?;
@@ -162,7 +165,7 @@ impl SuperOps for Instance {
             write!(out, ",gid={gid}")?;
         }
         write!(out, ",mode={:03o},ptmxmode={:03o}", options.mode, options.ptmxmode)?;
-        if options.max < PTY_MAX {
+        if options.max < INSTANCE_MAX {
             write!(out, ",max={}", options.max)?;
         }
         Ok(())
