@@ -330,7 +330,8 @@ fn check_nproc(parent: &Task) -> Result<()> {
     if u64::from(list::NR_THREADS.load(Ordering::Relaxed)) >= u64::from(max_threads()) {
         return Err(Errno::EAGAIN);
     }
-    if cred.uid == 0 || cred.own_capable(Cap::SysResource) || cred.own_capable(Cap::SysAdmin) {
+    // A user namespace gives no right to exceed it.
+    if cred.uid == 0 || cred.capable(Cap::SysResource) || cred.capable(Cap::SysAdmin) {
         return Ok(());
     }
     let list = list::lock();

@@ -54,10 +54,15 @@ fn owns(target: &Task) -> bool {
     target.cred.with(|t| cred.euid == t.uid || cred.euid == t.euid || nice_over(t))
 }
 
+/// True if the caller may take more of the machine than limits allow: a user namespace gives no such right.
+fn may_exceed() -> bool {
+    task::current().cred().capable(Cap::SysNice)
+}
+
 /// True if the caller may give `target` that nice value: not below what it has and RLIMIT_NICE allows.
 fn may_nice(target: &Task, nice: i32) -> bool {
     let floor = 20 - target.signal.rlimits.soft(Resource::Nice).min(40) as i32;
-    nice >= target.se.nice().min(floor) || target.cred.with(nice_over)
+    nice >= target.se.nice().min(floor) || may_exceed()
 }
 
 /// Changes policy and parameters (sched(7), "Privileges and resource limits").
@@ -69,7 +74,7 @@ fn set(target: &Task, policy: u32, priority: u32, nice: Option<i32>, reset: bool
     }
     let se = &target.se;
     let nice = nice.unwrap_or(se.nice()).clamp(MIN_NICE, MAX_NICE);
-    if !target.cred.with(nice_over) {
+    if !may_exceed() {
         if !owns(target) || !may_nice(target, nice) || (se.reset_on_fork() && !reset) {
             return Err(Errno::EPERM);
         }
