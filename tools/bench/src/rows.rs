@@ -2,6 +2,7 @@
 
 use crate::clock::now;
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::wait::waitpid;
@@ -58,6 +59,14 @@ pub const ROWS: &[Row] = &[
     row("fault_anon", "us", anonymous_fault),
     row("fault_cow", "us", cow_fault),
     row("mmap", "us", map_and_unmap),
+    row("ns_cgroup", "us", || unshare_again(libc::CLONE_NEWCGROUP)),
+    row("ns_ipc", "us", || unshare_again(libc::CLONE_NEWIPC)),
+    row("ns_mnt", "us", || unshare_again(libc::CLONE_NEWNS)),
+    row("ns_net", "us", || unshare_again(libc::CLONE_NEWNET)),
+    row("ns_pid", "us", || child_in_new(libc::CLONE_NEWPID)),
+    row("ns_time", "us", || unshare_again(CLONE_NEWTIME)),
+    row("ns_user", "us", || child_in_new(libc::CLONE_NEWUSER)),
+    row("ns_uts", "us", || unshare_again(libc::CLONE_NEWUTS)),
 ];
 
 /// Runs `operation` a few times unmeasured, then measures `count` runs.
@@ -153,7 +162,7 @@ fn fork_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
         ForkResult::Child => {
             let status = i32::from(work().is_err());
             // SAFETY: ends the child without running the parent's exit handlers.
-            unsafe { nix::libc::_exit(status) }
+            unsafe { libc::_exit(status) }
         }
     }
 }
@@ -357,4 +366,75 @@ fn cow_fault() -> Measured {
 
 fn map_and_unmap() -> Measured {
     repeat(2_000, || Memory::new(MIB).map(drop))
+}
+
+const CLONE_NEWTIME: i32 = 0x80;
+/// Namespaces made for one row.
+const NAMESPACES: u64 = 100;
+
+/// Waits until a kernel has done what it put off: Linux frees namespaces after a grace period of RCU,
+/// in kernel threads.
+fn synchronise() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    for _ in 0..2 {
+        // SAFETY: no pointers.
+        Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) })?;
+    }
+    Ok(())
+}
+
+/// Measures operations together with what a kernel puts off until later, in a child, whose namespaces
+/// they may change. What waiting takes by itself is taken off.
+fn with_afterwork(mut operation: impl FnMut() -> io::Result<()>) -> Measured {
+    let (input, output) = pipe()?;
+    let child = fork_child(|| {
+        for _ in 0..NAMESPACES / 10 {
+            operation()?;
+        }
+        synchronise()?;
+        let start = now();
+        synchronise()?;
+        let waiting = now() - start;
+        let start = now();
+        for _ in 0..NAMESPACES {
+            operation()?;
+        }
+        synchronise()?;
+        let ticks = (now() - start).saturating_sub(waiting);
+        write(&output, &ticks.to_ne_bytes())?;
+        Ok(())
+    })?;
+    drop(output);
+    let mut ticks = [0; 8];
+    let told = read(&input, &mut ticks)?;
+    waitpid(child, None)?;
+    if told != ticks.len() {
+        return Err(io::Error::other("the child failed"));
+    }
+    Ok((u64::from_ne_bytes(ticks), NAMESPACES))
+}
+
+/// A new namespace of a kind takes the place of the one before, which is destroyed.
+fn unshare_again(kind: i32) -> Measured {
+    with_afterwork(|| {
+        // SAFETY: no pointers; nothing in this process depends on the namespace.
+        Errno::result(unsafe { libc::unshare(kind) })?;
+        Ok(())
+    })
+}
+
+/// A child in a new namespace ends, and the namespace with it: for kinds that a process cannot take
+/// again and again. What the child costs is in it.
+fn child_in_new(kind: i32) -> Measured {
+    with_afterwork(|| {
+        // SAFETY: as fork(2).
+        let child = Errno::result(unsafe {
+            libc::syscall(libc::SYS_clone, kind | libc::SIGCHLD, 0, 0, 0, 0)
+        })?;
+        if child == 0 {
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) };
+        }
+        Ok(waitpid(Pid::from_raw(child as i32), None).map(drop)?)
+    })
 }
