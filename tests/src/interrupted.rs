@@ -1,6 +1,7 @@
 //! A guest that is taken out of its machine again and again while it works, and goes on elsewhere.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -41,57 +42,114 @@ impl Numbers {
     }
 }
 
+/// The name of the VM.
+const NAME: &str = "traveller";
+
+/// A guest on its way: the machine that it is in, and what it has printed in those before.
+pub struct Journey<'a> {
+    guest: &'a Guest,
+    machine: Option<Machine>,
+    printed: String,
+    moves: usize,
+}
+
+impl<'a> Journey<'a> {
+    /// Starts a guest with these options of `run`.
+    pub fn start(guest: &'a Guest, run: &[&str]) -> Self {
+        let machine = Machine::start(guest, &[&["run", "--name", NAME], run].concat());
+        Self { guest, machine: Some(machine), printed: String::new(), moves: 0 }
+    }
+
+    /// Goes on with the snapshot `dir` of a guest that had `printed` so much.
+    pub fn go_on(guest: &'a Guest, dir: &Path, options: &[&str], printed: String) -> Self {
+        let mut journey = Self { guest, machine: None, printed, moves: 0 };
+        journey.restore(dir, options);
+        journey
+    }
+
+    /// What it has printed, up to the last time it was saved.
+    pub fn printed(&self) -> &str {
+        &self.printed
+    }
+
+    /// Saves it after so many milliseconds, and its machine ends; where. `None` if it was faster than we are
+    /// and has ended.
+    ///
+    /// # Panics
+    /// If it can be neither saved nor has ended.
+    pub fn save(&mut self, after: u64) -> Option<PathBuf> {
+        let mut machine = self.machine.take().unwrap();
+        self.guest.wait_for(NAME, &mut machine.child);
+        std::thread::sleep(Duration::from_millis(after));
+        let dir = self.guest.path(&format!("stop-{}", self.moves));
+        let saved = self.guest.run(&["snapshot", NAME, dir.to_str().unwrap(), "--stop"], "");
+        if saved.code != 0 {
+            let (code, text) = machine.end();
+            self.printed += &text;
+            assert!(!self.printed.is_empty() && code != 125, "{saved:?}, and it ended: {text}");
+            self.machine = Some(machine);
+            return None;
+        }
+        let (code, text) = machine.end();
+        assert_eq!(code, 0, "a VM that was saved and stopped: {text}");
+        self.printed += &text;
+        self.moves += 1;
+        Some(dir)
+    }
+
+    /// Lets it go on in another machine.
+    pub fn restore(&mut self, dir: &Path, options: &[&str]) {
+        let restore = ["restore", dir.to_str().unwrap(), "--name", NAME];
+        self.machine = Some(Machine::start(self.guest, &[&restore, options].concat()));
+    }
+
+    /// Waits for its end: its exit status, and all that it printed.
+    pub fn end(mut self) -> (i32, String) {
+        let (code, text) = self.machine.take().unwrap().end();
+        (code, self.printed + &text)
+    }
+}
+
 /// Runs the guest and moves it: saved with `--stop`, the machine gone, restored in a new one.
 ///
 /// # Panics
 /// If it can be neither saved nor has ended.
 pub fn travel(guest: &Guest, itinerary: &Itinerary<'_>) -> Travelled {
-    const NAME: &str = "traveller";
     let mut numbers = Numbers(itinerary.seed | 1);
-    let mut stdout = String::new();
-    let mut moves = 0;
-    let start = [&["run", "--name", NAME], itinerary.run].concat();
-    let mut machine = Machine::start(guest, &start);
+    let mut journey = Journey::start(guest, itinerary.run);
     for options in itinerary.restores {
-        guest.wait_for(NAME, &mut machine.child);
-        std::thread::sleep(Duration::from_millis(numbers.between(itinerary.between)));
-        let dir = guest.path(&format!("stop-{moves}"));
-        let dir = dir.to_str().unwrap();
-        let saved = guest.run(&["snapshot", NAME, dir, "--stop"], "");
-        if saved.code != 0 {
-            // It was faster than we are.
-            let (code, text) = machine.end();
-            assert!(
-                stdout.len() + text.len() > 0 && code != 125,
-                "{saved:?}, and it ended: {text}"
-            );
-            return Travelled { code, stdout: stdout + &text, moves };
+        match journey.save(numbers.between(itinerary.between)) {
+            Some(dir) => journey.restore(&dir, options),
+            None => break,
         }
-        let (code, text) = machine.end();
-        assert_eq!(code, 0, "a VM that was saved and stopped: {text}");
-        stdout += &text;
-        moves += 1;
-        let restore = [&["restore", dir, "--name", NAME], *options].concat();
-        machine = Machine::start(guest, &restore);
     }
-    let (code, text) = machine.end();
-    Travelled { code, stdout: stdout + &text, moves }
+    let moves = journey.moves;
+    let (code, stdout) = journey.end();
+    Travelled { code, stdout, moves }
 }
 
+/// A machine that runs, or that ended before it could be saved.
 struct Machine {
     child: Child,
+    ended: Option<i32>,
 }
 
 impl Machine {
     fn start(guest: &Guest, args: &[&str]) -> Self {
         let mut command = guest.command(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        Self { child: command.spawn().unwrap() }
+        Self { child: command.spawn().unwrap(), ended: None }
     }
 
-    fn end(mut self) -> (i32, String) {
+    /// Its exit status, and what it printed that was not yet asked for.
+    fn end(&mut self) -> (i32, String) {
         let mut text = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        (self.child.wait().unwrap().code().unwrap_or(-1), text)
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_string(&mut text).unwrap();
+        }
+        let wait = || self.child.wait().unwrap().code().unwrap_or(-1);
+        let code = self.ended.unwrap_or_else(wait);
+        self.ended = Some(code);
+        (code, text)
     }
 }

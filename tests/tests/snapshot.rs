@@ -1,6 +1,7 @@
 //! Whole machines that are saved, restored and copied: what runs in them goes on as if nothing had been.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
 
 use belljar_tests::guest::Guest;
 use belljar_tests::home;
@@ -255,6 +256,36 @@ fn what_is_no_whole_snapshot_is_refused() {
 }
 
 /// CPUs can be chosen where they are emulated.
+#[test]
+fn features_that_no_backend_here_shows_are_refused_by_name() {
+    let guest = Guest::new();
+    let run = ["run", "--detach", "--name", "t", "shell", "--", "sleep", "1000"];
+    assert_eq!(guest.run(&run, "").code, 0);
+    let dir = guest.path("s");
+    let name = dir.to_str().unwrap();
+    assert_eq!(guest.run(&["snapshot", "t", name, "--stop"], "").code, 0);
+    // As if its programs had been shown SVE, which `portable` never shows.
+    const SVE: u64 = 1 << 22;
+    let manifest = std::fs::read(dir.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let (board, kernel) = (&manifest["manifest"]["board"], &manifest["manifest"]["kernel"]);
+    let base = board["ram_base"].as_u64().unwrap();
+    let hwcap = std::mem::offset_of!(belljar_abi::root::RootPage, hwcap) as u64;
+    let at = kernel["root_page"].as_u64().unwrap() - base + hwcap;
+    let image = std::fs::File::options().read(true).write(true).open(dir.join("memory.img"));
+    let image = image.unwrap();
+    let mut shown = [0; 8];
+    image.read_exact_at(&mut shown, at).unwrap();
+    let shown = u64::from_le_bytes(shown);
+    assert_ne!(shown, 0);
+    image.write_all_at(&(shown | SVE).to_le_bytes(), at).unwrap();
+    guest.run(&["restore", name], "").assert_failed(&["damaged"]);
+    let done = guest.run(&["restore", name, "--trust"], "");
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("shown CPU features that are not here: sve"), "{done:?}");
+    guest.assert_clean();
+}
+
 mod qemu {
     use super::*;
 

@@ -1,7 +1,8 @@
 //! QEMU's command line: where the program is, which options it gets, which descriptors it inherits.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use belljar_abi::control::{PORT_NAME, TERMINAL_NAME};
@@ -86,9 +87,11 @@ impl Command {
     /// The command that builds `config`'s board.
     pub fn new(program: PathBuf, config: &Config) -> Self {
         let mib = config.memory >> 20;
-        let share = match config.start {
+        let share = match &config.start {
             Start::Boot(_) => "on",
-            Start::Thaw(_) => "off",
+            Start::Thaw(thaw) if is_writable(&thaw.memory) => "off",
+            // Private RAM of a file that is opened for reading.
+            Start::Thaw(_) => "off,readonly=on,rom=off",
         };
         let mut args: Vec<OsString> = [
             "-nodefaults",
@@ -155,6 +158,13 @@ impl Command {
         let output = std::process::Command::new(&self.program).arg("--version").output().ok()?;
         parse_version(&String::from_utf8_lossy(&output.stdout))
     }
+}
+
+/// Whether we, and so our child, may open the file for writing. QEMU before 8.2 does so also where it never
+/// writes.
+pub(super) fn is_writable(file: &File) -> bool {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().read(true).write(true).open(path).is_ok()
 }
 
 fn boot_args(boot: &Boot) -> Vec<OsString> {
@@ -260,6 +270,19 @@ mod tests {
         assert!(text.starts_with("/usr/bin/qemu -nodefaults "), "{text}");
         assert!(text.contains(" -append 'quiet a=b' "), "{text}");
         assert!(text.contains(r" -initrd '/k/it'\''s.cpio'  #"), "{text}");
+    }
+
+    #[test]
+    fn ram_of_a_file_that_cannot_be_written_is_private_all_the_same() {
+        let thaw = |memory| {
+            let start = Start::Thaw(Thaw { memory, entry: 0x4020_0000, note: (0, vec![]) });
+            Command::new("/usr/bin/qemu".into(), &Config { start, ..config() }).to_string()
+        };
+        let text = thaw(tempfile::tempfile().unwrap());
+        assert!(text.contains("share=off,mem-path"), "{text}");
+        // A folder can be opened for reading only, by whomever.
+        let text = thaw(File::open("/").unwrap());
+        assert!(text.contains("share=off,readonly=on,rom=off,mem-path"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod registers;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -30,6 +31,9 @@ use qmp::Qmp;
 
 /// The oldest QEMU that is known to work.
 const MIN_VERSION: (i64, i64) = (7, 2);
+
+/// The oldest QEMU that gives a guest private RAM from a file that it opens for reading only.
+const READ_ONLY_VERSION: (i64, i64) = (8, 2);
 
 /// Why QEMU could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,16 @@ pub enum Error {
     /// QEMU is older than 7.2.
     #[error("{program} is QEMU {found}: 7.2 or later is needed")]
     TooOld {
+        /// The program.
+        program: String,
+        /// The version it states.
+        found: String,
+    },
+    /// QEMU wants more of a snapshot's file than it needs.
+    #[error(
+        "{program} is QEMU {found}, which goes on only with a memory file that it may write to, though it never does: make memory.img writable, copy the snapshot, or use QEMU 8.2 or later"
+    )]
+    Unwritable {
         /// The program.
         program: String,
         /// The version it states.
@@ -144,6 +158,7 @@ pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
 /// Starts QEMU with the guest's CPUs standing still.
 pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Error> {
     let program = find()?;
+    check_writable(&program, &config)?;
     let files = GuestFiles::prepare(&config)?;
     let (monitor, child_monitor) = UnixStream::pair().map_err(Error::from)?;
     let (serial, child_serial) = UnixStream::pair().map_err(Error::from)?;
@@ -272,6 +287,22 @@ fn failed_start(command: &Command, child: &Child, cause: std::io::Error) -> Erro
 
 fn too_old(version: &(i64, i64)) -> bool {
     *version < MIN_VERSION
+}
+
+/// Refuses a memory file that this QEMU could not open.
+fn check_writable(program: &Path, config: &Config) -> Result<(), Error> {
+    let Start::Thaw(thaw) = &config.start else { return Ok(()) };
+    if command::is_writable(&thaw.memory) {
+        return Ok(());
+    }
+    let command = Command { program: program.to_owned(), args: vec![] };
+    match command.version() {
+        Some(found) if found < READ_ONLY_VERSION => {
+            let found = format!("{}.{}", found.0, found.1);
+            Err(Error::Unwritable { program: program.display().to_string(), found })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_version(command: &Command, qmp: &Qmp) -> Result<(), Error> {
