@@ -1,5 +1,8 @@
 //! Namespaces of every kind made and let go of, again and again: nothing of them may stay. An argument
-//! sets how many of each kind.
+//! sets how many of each kind; with more than [`AT_ONCE`] a child makes so many one after the other,
+//! where a process can, so that 100,000 take a minute or two.
+//!
+//! PROCESS_MODEL.md, Namespaces: a namespace lives while something holds it and is freed after.
 
 use belljar_guest_tests::*;
 
@@ -19,6 +22,26 @@ fn free_kib() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap();
     let line = text.lines().find(|l| l.starts_with("MemFree:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Namespaces that one child makes, each in place of the one before, when there are many to make.
+const AT_ONCE: usize = 1000;
+
+/// Children that make [`AT_ONCE`] namespaces each.
+fn churn_at_once(kind: &str, flag: i32, times: usize) {
+    let fork_each = flag == 0 || matches!(kind, "pid" | "user");
+    if times < AT_ONCE || fork_each {
+        return churn(kind, flag, times);
+    }
+    for _ in 0..times / AT_ONCE {
+        wait_ok(child(|| {
+            for _ in 0..AT_ONCE {
+                // SAFETY: plain call.
+                ok(unsafe { libc::unshare(flag) });
+            }
+            0
+        }));
+    }
 }
 
 /// Children that each make one namespace, put something into it where that is possible, and end.
@@ -71,7 +94,7 @@ fn main() {
         // What is kept for the next one is not lost.
         churn(kind, flag, times.min(50));
         let before = free_kib();
-        churn(kind, flag, times);
+        churn_at_once(kind, flag, times);
         let mut lost = before - free_kib();
         // Some of it may be cleaned up behind our back.
         for _ in 0..200 {
