@@ -1,5 +1,7 @@
 //! User and group ids: the setresuid family and the saved ids, what leaves with root, groups,
 //! no_new_privs, and whom a signal may reach.
+//!
+//! PROCESS_MODEL.md, Identity: credentials (ids, groups, capability sets, keep-caps, no_new_privs).
 
 use belljar_guest_tests::*;
 

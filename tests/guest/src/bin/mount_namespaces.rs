@@ -1,6 +1,8 @@
 //! Mount namespaces (mount_namespaces(7)): a namespace of one's own, bind mounts, flags of one mount,
 //! shared, slave, private and unbindable mounts, moves, lazy unmounts, pivot_root, and what a user
 //! namespace must not undo.
+//!
+//! PROCESS_MODEL.md, Namespaces: mnt (mount tree, bind mounts, propagation, pivot_root).
 
 use belljar_guest_tests::*;
 use std::ffi::CString;

@@ -1,5 +1,8 @@
 //! Namespaces as files (namespaces(7), ioctl_ns(2)): identity, lifetime by descriptor, entering by
 //! descriptor, owners and parents, refusals, and the clocks of time namespaces.
+//!
+//! PROCESS_MODEL.md, Namespaces: nsproxy (clone, unshare, setns, ioctl_ns), /proc/PID/ns, lifetime by
+//! descriptor and bind mount, uts, time (offsets).
 
 use belljar_guest_tests::*;
 use std::fs::{self, File};

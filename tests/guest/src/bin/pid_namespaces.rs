@@ -1,6 +1,8 @@
 //! Pid namespaces (pid_namespaces(7)): numbers at three levels chosen by clone3, what each level sees,
 //! the reaper's protection and its death, kill(-1), unshare for children, depth, ns_last_pid, /proc of
 //! a namespace, orphans.
+//!
+//! PROCESS_MODEL.md, Namespaces: pid (ids, 32 levels, child_reaper).
 
 use belljar_guest_tests::*;
 use std::fs;

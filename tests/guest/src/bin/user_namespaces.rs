@@ -1,5 +1,8 @@
 //! User namespaces (user_namespaces(7)): id maps and who may write them, setgroups, ids that are
 //! nobody's, capabilities in and outside of the namespace, limits and depth.
+//!
+//! PROCESS_MODEL.md, Namespaces: user (uid, gid, capabilities; maps and setgroups). Identity: credentials
+//! (capability sets).
 
 use belljar_guest_tests::*;
 use std::fs::{self, OpenOptions};
