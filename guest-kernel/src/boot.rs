@@ -11,7 +11,8 @@ use belljar_kernel::drivers::fdt::{self, Few, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
 use belljar_kernel::sched::cpu;
 use belljar_kernel::{
-    arch, fs, introspect, ipc, kerr, kinfo, kwarn, mm, ns, panic, process, procfs, sched, suspend,
+    arch, fs, introspect, ipc, kerr, kinfo, kwarn, mm, net, ns, panic, process, procfs, sched,
+    suspend,
 };
 
 #[global_allocator]
@@ -58,6 +59,9 @@ extern "C" fn kernel_start(fdt: PhysAddr) -> ! {
     // Namespaces, devices, the console's terminal, the root file system.
     boot_step("namespaces", ns::init());
     drivers::virtio::init(machine.virtio.as_slice());
+    if let Some(text) = drivers::cmdline::value("ip") {
+        net::inet::ipconfig::init(text, ns::init_nsproxy());
+    }
     let console = boot_step("console", tty::console::init(drivers::cmdline::text()));
     introspect::publish_console(console);
     let root = boot_step("root file system", fs::init(initrd(&machine, payload.as_ref())));

@@ -5,11 +5,12 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use smoltcp::wire::{IpAddress, IpCidr};
 
 use super::IFNAMSIZ;
+use super::inet::notify;
 use super::inet::stack::{Stack, kick};
 use crate::drivers::random;
 use crate::errno::{Errno, Result};
@@ -95,6 +96,12 @@ pub struct NetDevice {
     name: SpinLock<[u8; IFNAMSIZ]>,
     flags: AtomicU32,
     mtu: AtomicU32,
+    /// The largest packet that the card can send and receive.
+    mtu_max: AtomicU32,
+    /// The address that the card has by itself.
+    permanent: SpinLock<Mac>,
+    /// The card has a link; the other kinds tell by their nature.
+    carrier: AtomicBool,
     home: SpinLock<Option<Ref<Stack>>>,
     /// Its addresses.
     pub addresses: SpinLock<Vec<IfAddress>>,
@@ -139,6 +146,9 @@ impl NetDevice {
             name: SpinLock::new(name),
             flags: AtomicU32::new(flags),
             mtu: AtomicU32::new(mtu),
+            mtu_max: AtomicU32::new(u32::from(u16::MAX)),
+            permanent: SpinLock::new(mac),
+            carrier: AtomicBool::new(true),
             home: SpinLock::new(None),
             addresses: SpinLock::new(Vec::new()),
             stats: Stats::default(),
@@ -214,7 +224,9 @@ impl NetDevice {
 
     /// Sets the largest packet; `EINVAL` out of bounds.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
-        let bounds = if self.is_loopback() { 0..=i32::MAX as u32 } else { 68..=65535 };
+        let most = if self.is_loopback() { i32::MAX as u32 } else { self.mtu_max.load(Relaxed) };
+        let least = if self.is_loopback() { 0 } else { 68 };
+        let bounds = least..=most;
         if !bounds.contains(&mtu) {
             return Err(Errno::EINVAL);
         }
@@ -244,8 +256,30 @@ impl NetDevice {
     pub fn has_carrier(&self) -> bool {
         match &self.kind {
             Kind::Veth(_) => self.veth_peer().is_some_and(|peer| peer.is_up()),
-            _ => true,
+            _ => self.carrier.load(Relaxed),
         }
+    }
+
+    /// The driver says that the card has a link, or none. What was known of neighbours may be wrong then.
+    pub fn set_carrier(&self, on: bool) {
+        if self.carrier.swap(on, Relaxed) != on
+            && let Some(home) = self.home()
+        {
+            home.neighbours.lock().forget_learned(self);
+            notify::link_changed(&home, self, false);
+        }
+    }
+
+    /// The driver says what the card's own address is and the largest packet that it can do. The interface
+    /// follows, unless an administrator gave it another address.
+    pub fn set_hardware(&self, mac: Mac, mtu_max: u32) {
+        let old = core::mem::replace(&mut *self.permanent.lock(), mac);
+        let mut own = self.mac.lock();
+        if *own == old {
+            *own = mac;
+        }
+        self.mtu_max.store(mtu_max, Relaxed);
+        self.mtu.fetch_min(mtu_max, Relaxed);
     }
 
     /// Its flags as programs see them (netdevice(7)).
@@ -293,7 +327,7 @@ impl NetDevice {
                     Some(peer) if peer.is_up() => peer.enqueue(frame),
                     _ => false,
                 },
-                Kind::Ethernet(driver) => driver.transmit(&frame).is_ok(),
+                Kind::Ethernet(driver) => self.has_carrier() && driver.transmit(&frame).is_ok(),
             };
         if sent {
             self.stats.tx_packets.fetch_add(1, Relaxed);

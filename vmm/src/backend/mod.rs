@@ -15,6 +15,7 @@ pub use kvm::Error as KvmError;
 pub use qemu::Error as QemuError;
 use vm_memory::GuestMemoryMmap;
 
+use crate::devices::virtio::net::{Mac, Tap};
 use crate::elfcore::regs;
 use crate::metrics::Family;
 use crate::target::LiveRam;
@@ -35,6 +36,8 @@ pub struct Config {
     pub start: Start,
     /// Disks, the first of which the guest calls /dev/vda.
     pub disks: Vec<Disk>,
+    /// Network cards, the first of which the guest calls eth0.
+    pub cards: Vec<Card>,
 }
 
 /// A disk of the guest.
@@ -48,6 +51,35 @@ pub struct Disk {
     pub size: u64,
     /// The guest must not write to it.
     pub read_only: bool,
+}
+
+/// A network card of the guest.
+#[derive(Debug)]
+pub struct Card {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// What it is connected to.
+    pub network: Network,
+}
+
+/// What a card is connected to.
+#[derive(Debug)]
+pub enum Network {
+    /// A tap of the host.
+    Tap(Tap),
+    /// A network of the backend's own in which the guest reaches what this host's programs can reach, and
+    /// nobody reaches the guest.
+    User,
+}
+
+impl fmt::Display for Network {
+    /// As `--net` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(tap) => write!(f, "tap={}", tap.name()),
+            Self::User => f.write_str("user"),
+        }
+    }
 }
 
 /// What the CPUs begin with.

@@ -1,11 +1,12 @@
-//! `--disk`: what is given to the guest beside its board.
+//! `--disk` and `--net`: what is given to the guest beside its board.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::backend::Disk;
+use crate::backend::{Card, Disk, Network};
+use crate::devices::virtio::net::{Mac, Tap};
 
 /// Bytes of the smallest disk.
 const SECTOR: u64 = 512;
@@ -100,6 +101,85 @@ impl DiskArg {
     }
 }
 
+/// The address of a card on a network that is the guest's alone: what QEMU calls its first.
+const ALONE: Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+/// What a guest of such a network is told: its address, its gateway, its netmask and its name server, as
+/// QEMU hands them out.
+const USER_ADDRESSES: [&str; 4] = ["10.0.2.15", "10.0.2.2", "255.255.255.0", "10.0.2.3"];
+
+/// `user` or `tap=NAME`, and perhaps `,mac=ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NetArg {
+    /// The tap; none for `user`.
+    tap: Option<String>,
+    mac: Option<Mac>,
+}
+
+impl FromStr for NetArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const USAGE: &str = "write user or tap=NAME, and ,mac=02:00:00:00:00:01 for an address";
+        let (network, mac) = match text.split_once(",mac=") {
+            Some((network, mac)) => {
+                let mac = parse_mac(mac);
+                (network, Some(mac.ok_or("not the address of one card: write 02:00:00:00:00:01")?))
+            }
+            None => (text, None),
+        };
+        let tap = match network.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => Some(name.to_owned()),
+            None if network == "user" => None,
+            _ => return Err(USAGE.to_owned()),
+        };
+        Ok(Self { tap, mac })
+    }
+}
+
+/// The address of one card, not of a group.
+fn parse_mac(text: &str) -> Option<Mac> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+/// An address that one tap of one host always gets: nobody else is attached to it at the time.
+fn mac_of(tap: &str) -> Mac {
+    // machine-id(5); without one, hosts on the same network may need addresses given by hand.
+    let mut hasher = blake3::Hasher::new_derive_key("belljar: the card on a tap");
+    hasher.update(&std::fs::read("/etc/machine-id").unwrap_or_default()).update(tap.as_bytes());
+    let mut mac = [0; 6];
+    hasher.finalize_xof().fill(&mut mac);
+    // Of one card, given by nobody (IEEE 802, 8.4).
+    mac[0] = mac[0] & !1 | 2;
+    mac
+}
+
+impl NetArg {
+    /// Attaches to the tap.
+    pub(super) fn open(&self) -> Result<Card, crate::devices::virtio::net::Error> {
+        Ok(match &self.tap {
+            Some(name) => Card {
+                mac: self.mac.unwrap_or_else(|| mac_of(name)),
+                network: Network::Tap(Tap::open(name)?),
+            },
+            None => Card { mac: self.mac.unwrap_or(ALONE), network: Network::User },
+        })
+    }
+}
+
+/// The word of the kernel's command line by which a card gets the address that its network has for it
+/// (Linux, admin-guide/nfs/nfsroot). On a tap the addresses are the user's affair.
+pub(super) fn ip_word(cards: &[Card]) -> Option<String> {
+    let [client, gateway, netmask, name_server] = USER_ADDRESSES;
+    let index = cards.iter().position(|card| matches!(card.network, Network::User))?;
+    Some(format!("ip={client}::{gateway}:{netmask}::eth{index}:off:{name_server}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +199,37 @@ mod tests {
         assert!(open("/proc").contains("neither a file nor a block device"));
         let small = tempfile::NamedTempFile::new().unwrap();
         assert!(open(small.path().to_str().unwrap()).contains("has 0 bytes"));
+    }
+
+    #[test]
+    fn a_network_is_a_tap_or_users_and_has_an_address() {
+        let arg = |text: &str| text.parse::<NetArg>();
+        assert_eq!(arg("user"), Ok(NetArg { tap: None, mac: None }));
+        let mac = Some([2, 0, 0, 0, 0xab, 1]);
+        assert_eq!(arg("tap=t0,mac=02:00:00:00:aB:01"), Ok(NetArg { tap: Some("t0".into()), mac }));
+        for bad in [
+            "",
+            "tap",
+            "tap=",
+            "user=x",
+            "bridge=b",
+            "user,mac=",
+            "user,mac=01:00:00:00:00:00",
+            "user,mac=00:00:00:00:00:00",
+            "user,mac=02:00:00:00:00",
+            "user,mac=2:0:0:0:0:1",
+        ] {
+            assert!(arg(bad).is_err(), "{bad:?}");
+        }
+        let [a, b] = ["t0", "t1"].map(mac_of);
+        assert!(a != b && a[0] & 3 == 2 && a == mac_of("t0"));
+    }
+
+    #[test]
+    fn the_guest_is_told_the_address_of_its_first_user_network() {
+        let card = |network| Card { mac: ALONE, network };
+        assert_eq!(ip_word(&[]), None);
+        let word = ip_word(&[card(Network::User)]).unwrap();
+        assert_eq!(word, "ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3");
     }
 }

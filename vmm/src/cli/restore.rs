@@ -8,16 +8,16 @@ use std::process::ExitCode;
 
 use belljar_abi::root::{COPY_SEED_SIZE, CopyNote, RootPage};
 
-use super::devices::DiskArg;
+use super::devices::{DiskArg, NetArg};
 use super::run::{self, Backend, OwnSnapshotsArgs};
 use super::{Error, complain};
 use crate::api::SnapshotRequest;
 use crate::api::client::Client;
-use crate::backend::{Config, Disk, Start, Thaw};
-use crate::machine;
+use crate::backend::{Card, Config, Disk, Start, Thaw};
 use crate::runtime::{Console, Plan};
 use crate::sandbox;
 use crate::snapshot::{Snapshot, Trust};
+use crate::{machine, render};
 
 /// Go on with a snapshot in a new VM
 ///
@@ -66,6 +66,9 @@ struct How {
     /// stands for the copy's number
     #[arg(long, value_name = "FILE[,ro]")]
     disk: Vec<DiskArg>,
+    /// Connect the guest's network card, as for `run`; without, its link is down
+    #[arg(long, value_name = "tap=NAME|user[,mac=ADDRESS]")]
+    net: Vec<NetArg>,
     /// Do not check the stored memory against its hashes first
     #[arg(long)]
     trust: bool,
@@ -197,6 +200,7 @@ fn plan(
         entry: thaw.entry,
         note: (note, CopyNote::bytes(number, &seed).to_vec()),
     });
+    let cards = cards(&how.net, &manifest.board.networks)?;
     let cpu = how.cpu.clone().unwrap_or_else(|| manifest.cpu.model.clone());
     Ok(Plan {
         name,
@@ -209,6 +213,7 @@ fn plan(
             cpu,
             start,
             disks,
+            cards,
         },
         timeout: None,
         console,
@@ -216,6 +221,18 @@ fn plan(
         dump_on_panic: None,
         snapshots: how.own.get()?,
     })
+}
+
+/// The cards that `given` asks for; says what becomes of those that the guest `had` beyond them.
+fn cards(given: &[NetArg], had: &[String]) -> Result<Vec<Card>, Error> {
+    let cards = given.iter().map(NetArg::open).collect::<Result<Vec<_>, _>>()?;
+    for (i, network) in had.iter().enumerate().skip(cards.len()) {
+        complain(&format!(
+            "the guest's eth{i} was on {} and has no link now: give --net to connect it",
+            render::escape(network)
+        ));
+    }
+    Ok(cards)
 }
 
 /// A folder that is removed when it is dropped.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::devices::DiskArg;
+use super::devices::{DiskArg, NetArg, ip_word};
 use super::{Error, complain};
 use crate::backend::{self, Choice, Config, Initrd, Request, Start};
 use crate::checkpoint::Checkpoint;
@@ -67,6 +67,11 @@ pub(super) struct Args {
     /// and so on; with ,ro it cannot write to it
     #[arg(long, value_name = "FILE[,ro]")]
     disk: Vec<DiskArg>,
+    /// Give the guest a network card, eth0, the next one eth1 and so on: on a tap of this host, or with `user`
+    /// on a network of QEMU's from which the guest reaches this host (10.0.2.2) and what lies behind it, its
+    /// address given. On a tap, `--append ip=CLIENT::GATEWAY:NETMASK` gives one, or the guest's own tools
+    #[arg(long, value_name = "tap=NAME|user[,mac=ADDRESS]")]
+    net: Vec<NetArg>,
     /// Add words to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     append: Option<String>,
@@ -143,13 +148,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         true => Console::Detached,
         false => Console::of_stdio(),
     };
+    let disks = args.disk.iter().map(DiskArg::open).collect::<Result<_, _>>()?;
+    let cards: Vec<_> = args.net.iter().map(NetArg::open).collect::<Result<_, _>>()?;
     let start = Start::Boot(backend::Boot {
         kernel: boot.kernel,
         initrd: boot.initrd.map(Initrd::Memory),
-        cmdline: cmdline(console, args.append.as_deref()),
+        cmdline: cmdline(console, ip_word(&cards), args.append.as_deref()),
     });
-    let disks = args.disk.iter().map(DiskArg::open).collect::<Result<_, _>>()?;
-    let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks };
+    let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks, cards };
     if args.print_command {
         println!("{}", backend::command_line(choice.kind, &config)?);
         return Ok(ExitCode::SUCCESS);
@@ -249,8 +255,8 @@ fn finish((name, outcome): (String, Outcome)) -> Result<ExitCode, Error> {
 }
 
 /// What the kernel is told: where its console is (the last of these that it has) and how it shall treat
-/// it.
-fn cmdline(console: Console, more: Option<&str>) -> String {
+/// it, and its address. Of two words that say the same, the last one, which is the user's, counts.
+fn cmdline(console: Console, address: Option<String>, more: Option<&str>) -> String {
     let words = ["console=ttyAMA0", "console=hvc0", "quiet", "belljar.mounts=1"];
     let mut words = words.map(str::to_owned).to_vec();
     match console {
@@ -261,6 +267,7 @@ fn cmdline(console: Console, more: Option<&str>) -> String {
         ),
         Console::Detached => {}
     }
+    words.extend(address);
     words.extend(more.map(str::to_owned));
     words.join(" ")
 }

@@ -207,6 +207,7 @@ impl Vm {
                 backend: info.backend.clone(),
             },
             cpus: info.cpus,
+            networks: info.networks.clone(),
             cpu: Cpu {
                 model: info.cpu.clone(),
                 features: hwcap::names(root.hwcap()).map(str::to_owned).collect(),

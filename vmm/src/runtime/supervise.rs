@@ -118,6 +118,7 @@ fn run_guarded(
         read_only: disk.read_only,
     });
     let disks = disks.collect();
+    let networks = plan.config.cards.iter().map(|card| card.network.to_string()).collect();
     let events = sender.clone();
     let on_event = Box::new(move |event| {
         // The loop is gone only if the process is about to end.
@@ -136,6 +137,7 @@ fn run_guarded(
         memory,
         cpu,
         disks,
+        networks,
         raw_console: plan.raw_console,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };

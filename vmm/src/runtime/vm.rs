@@ -49,6 +49,9 @@ pub struct Info {
     /// Its disks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<snapshot::Disk>,
+    /// What its network cards are connected to.
+    #[serde(default)]
+    pub networks: Vec<String>,
     /// The guest takes its console for a stream of bytes, no terminal.
     #[serde(default)]
     pub raw_console: bool,

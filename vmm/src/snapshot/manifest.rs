@@ -102,6 +102,10 @@ pub struct Board {
     pub ram_size: u64,
     /// Number of CPUs.
     pub cpus: u32,
+    /// What its network cards were connected to, as `--net` takes it. They may be others, or none, when the
+    /// guest goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
 }
 
 /// A disk that a machine has.
@@ -286,7 +290,7 @@ impl Manifest {
 
     /// Whether the numbers fit each other; what passes can be used without a further look.
     fn check(&self) -> Result<(), String> {
-        let Board { name, ram_base, ram_size, cpus } = &self.board;
+        let Board { name, ram_base, ram_size, cpus, networks: _ } = &self.board;
         if name != "virt" {
             return Err(format!("board {:?} instead of \"virt\"", crate::render::escape(name)));
         }

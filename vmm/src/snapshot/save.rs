@@ -23,6 +23,8 @@ pub struct Facts {
     pub source: Source,
     /// Number of CPUs.
     pub cpus: u32,
+    /// What its network cards were connected to.
+    pub networks: Vec<String>,
     /// What programs were told of the CPU.
     pub cpu: Cpu,
     /// Its disks.
@@ -93,6 +95,7 @@ impl Save {
                 ram_base: range.start,
                 ram_size: size,
                 cpus: facts.cpus,
+                networks: facts.networks.clone(),
             },
             cpu: facts.cpu.clone(),
             disks: facts.disks.clone(),

@@ -24,6 +24,7 @@ fn facts() -> Facts {
     Facts {
         source: Source { vm: "t".into(), image: "shell".into(), backend: "qemu".into() },
         cpus: 1,
+        networks: vec![],
         cpu: Cpu { model: "portable".into(), features: vec!["fp".into()] },
         disks: vec![Disk { path: "/d/a".into(), size: 512, read_only: true }],
         thaw: Some(Thaw { entry: BASE + 0x20_0000, ..Thaw::default() }),

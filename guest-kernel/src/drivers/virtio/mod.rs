@@ -9,7 +9,7 @@
 //! | [`hal`], [`queue`] | memory that devices see, and queues that own the requests in them |
 //! | [`console`] | ports: the terminal /dev/hvc0, and the one named `org.belljar.control` |
 //! | [`control`] | that port, for kernel threads |
-//! | [`rng`], [`blk`] | entropy, disks |
+//! | [`rng`], [`blk`], [`net`] | entropy, disks, network cards |
 //!
 //! A machine may be taken out of its devices and put into others: [`quiesce`] resets every device, and
 //! [`reinit`] binds the same drivers to the devices that are found then ([`resume`]: to the same). Whoever waits goes on waiting
@@ -19,6 +19,7 @@ pub mod blk;
 pub mod console;
 pub mod control;
 pub mod hal;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]
@@ -87,6 +88,7 @@ pub fn init(devices: &[fdt::Device]) {
             DeviceType::Console => console::start,
             DeviceType::EntropySource => rng::start,
             DeviceType::Block => blk::start,
+            DeviceType::Network => net::start,
             _ => continue,
         };
         // A device may interrupt as soon as it runs: not before its driver is known.
@@ -184,6 +186,12 @@ bitflags::bitflags! {
         const CONSOLE_SIZE = 1 << 0;
         /// Console: several ports, and the control queues.
         const CONSOLE_MULTIPORT = 1 << 1;
+        /// Network: the configuration holds the largest packet.
+        const NET_MTU = 1 << 3;
+        /// Network: the configuration holds the card's address.
+        const NET_MAC = 1 << 5;
+        /// Network: the configuration says whether there is a link.
+        const NET_STATUS = 1 << 16;
         /// Block: it cannot be written.
         const BLOCK_READ_ONLY = 1 << 5;
         /// Block: the configuration holds the size of its blocks.

@@ -146,14 +146,17 @@ impl<R: Request<PARTS>, const PARTS: usize, const SIZE: usize> Queue<R, PARTS, S
         }
     }
 
-    /// Asks for interrupts when requests come back, or for none. The device may interrupt all the same.
-    pub fn set_interrupts(&mut self, on: bool) {
-        if self.notify_sent != on {
+    /// Asks for interrupts when requests come back, or for none; true if that is new to the device, which
+    /// may interrupt all the same.
+    pub fn set_interrupts(&mut self, on: bool) -> bool {
+        let changes = self.notify_sent != on;
+        if changes {
             self.notify_sent = on;
             self.ring.set_dev_notify(on);
             // What came back before the device saw this does not interrupt: the caller looks again.
             core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         }
+        changes
     }
 
     /// Takes a request that the device is done with, and how many bytes it wrote.

@@ -209,7 +209,16 @@ pub fn broadcast_of(device: &NetDevice, cidr: Ipv4Cidr) -> Option<IpAddress> {
     Some(Ipv4Addr::from(u32::from(cidr.address()) | host).into())
 }
 
-/// Replaces a device's address by one with the mask of its class (RFC 791).
+/// The length of the network part of an address by its class (RFC 791).
+pub fn class_prefix(v4: Ipv4Addr) -> u8 {
+    match v4.octets()[0] {
+        0..128 => 8,
+        128..192 => 16,
+        _ => 24,
+    }
+}
+
+/// Replaces a device's address by one with the mask of its class.
 fn set_address(net: &NetNs, device: &NetDevice, label: &[u8], v4: Ipv4Addr) -> Result<()> {
     if let Some((old, _)) = v4_of(device, label)
         && trimmed(&old.label) == label
@@ -219,12 +228,7 @@ fn set_address(net: &NetNs, device: &NetDevice, label: &[u8], v4: Ipv4Addr) -> R
     if v4.is_unspecified() {
         return Ok(());
     }
-    let prefix = match v4.octets()[0] {
-        0..128 => 8,
-        128..192 => 16,
-        _ => 24,
-    };
-    let cidr = Ipv4Cidr::new(v4, prefix);
+    let cidr = Ipv4Cidr::new(v4, class_prefix(v4));
     let mut address = IfAddress::new(device, IpCidr::Ipv4(cidr));
     address.broadcast = broadcast_of(device, cidr);
     let mut padded = [0; IFNAMSIZ];

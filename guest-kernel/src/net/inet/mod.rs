@@ -11,6 +11,7 @@
 //! | [`tcp`] | connections: smoltcp's state machine in our own tables |
 //! | [`options`] | options of IP |
 //! | [`notify`] | telling rtnetlink what changed |
+//! | [`ipconfig`] | an interface set up by the kernel command line |
 //! | [`show`] | /proc/net |
 //!
 //! smoltcp gives the wire formats and the TCP state machine. Each TCP socket has a smoltcp interface of its
@@ -21,6 +22,7 @@ pub mod endpoint;
 pub mod fragment;
 pub mod ioctl;
 pub mod ip;
+pub mod ipconfig;
 pub mod neighbour;
 pub mod notify;
 pub mod options;

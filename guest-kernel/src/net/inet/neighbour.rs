@@ -130,6 +130,12 @@ impl Neighbours {
         self.by_address.remove(&(index, address)).map(|_| ()).ok_or(Errno::ENOENT)
     }
 
+    /// Takes off those on a device that nobody added by hand.
+    pub fn forget_learned(&mut self, device: &NetDevice) {
+        let index = device.index();
+        self.by_address.retain(|key, there| key.0 != index || there.permanent);
+    }
+
     /// Takes off those on a device.
     pub fn forget_device(&mut self, device: &NetDevice) {
         let index = device.index();

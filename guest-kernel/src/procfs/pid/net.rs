@@ -4,7 +4,7 @@ use super::{Entry, Kind, Subject, entry};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::NetNs;
-use crate::net::inet::{AF_INET, AF_INET6, show};
+use crate::net::inet::{AF_INET, AF_INET6, ipconfig, show};
 use crate::net::unix;
 use crate::procfs::text::Text;
 
@@ -33,6 +33,7 @@ files! {
     "dev" |net, out| show::dev(net, out);
     "if_inet6" |net, out| show::if_inet6(net, out);
     "packet" |net, out| show::packet(net, out);
+    "pnp" |_, out| ipconfig::show(out);
     "raw" |net, out| show::raw(net, AF_INET, out);
     "raw6" |net, out| show::raw(net, AF_INET6, out);
     "route" |net, out| show::route(net, out);

@@ -38,8 +38,10 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::ram::{map, map_private, memory_file};
-use super::{Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Start, Started};
-use crate::devices::virtio::{Block, Console, Counters, Port, Rng, block};
+use super::{
+    Config, CpuRegisters, Event, Events, GuestMemory, Initrd, Machine, Network, Start, Started,
+};
+use crate::devices::virtio::{Block, Console, Counters, Net, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::metrics::Family;
@@ -129,6 +131,12 @@ pub enum Error {
     /// A file cannot be a disk.
     #[error(transparent)]
     Disk(block::Error),
+    /// A network that only QEMU has.
+    #[error(
+        "kvm has no network of its own for --net user: make a tap (ip tuntap add NAME mode tap user \
+         $USER; ip link set NAME up) and give --net tap=NAME, or use --backend qemu"
+    )]
+    UserNetwork,
     /// Another resource of the host.
     #[error("cannot set the machine up: {0}")]
     Host(std::io::Error),
@@ -293,6 +301,12 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
         virtio.attach(|report| {
             let block = Block::new(file, &disk.path, disk.read_only, report);
             Ok(Box::new(block.map_err(Error::Disk)?))
+        })?;
+    }
+    for card in &config.cards {
+        let Network::Tap(tap) = &card.network else { return Err(Error::UserNetwork.into()) };
+        virtio.attach(|report| {
+            Ok(Box::new(Net::open(tap, card.mac, report).map_err(Error::Host)?))
         })?;
     }
     let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;

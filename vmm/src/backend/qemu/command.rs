@@ -9,7 +9,7 @@ use belljar_abi::control::{PORT_NAME, TERMINAL_NAME};
 use command_fds::FdMapping;
 
 use super::Error;
-use crate::backend::{Boot, Config, Initrd, Start, Thaw};
+use crate::backend::{Boot, Config, Initrd, Network, Start, Thaw};
 use crate::machine::PORTABLE_CPU;
 
 /// Descriptor numbers in the child.
@@ -20,6 +20,8 @@ const CONSOLE_FD: i32 = 6;
 const CONTROL_FD: i32 = 7;
 const INITRD_FD: i32 = 8;
 const NOTE_FD: i32 = 9;
+/// That of the first card's tap, if it has one; those of the others follow.
+const TAP_FD: i32 = 10;
 
 /// The identifier of the terminal's port, in events.
 pub(super) const CONSOLE_ID: &str = "console";
@@ -45,6 +47,8 @@ pub(super) struct Files {
     pub control: OwnedFd,
     pub initrd: Option<OwnedFd>,
     pub note: Option<OwnedFd>,
+    /// The cards' taps.
+    pub taps: Vec<Option<OwnedFd>>,
 }
 
 impl Files {
@@ -60,6 +64,7 @@ impl Files {
             .into_iter()
             .chain(self.initrd.map(|fd| (fd, INITRD_FD)))
             .chain(self.note.map(|fd| (fd, NOTE_FD)))
+            .chain(self.taps.into_iter().zip(TAP_FD..).filter_map(|(fd, at)| Some((fd?, at))))
             .map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd })
             .collect()
     }
@@ -211,6 +216,19 @@ fn device_args(config: &Config) -> Vec<OsString> {
         let front = format!("virtio-blk-device,drive=disk{i},werror=report,rerror=report");
         device(["-drive".into(), drive], front);
     }
+    for (i, card) in config.cards.iter().enumerate().rev() {
+        let [a, b, c, d, e, f] = card.mac;
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        let mut front = format!("virtio-net-device,netdev=net{i},mac={mac}");
+        let back = match &card.network {
+            Network::User => format!("user,id=net{i}"),
+            Network::Tap(tap) => {
+                front.push_str(&format!(",host_mtu={}", tap.mtu()));
+                format!("tap,id=net{i},fd={}", TAP_FD as usize + i)
+            }
+        };
+        device(["-netdev".into(), back.into()], front);
+    }
     args
 }
 
@@ -248,7 +266,7 @@ fn parse_version(text: &str) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Disk;
+    use crate::backend::{Card, Disk};
 
     fn config() -> Config {
         Config {
@@ -261,6 +279,7 @@ mod tests {
                 cmdline: "quiet a=b".to_owned(),
             }),
             disks: vec![],
+            cards: vec![],
         }
     }
 
@@ -297,6 +316,18 @@ mod tests {
         let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));
         assert!(at("id=disk1,format=raw,discard=unmap,readonly=on,file=/d/c ") < at("drive=disk0"));
         at("id=disk0,format=raw,discard=unmap,file=/d/a,,b ");
+    }
+
+    #[test]
+    fn the_first_card_comes_last_with_its_address() {
+        let card = |last| Card { mac: [2, 0, 0, 0, 0, last], network: Network::User };
+        let config = Config { cards: vec![card(1), card(0x2a)], ..config() };
+        let text = Command::new("/usr/bin/qemu".into(), &config).to_string();
+        let first =
+            "-netdev user,id=net0 -device virtio-net-device,netdev=net0,mac=02:00:00:00:00:01";
+        let second =
+            "-netdev user,id=net1 -device virtio-net-device,netdev=net1,mac=02:00:00:00:00:2a";
+        assert!(text.contains(&format!("{second} {first} ")), "{text}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod registers;
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use command::{Command, find};
 
 use super::ram::{map, memory_file};
-use super::{Config, CpuRegisters, Event, Events, Initrd, Machine, Start, Started};
+use super::{Card, Config, CpuRegisters, Event, Events, Initrd, Machine, Network, Start, Started};
 use crate::machine::RAM_BASE;
 use crate::metrics::{self, Family};
 use crate::target::{LiveRam, ProcessRam};
@@ -134,6 +135,15 @@ impl GuestFiles {
     }
 }
 
+/// A descriptor for the child of each card's tap.
+fn taps(config: &Config) -> std::io::Result<Vec<Option<OwnedFd>>> {
+    let tap = |card: &Card| match &card.network {
+        Network::Tap(tap) => tap.file().map(Some),
+        Network::User => Ok(None),
+    };
+    config.cards.iter().map(tap).collect()
+}
+
 /// Which QEMU there is.
 pub(super) fn check() -> Result<String, super::Error> {
     let command = Command { program: find()?, args: vec![] };
@@ -174,6 +184,7 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
         control: child_control.into(),
         initrd: files.initrd.map(Into::into),
         note: files.note.map(Into::into),
+        taps: taps(&config).map_err(Error::from)?,
     };
     let child = process::spawn(&command, inherited)?;
 

@@ -304,6 +304,8 @@ impl TcpSock {
         if after != state::CLOSE {
             self.arm(core.next_poll());
         }
+        // Under the lock: a segment that comes right afterwards may end the connection.
+        self.common.set_state(after);
         Outcome { before, after, readable, writable }
     }
 
@@ -325,7 +327,6 @@ impl TcpSock {
     fn act_on(&self, outcome: &Outcome) {
         let &Outcome { before, after, readable, writable } = outcome;
         if before != after {
-            self.common.set_state(after);
             match after {
                 state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING | state::TIME_WAIT => {
                     self.common.shutdown.fetch_or(SHUT_RECEIVE, Ordering::AcqRel);

@@ -10,11 +10,11 @@ mod tap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-pub use tap::Error;
+pub use tap::{Error, Tap};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 
 use super::{
@@ -31,11 +31,19 @@ const MAX_FRAME: usize = 65_536 + 18;
 /// Where `num_buffers` is in the header.
 const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
 
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// The largest packet, in bytes, of what stands in for a tap.
+#[cfg(any(test, feature = "synthetic"))]
+const MTU: u16 = 1500;
+
 /// The device.
 pub struct Net {
     tap: OwnedFd,
     name: String,
-    mac: [u8; 6],
+    mac: Mac,
+    mtu: u16,
     report: Report,
     /// The tap is there.
     up: bool,
@@ -48,21 +56,21 @@ pub struct Net {
 }
 
 impl Net {
-    /// Attaches to the tap called `name`, which exists. The guest's address is `mac`.
-    pub fn open(name: &str, mac: [u8; 6], report: Report) -> Result<Self, Error> {
-        Ok(Self::new(tap::open(name, HEADER)?, name, mac, report))
+    /// A device on `tap`. The guest's address is `mac`.
+    pub fn open(tap: &Tap, mac: Mac, report: Report) -> io::Result<Self> {
+        Ok(Self::new(tap.file()?, tap.name(), tap.mtu(), mac, report))
     }
 
     /// A device for tests, whose tap is any descriptor that keeps packets apart.
     #[cfg(any(test, feature = "synthetic"))]
-    pub fn with_packets(packets: OwnedFd, name: &str, mac: [u8; 6], report: Report) -> Self {
-        Self::new(packets, name, mac, report)
+    pub fn with_packets(packets: OwnedFd, name: &str, mac: Mac, report: Report) -> Self {
+        Self::new(packets, name, MTU, mac, report)
     }
 
-    fn new(tap: OwnedFd, name: &str, mac: [u8; 6], report: Report) -> Self {
+    fn new(tap: OwnedFd, name: &str, mtu: u16, mac: Mac, report: Report) -> Self {
         let frame = vec![0; HEADER + MAX_FRAME].into();
         let name = format!("network {name}");
-        Self { tap, name, mac, report, up: true, blocked: false, told: None, frame }
+        Self { tap, name, mac, mtu, report, up: true, blocked: false, told: None, frame }
     }
 
     /// An error of the tap: whether it is gone for good.
@@ -169,6 +177,7 @@ impl VirtioDevice for Net {
 
     fn features(&self) -> u64 {
         1 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_MTU
             | 1 << VIRTIO_NET_F_STATUS
             | 1 << VIRTIO_NET_F_CSUM
             | 1 << VIRTIO_NET_F_HOST_TSO4
@@ -181,11 +190,12 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        // 5.1.4: mac, status.
-        let mut config = [0; 8];
+        // 5.1.4: mac, status, max_virtqueue_pairs (which is not offered), mtu.
+        let mut config = [0; 12];
         config[..6].copy_from_slice(&self.mac);
         let status = if self.up { VIRTIO_NET_S_LINK_UP as u16 } else { 0 };
-        config[6..].copy_from_slice(&status.to_le_bytes());
+        config[6..8].copy_from_slice(&status.to_le_bytes());
+        config[10..].copy_from_slice(&self.mtu.to_le_bytes());
         read_config(&config, offset, data);
     }
 

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::HEADER;
+
 /// Why a tap cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -31,8 +33,41 @@ pub enum Error {
     },
 }
 
-/// Attaches to the tap called `name`, made beforehand; its frames carry headers of `header` bytes.
-pub fn open(name: &str, header: usize) -> Result<OwnedFd, Error> {
+/// A tap to which this process is attached.
+#[derive(Debug)]
+pub struct Tap {
+    file: OwnedFd,
+    name: String,
+    mtu: u16,
+}
+
+impl Tap {
+    /// Attaches to the tap called `name`, made beforehand, or made now and for as long as it is open if this
+    /// process may.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let file = attach(name, HEADER)?;
+        let mtu = read_mtu(name).map_err(|cause| Error::Attach { name: name.to_owned(), cause })?;
+        Ok(Self { file, name: name.to_owned(), mtu })
+    }
+
+    /// The interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its largest packet, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Another descriptor of the same tap.
+    pub fn file(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone()
+    }
+}
+
+/// Its frames carry headers of `header` bytes.
+fn attach(name: &str, header: usize) -> Result<OwnedFd, Error> {
     let bad = |c: char| c == '/' || c == '%' || c.is_whitespace() || !c.is_ascii();
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(bad) {
         return Err(Error::Name(name.to_owned()));
@@ -63,6 +98,21 @@ pub fn open(name: &str, header: usize) -> Result<OwnedFd, Error> {
     });
     attached.map_err(|cause| Error::Attach { name: name.to_owned(), cause })?;
     Ok(tun.into())
+}
+
+fn read_mtu(name: &str) -> io::Result<u16> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // SAFETY: an ifreq of zeros is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as c_char;
+    }
+    // SAFETY: SIOCGIFMTU takes an ifreq, which lives across the call.
+    called(|| unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCGIFMTU as _, &mut request) })?;
+    // SAFETY: the call succeeded, and so wrote this one.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// What the guest is ready to receive: checksums not yet computed. Anything that is not a tap takes

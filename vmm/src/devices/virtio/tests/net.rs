@@ -1,13 +1,13 @@
 //! The network device, over a pair of sockets that keep packets apart as a tap does.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use virtio_bindings::virtio_mmio::*;
 
 use crate::devices::MmioDevice;
 use crate::devices::virtio::Net;
-use crate::devices::virtio::net::Error;
+use crate::devices::virtio::net::{Error, Tap};
 use crate::devices::virtio::synthetic::{Buffer, DATA, Guest, Ring};
 
 const RX: usize = 0;
@@ -34,9 +34,9 @@ fn packet(peer: impl AsFd) -> Option<Vec<u8>> {
 #[test]
 fn configuration_says_address_and_link() {
     let (mut guest, _, _peer) = network();
-    let mut config = [0; 8];
+    let mut config = [0; 12];
     guest.mmio.read(VIRTIO_MMIO_CONFIG.into(), &mut config);
-    assert_eq!(config, [2, 0x42, 0x4a, 1, 2, 3, 1, 0]);
+    assert_eq!(config, [2, 0x42, 0x4a, 1, 2, 3, 1, 0, 0, 0, 0xdc, 5]);
 }
 
 #[test]
@@ -134,11 +134,14 @@ fn tap_that_goes_away_takes_the_link_down_in_one_line() {
 
 #[test]
 fn bad_tap_names_are_refused() {
-    let quiet = || crate::devices::virtio::Report::new(|_: &str| {});
     for name in ["", "sixteen-letters!", "a/b", "a b", "tap%d"] {
-        assert!(matches!(Net::open(name, MAC, quiet()), Err(Error::Name(_))), "{name:?}");
+        assert!(matches!(Tap::open(name), Err(Error::Name(_))), "{name:?}");
     }
 }
+
+/// Addresses for documentation (RFC 5737), which no network has.
+const HOST: &str = "198.51.100.1/24";
+const GUEST: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 51, 100, 2);
 
 /// A real tap, where this process may make one (CAP_NET_ADMIN): it goes with its descriptor.
 #[test]
@@ -148,21 +151,19 @@ fn real_tap_carries_frames_until_it_is_deleted() {
         let status = std::process::Command::new("ip").args(args).status();
         status.is_ok_and(|status| status.success())
     };
-    let mut refused = None;
-    let mut guest = Guest::new(|report| match Net::open(&name, MAC, report.clone()) {
-        Ok(net) => Box::new(net),
+    let tap = match Tap::open(&name) {
+        Ok(tap) => tap,
         Err(why) => {
-            refused = Some(why);
-            Box::new(crate::devices::virtio::Rng::new(report))
+            assert!(matches!(why, Error::Device(_) | Error::Attach { .. }), "{why}");
+            return;
         }
-    });
-    if let Some(why) = refused {
-        assert!(matches!(why, Error::Device(_) | Error::Attach { .. }), "{why}");
+    };
+    assert_eq!((tap.name(), tap.mtu()), (&*name, 1500));
+    if !ip(&["address", "add", HOST, "dev", &name]) || !ip(&["link", "set", &name, "up"]) {
         return;
     }
-    if !ip(&["link", "set", &name, "up"]) {
-        return;
-    }
+    let mut guest = Guest::new(|report| Box::new(Net::open(&tap, MAC, report).unwrap()));
+    drop(tap);
     let mut rings = guest.start(0, 256);
     assert_eq!(guest.said(), [""; 0], "offloads are as negotiated");
     let count = |what: &str| {
@@ -179,6 +180,35 @@ fn real_tap_carries_frames_until_it_is_deleted() {
     guest.kick(&rings[TX]);
     assert!(rings[TX].used().is_some());
     assert_eq!(count("rx_packets"), before + 1);
+
+    // A datagram of the host asks for the guest's address first: that is what arrives. It is told which
+    // way to go, in case that the host has these addresses elsewhere too.
+    let host = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: SO_BINDTODEVICE reads a name of that length.
+    let bound = unsafe {
+        let (name, len) = (name.as_ptr().cast(), name.len() as u32);
+        libc::setsockopt(host.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name, len)
+    };
+    assert_eq!(bound, 0);
+    host.send_to(b"to the guest", (GUEST, 9)).unwrap();
+    let mut asked = false;
+    for i in 0..64 {
+        let at = DATA + 0x1000 + i % 8 * 0x800;
+        rings[RX].add(&[Buffer::Write(at, 1526)]);
+        guest.kick(&rings[RX]);
+        guest.turn();
+        let Some((_, length)) = rings[RX].used() else {
+            // What the host's kernel has to say by itself comes before.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            continue;
+        };
+        let frame = guest.get(at, length as usize);
+        asked |= frame.get(24..26) == Some(&[8, 6]) && frame.get(50..54) == Some(&GUEST.octets());
+        if asked {
+            break;
+        }
+    }
+    assert!(asked, "the host asked who has the guest's address");
 
     rings[RX].add(&[Buffer::Write(DATA + 0x1000, 1526)]);
     guest.kick(&rings[RX]);
