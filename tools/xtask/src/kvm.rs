@@ -147,12 +147,10 @@ pub fn prepare() -> Result<()> {
     exec::run(toolchain.linux("build").args(["-p", BELLJAR]))
 }
 
-/// Builds the suites of end-to-end tests and the unit tests of the VMM for the machine: name and program
-/// of each.
+/// Builds the suites of end-to-end tests for the machine: name and program of each.
 pub fn suites() -> Result<Vec<(String, PathBuf)>> {
     let mut command = ensure(&[Need::Cross])?.linux("test");
-    command.args(["--no-run", "--message-format", "json", "-p", TESTS, "-p", BELLJAR]);
-    command.args(["--lib", "--test", "*"]);
+    command.args(["--no-run", "--message-format", "json", "-p", TESTS, "--test", "*"]);
     let mut suites = Vec::new();
     for line in exec::output(&mut command)?.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
