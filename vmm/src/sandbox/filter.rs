@@ -1,7 +1,7 @@
 //! From a role's list of system calls to the programs that the host's kernel runs at each of them.
 //!
-//! Two programs a role: one turns away, with an error that the C library expects, what it only tries and
-//! has a substitute for; the other lets through what is listed and traps the rest. The kernel runs all
+//! Three programs a role: two turn away, with an error that the C library expects, what it only tries and
+//! has a substitute for; the last lets through what is listed and traps the rest. The kernel runs all
 //! programs of a thread and takes the strictest answer, in which a trap is stricter than an error.
 
 use std::collections::BTreeMap;
@@ -41,18 +41,23 @@ fn compile(role: Role) -> Vec<BpfProgram> {
             None => free.push(number),
         }
     }
+    let opens_files = free.contains(&i64::from(Sysno::openat.id()));
     // No rule at all means: whatever the arguments.
     rules.extend(free.into_iter().map(|number| (number, vec![])));
-    let turned_away = i64::from(Sysno::clone3.id());
-    rules.insert(turned_away, vec![]);
-    let substitute = BTreeMap::from([(turned_away, vec![])]);
-    [
-        // clone3's arguments are in memory, where no filter can see them; clone's are not.
-        program(substitute, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32)),
-        // Last: it does not let another program be loaded.
-        program(rules, SeccompAction::Trap, SeccompAction::Allow),
-    ]
-    .into()
+    let mut turn_away = |call: Sysno, errno: i32| {
+        rules.insert(i64::from(call.id()), vec![]);
+        let calls = BTreeMap::from([(i64::from(call.id()), vec![])]);
+        program(calls, SeccompAction::Allow, SeccompAction::Errno(errno as u32))
+    };
+    // clone3's arguments are in memory, where no filter can see them; clone's are not.
+    let mut programs = vec![turn_away(Sysno::clone3, libc::ENOSYS)];
+    if !opens_files {
+        // malloc(3) counts the CPUs and reads a setting where it can; whichever thread comes upon it.
+        programs.push(turn_away(Sysno::openat, libc::EACCES));
+    }
+    // Last: it does not let another program be loaded.
+    programs.push(program(rules, SeccompAction::Trap, SeccompAction::Allow));
+    programs
 }
 
 fn condition(allowed: Allowed) -> Option<SeccompCondition> {

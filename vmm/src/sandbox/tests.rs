@@ -35,6 +35,9 @@ fn child() {
         "supervisor" => Role::Supervisor,
         _ => Role::Api,
     };
+    if act == "allocate" {
+        return allocate_in_many_threads(role);
+    }
     let act = act.to_owned();
     let thread = std::thread::Builder::new().name("confined".into());
     let done = thread.spawn(move || {
@@ -84,6 +87,23 @@ fn child() {
     done.unwrap().join().unwrap();
 }
 
+/// More threads than the C library's allocator has pools for before it counts the CPUs.
+fn allocate_in_many_threads(role: Role) {
+    const THREADS: usize = 24;
+    let barrier = &std::sync::Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(move || {
+                enter(role);
+                barrier.wait();
+                let kept = vec![1u8; 100_000];
+                barrier.wait();
+                kept.len()
+            });
+        }
+    });
+}
+
 fn passes(case: &str) {
     let output = run(case);
     assert!(output.status.success(), "{case}: {output:?}");
@@ -122,6 +142,12 @@ fn forbidden_calls_are_caught_by_name_in_every_role() {
         caught(&format!("{role} socket"), "socket");
         caught(&format!("{role} code"), "mmap");
     }
+}
+
+#[test]
+fn memory_is_there_for_any_number_of_threads() {
+    passes("pump allocate");
+    passes("vcpu allocate");
 }
 
 #[test]
