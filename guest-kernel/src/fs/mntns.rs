@@ -13,7 +13,7 @@ use belljar_abi::Described;
 use super::mount::{MountLocks, is_under};
 use super::propagation::{self, CopyAs, copy_all, copy_tree, cut, is_shared, is_unbindable};
 use super::superblock::{MountRequest, find_filesystem};
-use super::{FsStruct, Mount, MountFlags, Mutex, Path};
+use super::{Dentry, FsStruct, Mount, MountFlags, Mutex, Path, SuperBlock};
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -176,6 +176,9 @@ impl MntNs {
     /// propagates to (`attach_recursive_mnt`).
     fn graft(&self, trees: &mut Trees, top: &Ref<Mount>, place: Path) -> Result<()> {
         let place = self.check_place(place, top)?;
+        if top.root.is_unlinked() {
+            return Err(Errno::ENOENT);
+        }
         let tree = Mount::subtree(top)?;
         let mut copies = Vec::new();
         if is_shared(&place.mnt) {
@@ -231,6 +234,11 @@ impl MntNs {
             return Err(Errno::EPERM);
         }
         let root = fs.mount(request)?;
+        let sb = &root.require_inode()?.sb;
+        // One that is mounted elsewhere already stays as it is there.
+        if sb.mounts.is_empty() {
+            sb.set_read_only(request.flags.contains(MountFlags::RDONLY));
+        }
         let mount = Mount::new(root, request.source, request.flags)?;
         if fs.shows_the_machine() && self.common.user_ns().level > 0 && !self.sees_already(&mount) {
             return Err(Errno::EPERM);
@@ -527,6 +535,47 @@ fn lock_tree(top: &Ref<Mount>) -> Result<()> {
     Ok(())
 }
 
+/// Moves what covers `mount` as a whole, and is not taken away with it, to where the first of `set` below
+/// it was.
+fn uncover(trees: &mut Trees, mount: &Mount, set: &[Ref<Mount>]) -> Result<()> {
+    let taken = |mount: &Ref<Mount>| set.iter().any(|m| Ref::ptr_eq(m, mount));
+    let Some(cover) = mount.child_at(&mount.root).filter(|cover| !taken(cover)) else {
+        return Ok(());
+    };
+    let mut place = mount.place();
+    while let Some(at) = place.take_if(|at| taken(&at.mnt)) {
+        place = at.mnt.place();
+    }
+    let Some(place) = place else { return Ok(()) };
+    if let Some((old, cover)) = Mount::detach(&cover) {
+        trees.let_go(Some(old), cover);
+    }
+    Mount::attach(&cover, place)
+}
+
+/// True if something is mounted on `dentry` in the namespace of `seen`, the mount that shows it there: the
+/// name must then stay. What other namespaces have mounted there keeps nobody from removing it.
+pub(super) fn is_local_mountpoint(dentry: &Dentry, seen: &Mount) -> Result<bool> {
+    if !dentry.is_mountpoint() {
+        return Ok(false);
+    }
+    let _trees = lock_trees();
+    let mounted = seen.sb.mounts.mounted_on(dentry)?;
+    Ok(mounted.iter().any(|mount| core::ptr::eq(mount.namespace(), seen.namespace())))
+}
+
+/// Takes away what other namespaces have mounted on a name that was removed (`detach_mounts`).
+pub(super) fn detach_mounts(dentry: &Dentry, sb: &SuperBlock) -> Result<()> {
+    if !dentry.is_mountpoint() {
+        return Ok(());
+    }
+    let mut trees = lock_trees();
+    for mount in sb.mounts.mounted_on(dentry)? {
+        remove_all(&mut trees, &Mount::subtree(&mount)?)?;
+    }
+    Ok(())
+}
+
 /// Takes a tree away with everything that hears of it (`umount_tree`).
 fn take_away(trees: &mut Trees, tree: Vec<Ref<Mount>>) -> Result<()> {
     let mut set = tree;
@@ -542,16 +591,28 @@ fn take_away(trees: &mut Trees, tree: Vec<Ref<Mount>>) -> Result<()> {
             }
         }
     }
-    // A counterpart with something else on it stays: children come after parents, so from the end.
+    // A counterpart with something else on it stays, unless that covers it as a whole: children come
+    // after parents, so from the end.
     let mut i = set.len();
     while i > asked {
         i -= 1;
-        let stays =
-            set[i].any_child(|_, child| !set.iter().any(|m| core::ptr::eq(&raw const **m, child)));
+        let stays = set[i].any_child(|at, child| {
+            !core::ptr::eq(at, &raw const *set[i].root)
+                && !set.iter().any(|m| core::ptr::eq(&raw const **m, child))
+        });
         if stays {
             set.remove(i);
         }
     }
+    trees.reserve(set.len())?;
+    for mount in &set[asked..] {
+        uncover(trees, mount, &set)?;
+    }
+    remove_all(trees, &set)
+}
+
+/// Takes mounts out of their namespaces and off their places; in `set`, parents come first.
+fn remove_all(trees: &mut Trees, set: &[Ref<Mount>]) -> Result<()> {
     trees.reserve(2 * set.len())?;
     for mount in set.iter().rev() {
         if let Some(ns) = propagation::namespace_of(mount)

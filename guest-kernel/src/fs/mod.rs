@@ -38,6 +38,7 @@ pub mod inode;
 pub mod locks;
 pub mod mntns;
 pub mod mount;
+mod mountlist;
 pub mod namei;
 pub mod open;
 pub mod pagecache;

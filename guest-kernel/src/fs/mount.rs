@@ -170,7 +170,7 @@ impl Mount {
             ns: AtomicPtr::new(core::ptr::null_mut()),
             bonds: SpinLock::new(Bonds::default()),
         })?;
-        mount.sb.mounts.fetch_add(1, Ordering::Relaxed);
+        mount.sb.mounts.add(&mount)?;
         Ok(mount)
     }
 
@@ -352,7 +352,7 @@ impl Drop for Mount {
         for child in &self.tree.get_mut().children {
             child.at.remove_mount();
         }
-        if self.sb.mounts.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.sb.mounts.remove(self) {
             dentry::forget_super(&self.sb);
         }
     }

@@ -8,6 +8,9 @@ use super::{Inode, PATH_MAX};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 
+/// How the text of a removed name ends.
+pub const DELETED: &[u8] = b" (deleted)";
+
 /// A place: a dentry, and the mount through which it is seen.
 #[repr(C)]
 #[derive(Clone, Described)]
@@ -42,7 +45,7 @@ impl Path {
             return Ok((out.finish(), true));
         }
         if self.dentry.is_unlinked() {
-            out.prepend(b" (deleted)")?;
+            out.prepend(DELETED)?;
         }
         let full = out.at;
         let mut mnt = self.mnt.clone();

@@ -5,10 +5,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::chrdev::Dev;
 use super::mount::MountFlags;
+use super::mountlist::MountList;
 use super::{Dentry, Mutex};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -81,7 +82,7 @@ pub struct SuperBlock {
     /// Cross-directory renames go one at a time, so that the tree's shape stays put meanwhile.
     pub(super) rename_lock: Mutex<()>,
     next_ino: AtomicU64,
-    pub(super) mounts: AtomicUsize,
+    pub(super) mounts: MountList,
     /// The file system's own part.
     pub ops: Box<dyn SuperOps>,
 }
@@ -112,7 +113,7 @@ impl SuperBlock {
             read_only: AtomicBool::new(false),
             rename_lock: Mutex::new(()),
             next_ino: AtomicU64::new(1),
-            mounts: AtomicUsize::new(0),
+            mounts: MountList::default(),
             ops,
         })
     }

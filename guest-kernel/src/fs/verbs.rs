@@ -6,6 +6,7 @@
 
 use super::dentry;
 use super::inode::{InodeFlags, NewNode, NodeKind, RenameOp, SetAttr};
+use super::mntns::{detach_mounts, is_local_mountpoint};
 use super::namei::{self, LastKind, Parent, lookup_locked};
 use super::perm::{self, Access, may_create, may_delete};
 use super::{Caller, Dentry, Dev, Inode, Path, Timestamp};
@@ -187,22 +188,30 @@ pub fn unlink(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Result<(
     let dir_inode = parent.inode()?;
     // Declared before the guard, so that what the name kept alive goes after the lock.
     let (dentry, inode);
-    let _guard = dir_inode.lock.lock();
+    parent.dir.mnt.want_write()?;
+    let guard = dir_inode.lock.lock();
     (dentry, inode) = victim(&parent)?;
     if parent.slash {
         return Err(if inode.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
     }
-    parent.dir.mnt.want_write()?;
     may_delete(dir_inode, &inode, caller.cred)?;
     if inode.is_dir() {
         return Err(Errno::EISDIR);
     }
-    if dentry.is_mountpoint() {
+    if is_local_mountpoint(&dentry, &parent.dir.mnt)? {
         return Err(Errno::EBUSY);
     }
     dir_inode.ops().unlink(dir_inode, parent.name, &inode)?;
     dentry::unhash(&dentry);
+    drop(guard);
+    forget_mounts(&dentry, &inode);
     Ok(())
+}
+
+/// Ends what other namespaces have mounted on a removed name. Without the memory for that it stays where
+/// only they can see it.
+fn forget_mounts(removed: &Dentry, inode: &Inode) {
+    let _ = detach_mounts(removed, &inode.sb);
 }
 
 /// rmdir(2).
@@ -216,20 +225,22 @@ pub fn rmdir(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Result<()
     }
     let dir_inode = parent.inode()?;
     let (dentry, inode);
-    let _guard = dir_inode.lock.lock();
-    (dentry, inode) = victim(&parent)?;
     parent.dir.mnt.want_write()?;
+    let guard = dir_inode.lock.lock();
+    (dentry, inode) = victim(&parent)?;
     may_delete(dir_inode, &inode, caller.cred)?;
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    if dentry.is_mountpoint() {
+    if is_local_mountpoint(&dentry, &parent.dir.mnt)? {
         return Err(Errno::EBUSY);
     }
-    let _inner = inode.lock.lock();
+    let inner = inode.lock.lock();
     dir_inode.ops().rmdir(dir_inode, parent.name, &inode)?;
     inode.set_flags(InodeFlags::DEAD);
     dentry::unhash(&dentry);
+    drop((inner, guard));
+    forget_mounts(&dentry, &inode);
     Ok(())
 }
 
@@ -262,6 +273,21 @@ pub fn rename(
     new: &Parent<'_>,
     flags: RenameFlags,
 ) -> Result<()> {
+    if let Some((removed, inode)) = rename_unlocked(caller, old, new, flags)? {
+        forget_mounts(&removed, &inode);
+    }
+    Ok(())
+}
+
+/// A name that gave way to another, and what it named.
+type Replaced = Option<(Ref<Dentry>, Ref<Inode>)>;
+
+fn rename_unlocked(
+    caller: Caller<'_>,
+    old: &Parent<'_>,
+    new: &Parent<'_>,
+    flags: RenameFlags,
+) -> Result<Replaced> {
     if !Ref::ptr_eq(&old.dir.mnt, &new.dir.mnt) {
         return Err(Errno::EXDEV);
     }
@@ -299,7 +325,7 @@ fn rename_locked(
     old: &Parent<'_>,
     new: &Parent<'_>,
     flags: RenameFlags,
-) -> Result<()> {
+) -> Result<Replaced> {
     let exchange = flags.contains(RenameFlags::EXCHANGE);
     let (dentry, inode) = victim(old)?;
     let target = lookup_locked(&new.dir.dentry, new.name)?;
@@ -324,7 +350,7 @@ fn rename_locked(
     }
     if target_inode.is_some_and(|t| Ref::ptr_eq(t, &inode)) {
         // Two names of one file: both stay (rename(2)).
-        return Ok(());
+        return Ok(None);
     }
     let (old_dir, new_dir) = (old.inode()?, new.inode()?);
     let cross = !Ref::ptr_eq(old_dir, new_dir);
@@ -347,7 +373,7 @@ fn rename_locked(
             perm::permission(there, Access::WRITE, caller.cred)?;
         }
     }
-    if dentry.is_mountpoint() || target.is_mountpoint() {
+    if is_local_mountpoint(&dentry, &old.dir.mnt)? || is_local_mountpoint(&target, &new.dir.mnt)? {
         return Err(Errno::EBUSY);
     }
     let replaced = target_inode.filter(|t| !exchange && t.is_dir());
@@ -371,7 +397,8 @@ fn rename_locked(
         dentry::unhash(&dentry);
         dentry::unhash(&target);
     }
-    Ok(())
+    let gone = target_inode.filter(|_| !exchange).cloned();
+    Ok(gone.map(|inode| (target.clone(), inode)))
 }
 
 /// chmod(2) on the inode at `path`.

@@ -86,6 +86,24 @@ impl Drop for InodeCharge {
 /// The file system as a whole.
 struct TmpSuper {
     quota: Arc<Quota>,
+    /// What mount(2) was told of the root directory.
+    root: RootOptions,
+}
+
+/// Mode and owner of the root directory.
+#[derive(Clone, Copy)]
+struct RootOptions {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// The mode of a root directory that nothing was said of.
+const ROOT_MODE: u32 = 0o1777;
+
+/// Pages and inodes that a file system may have unless something else is said.
+fn default_limit() -> u64 {
+    mm::total_pages() as u64 / 2
 }
 
 /// Options of a mount.
@@ -163,15 +181,27 @@ impl SuperOps for TmpSuper {
     }
 
     fn show_options(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        // What is as it would be anyway is not shown; nor that the kernel's own have no limits.
+        let is_special = |limit: &u64| *limit != 0 && *limit != default_limit();
         let pages = self.quota.max_pages.load(Ordering::Relaxed);
-        if pages != 0 {
+        if is_special(&pages) {
             write!(out, ",size={}k", pages << (PAGE_SHIFT - 10))?;
         }
         let inodes = self.quota.max_inodes.load(Ordering::Relaxed);
-        if inodes != 0 {
+        if is_special(&inodes) {
             write!(out, ",nr_inodes={inodes}")?;
         }
-        Ok(())
+        let RootOptions { mode, uid, gid } = self.root;
+        if mode != ROOT_MODE {
+            write!(out, ",mode={mode:03o}")?;
+        }
+        if uid != 0 {
+            write!(out, ",uid={uid}")?;
+        }
+        if gid != 0 {
+            write!(out, ",gid={gid}")?;
+        }
+        out.write_str(",inode64")
     }
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
@@ -213,21 +243,23 @@ impl FileSystem for Tmpfs {
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let options = Options::parse(request)?;
-        let half = mm::total_pages() as u64 / 2;
         let quota = Quota::unlimited();
-        quota.max_pages.store(options.pages.unwrap_or(half), Ordering::Relaxed);
-        quota.max_inodes.store(options.inodes.unwrap_or(half), Ordering::Relaxed);
-        let user_ns = request.cred.user_ns.clone();
-        let root = new_root(user_ns, self.name, options.mode.unwrap_or(0o1777), quota)?;
-        let uid = options.uid.unwrap_or(request.cred.fsuid);
-        root.require_inode()?.set_owner(uid, options.gid.unwrap_or(request.cred.fsgid));
-        Ok(root)
+        let limit = |given: Option<u64>| given.unwrap_or_else(default_limit);
+        quota.max_pages.store(limit(options.pages), Ordering::Relaxed);
+        quota.max_inodes.store(limit(options.inodes), Ordering::Relaxed);
+        let root = RootOptions {
+            mode: options.mode.unwrap_or(ROOT_MODE),
+            uid: options.uid.unwrap_or(request.cred.fsuid),
+            gid: options.gid.unwrap_or(request.cred.fsgid),
+        };
+        new_root(request.cred.user_ns.clone(), self.name, root, quota)
     }
 }
 
 /// A file system without limits, and its root: for the kernel's own.
 pub fn new_unlimited(fs_type: &'static str, mode: u32) -> Result<Ref<Dentry>> {
-    new_root(init_user_ns().clone(), fs_type, mode, Quota::unlimited())
+    let root = RootOptions { mode, uid: 0, gid: 0 };
+    new_root(init_user_ns().clone(), fs_type, root, Quota::unlimited())
 }
 
 /// Limits a file system that is in use already to what it holds and `pages` more.
@@ -241,12 +273,13 @@ pub fn limit_growth(sb: &SuperBlock, pages: u64) {
 fn new_root(
     user_ns: Ref<UserNs>,
     fs_type: &'static str,
-    mode: u32,
+    root: RootOptions,
     quota: Quota,
 ) -> Result<Ref<Dentry>> {
     let quota = Arc::new(quota);
-    let sb = SuperBlock::new_in(user_ns, fs_type, MAGIC, Box::new(TmpSuper { quota }))?;
-    let new = NewNode { mode: uapi::S_IFDIR | mode, uid: 0, gid: 0, kind: NodeKind::Plain };
+    let sb = SuperBlock::new_in(user_ns, fs_type, MAGIC, Box::new(TmpSuper { quota, root }))?;
+    let RootOptions { mode, uid, gid } = root;
+    let new = NewNode { mode: uapi::S_IFDIR | mode, uid, gid, kind: NodeKind::Plain };
     Dentry::new_root(new_inode(&sb, &new)?)
 }
 

@@ -3,6 +3,7 @@
 use super::Subject;
 use crate::errno::{Errno, Result};
 use crate::fs::dentry::hold_renames;
+use crate::fs::path::DELETED;
 use crate::fs::{Dentry, Mount, MountFlags, Path};
 use crate::kref::Ref;
 use crate::procfs::text::Text;
@@ -26,7 +27,9 @@ fn for_each_mount(
         buf.try_reserve_exact(crate::fs::PATH_MAX).map_err(|_| Errno::ENOMEM)?;
         buf.resize(crate::fs::PATH_MAX, 0);
         if let Ok((place, true)) = top.text_in(&root, &mut buf) {
-            show(&mount, place)?;
+            // It may show a directory that is gone, but is not itself gone.
+            let removed = if mount.root.is_unlinked() { DELETED } else { b"" };
+            show(&mount, place.strip_suffix(removed).unwrap_or(place))?;
         }
     }
     Ok(())
@@ -36,9 +39,7 @@ fn source(mount: &Mount) -> &[u8] {
     if mount.source.is_empty() { b"none" } else { &mount.source }
 }
 
-fn options(out: &mut Text, mount: &Mount) -> Result<()> {
-    let mut flags = mount.flags();
-    flags.set(MountFlags::RDONLY, mount.is_read_only() || mount.sb.is_read_only());
+fn options(out: &mut Text, flags: MountFlags) -> Result<()> {
     flags.show(out).map_err(|_| Errno::ENOMEM)
 }
 
@@ -49,7 +50,9 @@ pub(super) fn mounts(subject: &Subject, out: &mut Text) -> Result<()> {
         out.bytes(b" ")?;
         out.escaped(place, SPECIAL)?;
         put!(out, " {} ", mount.sb.fs_type)?;
-        options(out, mount)?;
+        let mut flags = mount.flags();
+        flags.set(MountFlags::RDONLY, mount.is_read_only());
+        options(out, flags)?;
         mount.sb.ops.show_options(out).map_err(|_| Errno::ENOMEM)?;
         out.bytes(b" 0 0\n")
     })
@@ -65,7 +68,7 @@ pub(super) fn mountinfo(subject: &Subject, out: &mut Text) -> Result<()> {
         out.bytes(b" ")?;
         out.escaped(place, SPECIAL)?;
         out.bytes(b" ")?;
-        options(out, mount)?;
+        options(out, mount.flags())?;
         let (shared, master, unbindable) = mount.propagation();
         if let Some(id) = shared {
             put!(out, " shared:{id}")?;
@@ -118,5 +121,5 @@ fn within_super(out: &mut Text, dentry: &Ref<Dentry>) -> Result<()> {
         out.bytes(b"/")?;
         out.escaped(name.name_held(&hold_renames()), SPECIAL)?;
     }
-    Ok(())
+    if dentry.is_unlinked() { out.bytes(b"//deleted") } else { Ok(()) }
 }
