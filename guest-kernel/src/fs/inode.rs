@@ -294,6 +294,12 @@ pub struct RenameOp<'a> {
     pub whiteout: Option<&'a NewNode<'a>>,
 }
 
+impl Drop for Inode {
+    fn drop(&mut self) {
+        self.count_removed(self.nlink(), 1);
+    }
+}
+
 impl Inode {
     /// An inode of `sb` with this number, type and permission bits, owned by root, with one link.
     pub fn new(
@@ -393,17 +399,31 @@ impl Inode {
 
     /// Sets the number of names.
     pub fn set_nlink(&self, n: u32) {
-        self.nlink.store(n, Ordering::Relaxed);
+        let before = self.nlink.swap(n, Ordering::Relaxed);
+        self.count_removed(before, n);
+    }
+
+    /// Tells the file system of an inode that lost its last name or got one again.
+    fn count_removed(&self, before: u32, after: u32) {
+        match (before, after) {
+            (1.., 0) => self.sb.removed.fetch_add(1, Ordering::Relaxed),
+            (0, 1..) => self.sb.removed.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// One name more.
     pub fn inc_nlink(&self) {
-        self.nlink.fetch_add(1, Ordering::Relaxed);
+        let before = self.nlink.fetch_add(1, Ordering::Relaxed);
+        self.count_removed(before, before + 1);
     }
 
     /// One name less.
     pub fn dec_nlink(&self) {
-        let _ = self.nlink.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        let less = |n: u32| n.checked_sub(1);
+        if let Ok(before) = self.nlink.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            self.count_removed(before, before - 1);
+        }
     }
 
     /// The owner.

@@ -367,10 +367,14 @@ impl MntNs {
         at.mnt.set_flags(flags)?;
         if !bind {
             let sb = &at.mnt.sb;
-            let changed = if cred.ns_capable(&sb.user_ns, Cap::SysAdmin) {
-                sb.ops.remount(sb, data)
-            } else {
+            let ends_writing = flags.contains(MountFlags::RDONLY) && !sb.is_read_only();
+            let changed = if !cred.ns_capable(&sb.user_ns, Cap::SysAdmin) {
                 Err(Errno::EPERM)
+            } else if ends_writing && sb.removed.load(Ordering::Relaxed) > 0 {
+                // The end of what was removed is yet to be written.
+                Err(Errno::EBUSY)
+            } else {
+                sb.ops.remount(sb, data)
             };
             if changed.is_err() {
                 at.mnt.set_flags(before)?;

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::chrdev::Dev;
 use super::mount::MountFlags;
@@ -83,6 +83,8 @@ pub struct SuperBlock {
     pub(super) rename_lock: Mutex<()>,
     next_ino: AtomicU64,
     pub(super) mounts: MountList,
+    /// Inodes that have lost their last name and are still in use.
+    pub(super) removed: AtomicUsize,
     /// The file system's own part.
     pub ops: Box<dyn SuperOps>,
 }
@@ -114,6 +116,7 @@ impl SuperBlock {
             rename_lock: Mutex::new(()),
             next_ino: AtomicU64::new(1),
             mounts: MountList::default(),
+            removed: AtomicUsize::new(0),
             ops,
         })
     }
