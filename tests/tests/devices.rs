@@ -191,3 +191,39 @@ fn the_entropy_device_gives_bytes_that_differ() {
     let done = Guest::new().sh(script);
     assert_eq!((done.code, &*done.stdout), (0, "100\ndiffer\n"), "{done:?}");
 }
+
+/// The device is our own on KVM.
+mod kvm {
+    use super::*;
+    use std::process::Command;
+
+    /// A small file system that goes with it.
+    struct Full(std::path::PathBuf);
+
+    impl Drop for Full {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+        }
+    }
+
+    #[test]
+    fn a_full_file_system_under_a_disk_is_an_error_there_and_a_line_here() {
+        let guest = Guest::new();
+        let folder = guest.path("small");
+        fs::create_dir(&folder).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&folder);
+        assert!(mount.status().unwrap().success());
+        let full = Full(folder);
+        let disk = full.0.join("disk.img");
+        fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
+        let script =
+            "dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync 2>/dev/null || echo failed
+            dd if=/dev/zero of=/dev/vda bs=64k count=4 conv=fsync 2>/dev/null && echo fits";
+        let done = with_disk(&guest, &[disk.to_str().unwrap()], script);
+        assert_eq!((done.code, &*done.stdout), (0, "failed\nfits\n"), "{done:?}");
+        assert!(done.stderr.contains("disk.img") && done.stderr.contains("No space"), "{done:?}");
+        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        guest.assert_clean();
+    }
+}

@@ -352,9 +352,10 @@ fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 /// judges on the host afterwards. They share a folder.
 fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let share = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let on_host = |module: &str, counts: &mut Counts| {
+    let on_host = |suites: Option<&str>, module: &str, counts: &mut Counts| {
+        let Some(suites) = suites else { return Ok(()) };
         let mut command = host("test");
-        command.args(["--no-fail-fast", "-p", kvm::TESTS, "--test", "*", "--", "--ignored"]);
+        command.args(["--no-fail-fast", "-p", kvm::TESTS, "--test", suites, "--", "--ignored"]);
         command.arg(module).env("BELLJAR", paths::belljar()).env(kvm::SHARE, share.path());
         cargo_tests(&mut command, "kvm-e2e on the host", counts)
     };
@@ -365,7 +366,9 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         Some(suite) => (suites.into_iter().filter(|(name, _)| name == suite).collect(), None),
         None => (suites, filter),
     };
-    on_host("before_kvm::", counts)?;
+    // What the host does before and after belongs together: one test alone has neither.
+    let on_both_sides = suite.or(filter.is_none().then_some("*"));
+    on_host(on_both_sides, "before_kvm::", counts)?;
     let mut report = Libtest { layer: "kvm-e2e", counts, line: Vec::new(), failed: 0 };
     let status = kvm::end_to_end(&suites, filter, share.path(), &mut report);
     let failed = report.failed;
@@ -375,7 +378,7 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         Some(_) if failed > 0 => {}
         Some(status) => counts.add(&format!("kvm-e2e: the suites ended with {status}"), false),
     }
-    on_host("after_kvm::", counts)
+    on_host(on_both_sides, "after_kvm::", counts)
 }
 
 /// Runs the guest programs on one kernel. What a `same_…` program prints on Debian's is kept, and on ours

@@ -324,7 +324,7 @@ fn main() {
     {
         let _ = std::fs::write(format!("/proc/sys/fs/protected_{policy}"), value);
     }
-    let (calls, mut random) = arguments(4000);
+    let (calls, mut random) = arguments(3000);
     // SAFETY: plain calls with valid strings.
     unsafe {
         libc::umask(0);

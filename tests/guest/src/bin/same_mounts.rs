@@ -225,7 +225,7 @@ impl Pair {
 }
 
 fn main() {
-    let (calls, mut random) = arguments(2500);
+    let (calls, mut random) = arguments(1200);
     let mut trace = Trace::default();
     let none = null::<libc::c_char>();
     // SAFETY: plain calls with valid strings.
@@ -238,6 +238,7 @@ fn main() {
         ok(libc::mkdir(c"/tmp/same".as_ptr(), 0o777));
     }
     let mut pair = Pair::new();
+    let mut shown = Vec::new();
     let privileged = calls * 2 / 3;
     for call in 0..calls {
         if call == privileged {
@@ -255,7 +256,10 @@ fn main() {
         }
         one(&mut trace, &mut random);
         let now = mounts();
-        now.iter().for_each(|line| trace.line(line));
+        if now != shown {
+            now.iter().for_each(|line| trace.line(line));
+            shown.clone_from(&now);
+        }
         // Mounts upon mounts double with every recursive bind: they are kept few.
         if now.len() > MOST {
             if call < privileged {
