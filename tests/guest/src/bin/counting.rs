@@ -1,6 +1,6 @@
 //! Threads that count under a lock and in an atomic, and sleep between: nothing is lost, no clock goes
 //! back, and no sleep ends early, whatever happens to the machine meanwhile. Prints its progress, a line
-//! a step.
+//! a step. `counting [ROUNDS]`.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use belljar_guest_tests::{check, check_eq};
 
 const THREADS: u64 = 4;
-const ROUNDS: u64 = 150;
 const STEP: u64 = 50;
 const PAUSE: Duration = Duration::from_millis(5);
 
 fn main() {
+    let rounds = std::env::args().nth(1).map_or(150, |n| n.parse().unwrap());
     let locked = Arc::new((Mutex::new(0_u64), Condvar::new()));
     let free = Arc::new(AtomicU64::new(0));
     let threads: Vec<_> = (0..THREADS)
@@ -21,7 +21,7 @@ fn main() {
             std::thread::spawn(move || {
                 // FP/SIMD registers are a thread's own too.
                 let mut sum = number as f64;
-                for round in 0..ROUNDS {
+                for round in 0..rounds {
                     let before = Instant::now();
                     std::thread::sleep(PAUSE);
                     check!(before.elapsed() >= PAUSE, "a sleep ended early");
@@ -35,7 +35,7 @@ fn main() {
             })
         })
         .collect();
-    for step in 1..=THREADS * ROUNDS / STEP {
+    for step in 1..=THREADS * rounds / STEP {
         let mut count = locked.0.lock().unwrap();
         while *count < step * STEP {
             count = locked.1.wait(count).unwrap();
@@ -46,7 +46,7 @@ fn main() {
     for thread in threads {
         thread.join().unwrap();
     }
-    check_eq!(*locked.0.lock().unwrap(), THREADS * ROUNDS);
-    check_eq!(free.load(Ordering::Relaxed), THREADS * ROUNDS);
-    println!("counted to {}", THREADS * ROUNDS);
+    check_eq!(*locked.0.lock().unwrap(), THREADS * rounds);
+    check_eq!(free.load(Ordering::Relaxed), THREADS * rounds);
+    println!("counted to {}", THREADS * rounds);
 }
