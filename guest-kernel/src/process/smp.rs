@@ -18,7 +18,7 @@ use crate::ns::init_nsproxy;
 use crate::process::init::init_task;
 use crate::sched::{cpu, hotplug, workqueue};
 use crate::signal::Sighand;
-use crate::sync::{MAX_CPUS, Once, PerCpu};
+use crate::sync::{MAX_CPUS, MutexGuard, Once, PerCpu};
 use crate::task::{SignalStruct, Task, TaskFlags};
 use crate::{arch, kerr, kinfo};
 
@@ -43,10 +43,14 @@ pub fn start_all() {
 /// Brings a CPU up; it is online, with its threads, when this returns. `EINVAL` if the machine has no such
 /// CPU, `EIO` if it does not start.
 pub fn cpu_up(cpu: usize) -> Result<()> {
+    up(cpu, &hotplug::LOCK.lock())
+}
+
+/// [`cpu_up`] for who holds the lock; `EINVAL` for a CPU that this machine does not have.
+fn up(cpu: usize, _hotplug: &MutexGuard<'static, ()>) -> Result<()> {
     if cpu >= arch::cpu_count() {
         return Err(Errno::EINVAL);
     }
-    let _hotplug = hotplug::LOCK.lock();
     if cpu::is_online(cpu) {
         return Ok(());
     }
@@ -76,7 +80,11 @@ pub fn cpu_down(cpu: usize) -> Result<()> {
     if cpu == 0 {
         return Err(Errno::EBUSY);
     }
-    let _hotplug = hotplug::LOCK.lock();
+    down(cpu, &hotplug::LOCK.lock())
+}
+
+/// [`cpu_down`] for who holds the lock.
+fn down(cpu: usize, _hotplug: &MutexGuard<'static, ()>) -> Result<()> {
     let Some(threads) = THREADS.of(cpu).try_get().filter(|_| cpu::is_online(cpu)) else {
         return Ok(());
     };
@@ -90,24 +98,34 @@ pub fn cpu_down(cpu: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes all CPUs down but CPU 0 and returns their mask, for [`start_cpus`]: before the machine is frozen.
-pub fn stop_secondary_cpus() -> Result<u64> {
-    let mask = cpu::online_mask() & !1;
-    for cpu in cpu::each(mask) {
-        if let Err(e) = cpu_down(cpu) {
-            start_cpus(mask);
+/// The secondary CPUs while the machine is frozen. Nobody else brings one up or takes one down meanwhile.
+pub struct Parked {
+    /// Those that were online, a bit each.
+    pub mask: u64,
+    hotplug: MutexGuard<'static, ()>,
+}
+
+/// Takes all CPUs down but CPU 0: before the machine is frozen.
+pub fn park_secondary_cpus() -> Result<Parked> {
+    let parked = Parked { hotplug: hotplug::LOCK.lock(), mask: cpu::online_mask() & !1 };
+    for cpu in cpu::each(parked.mask) {
+        if let Err(e) = down(cpu, &parked.hotplug) {
+            let mask = parked.mask;
+            parked.start(mask);
             return Err(e);
         }
     }
-    Ok(mask)
+    Ok(parked)
 }
 
-/// Brings those CPUs up that a mask names: after the machine went on. One that does not come, or that this
-/// machine does not have, is reported and left out.
-pub fn start_cpus(mask: u64) {
-    for cpu in cpu::each(mask) {
-        if let Err(e) = cpu_up(cpu) {
-            kerr!("CPU {cpu} does not come back: {e}");
+impl Parked {
+    /// Brings those CPUs up that `mask` names: after the machine went on. One that does not come, or that
+    /// this machine does not have, is reported and left out.
+    pub fn start(self, mask: u64) {
+        for cpu in cpu::each(mask) {
+            if let Err(e) = up(cpu, &self.hotplug) {
+                kerr!("CPU {cpu} does not come back: {e}");
+            }
         }
     }
 }

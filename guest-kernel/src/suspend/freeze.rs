@@ -30,14 +30,21 @@ pub enum Role {
 pub fn freeze(sequence: u32) -> Result<Role> {
     FROZEN_FOR.store(sequence, Relaxed);
     virtio::quiesce();
-    let others = smp::stop_secondary_cpus().inspect_err(|_| virtio::resume())?;
+    let parked = smp::park_secondary_cpus().inspect_err(|_| virtio::resume())?;
+    let offline = secondary_cpus() & !parked.mask;
     let role = stop_cpu();
-    smp::start_cpus(match role {
-        Role::Original => others,
-        // Whatever this machine has.
-        Role::Copy(_) => (1 << arch::cpu_count()) - 2,
+    let online = parked.mask;
+    parked.start(match role {
+        Role::Original => online,
+        // Whatever this machine has, but for those that were taken offline on purpose.
+        Role::Copy(_) => secondary_cpus() & !offline,
     });
     Ok(role)
+}
+
+/// All CPUs of the machine but CPU 0, a bit each.
+fn secondary_cpus() -> u64 {
+    (1 << arch::cpu_count()) - 2
 }
 
 /// The part that runs on CPU 0 alone, with interrupts masked.

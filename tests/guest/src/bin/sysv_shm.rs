@@ -278,6 +278,9 @@ fn with_rmid_forced_unused_segments_go_with_their_maker() {
 }
 
 fn main() {
+    // Whatever other programs have left behind is not counted here.
+    // SAFETY: a plain call.
+    ok(unsafe { libc::unshare(libc::CLONE_NEWIPC) });
     get_finds_by_key_and_refuses_what_does_not_fit();
     attachments_share_the_memory_with_children_and_each_other();
     a_removed_segment_stays_until_the_last_detaches();
