@@ -207,6 +207,7 @@ mod kvm {
     }
 
     #[test]
+    #[ignore = "needs KVM: cargo xtask test --only kvm"]
     fn a_full_file_system_under_a_disk_is_an_error_there_and_a_line_here() {
         let guest = Guest::new();
         let folder = guest.path("small");
