@@ -16,7 +16,7 @@ use crate::kref::Ref;
 use crate::mm::KernelStack;
 use crate::ns::init_nsproxy;
 use crate::process::init::init_task;
-use crate::sched::{cpu, hotplug, workqueue};
+use crate::sched::{cpu, hotplug, softirq, workqueue};
 use crate::signal::Sighand;
 use crate::sync::{MAX_CPUS, MutexGuard, Once, PerCpu};
 use crate::task::{SignalStruct, Task, TaskFlags};
@@ -28,6 +28,9 @@ static IDLE: PerCpu<Once<Ref<Task>>> = PerCpu::new([const { Once::new() }; MAX_C
 /// Starts every CPU that the machine has. One that does not start is reported and left out.
 pub fn start_all() {
     let boot_cpu = 0;
+    if let Err(e) = softirq::prepare(boot_cpu) {
+        kerr!("CPU {boot_cpu}: its softirqs get no stack of their own: {e}");
+    }
     match CpuThreads::new(boot_cpu) {
         Ok(threads) => THREADS.of(boot_cpu).set(threads).unpark(),
         Err(e) => kerr!("CPU {boot_cpu}: its threads cannot be made: {e}"),
@@ -62,6 +65,7 @@ fn up(cpu: usize, _hotplug: &MutexGuard<'static, ()>) -> Result<()> {
         Some(threads) => threads,
         None => THREADS.of(cpu).set(CpuThreads::new(cpu)?),
     };
+    softirq::prepare(cpu)?;
     // SAFETY: it has a stack of its own, and its CPU is off.
     unsafe { hotplug::start(cpu, &idle.se)? };
     introspect::publish_run_queues(

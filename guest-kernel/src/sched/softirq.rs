@@ -4,6 +4,9 @@
 //! on. If the interrupted code had preemption off it may hold a spin lock that the work wants, and if work
 //! keeps coming programs would starve: in both cases the CPU's `ksoftirqd` does it, scheduled like any
 //! other thread.
+//!
+//! Each CPU has a stack for them: what was interrupted may be deep in its own, and the way of a packet
+//! through the network is deep, too.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
 
@@ -11,7 +14,9 @@ use super::entity::{Entity, current};
 use super::schedule::wake_up_process;
 use super::state::TaskState;
 use crate::arch;
-use crate::sync::{MAX_CPUS, PerCpu, PreemptGuard};
+use crate::errno::Result;
+use crate::mm::KernelStack;
+use crate::sync::{MAX_CPUS, Once, PerCpu, PreemptGuard};
 
 /// Kinds of work, the most urgent first.
 #[repr(u32)]
@@ -35,6 +40,8 @@ struct Cpu {
     pending: AtomicU32,
     running: AtomicU32,
     daemon: AtomicPtr<Entity>,
+    /// What the work runs on.
+    stack: Once<KernelStack>,
 }
 
 static CPUS: PerCpu<Cpu> = PerCpu::new(
@@ -43,6 +50,7 @@ static CPUS: PerCpu<Cpu> = PerCpu::new(
             pending: AtomicU32::new(0),
             running: AtomicU32::new(0),
             daemon: AtomicPtr::new(core::ptr::null_mut()),
+            stack: Once::new(),
         }
     }; MAX_CPUS],
 );
@@ -52,6 +60,16 @@ static HANDLERS: [AtomicUsize; COUNT] = [const { AtomicUsize::new(0) }; COUNT];
 /// Sets what a softirq does; at boot.
 pub fn register(softirq: Softirq, handler: fn()) {
     HANDLERS[softirq as usize].store(handler as *const () as usize, Ordering::Release);
+}
+
+/// Gives a CPU the stack that its softirqs run on, unless it has one; until then they run on that of the
+/// thread that was interrupted. `ENOMEM`.
+pub fn prepare(cpu: usize) -> Result<()> {
+    let stack = &CPUS.of(cpu).stack;
+    if stack.try_get().is_none() {
+        stack.set(KernelStack::alloc()?);
+    }
+    Ok(())
 }
 
 /// Asks for a softirq on this CPU: it runs on the way out of the interrupt, or soon.
@@ -102,6 +120,19 @@ fn run(cpu: &Cpu) {
     let info = &arch::current_thread().info;
     info.preempt_disable();
     cpu.running.store(1, Relaxed);
+    match cpu.stack.try_get() {
+        // SAFETY: only this CPU uses it, once at a time (`running`), and nothing is scheduled meanwhile.
+        Some(stack) => unsafe { arch::call_on_stack(stack.top(), work) },
+        None => work(),
+    }
+    cpu.running.store(0, Relaxed);
+    info.preempt_enable();
+}
+
+/// Calls the handlers of what is pending on this CPU; preemption and interrupts are off, and off again
+/// afterwards.
+extern "C" fn work() {
+    let cpu = CPUS.this();
     let mut rounds = 0;
     loop {
         let pending = cpu.pending.swap(0, Relaxed);
@@ -125,8 +156,6 @@ fn run(cpu: &Cpu) {
         }
         arch::irq_disable();
     }
-    cpu.running.store(0, Relaxed);
-    info.preempt_enable();
 }
 
 /// The body of `ksoftirqd/N`, bound to its CPU, until `stop` says so.

@@ -101,21 +101,28 @@ pub fn frame_pointer() -> u64 {
 }
 
 /// Calls `visit` with the return addresses of the frames from the frame record at `fp` on. It follows
-/// records only within one kernel stack, upwards, so that a damaged one ends the walk.
+/// records upwards within one kernel stack, and from there (a softirq's) at most once to the stack of the
+/// running thread, so that a damaged record ends the walk.
 pub fn backtrace(mut fp: u64, mut visit: impl FnMut(u64)) {
     const MOST: usize = 64;
-    let limit = (fp | (crate::arch::KERNEL_STACK_SIZE as u64 - 1)).saturating_sub(15);
+    const RECORD: u64 = 16;
+    let mut limit = (fp | (crate::arch::KERNEL_STACK_SIZE as u64 - 1)).saturating_sub(RECORD - 1);
+    // SAFETY: set before the thread ran for the first time.
+    let stack = unsafe { *current_thread().stack.get() };
+    let own_limit = (stack.base + stack.size).saturating_sub(RECORD - 1);
     for _ in 0..MOST {
         if fp == 0 || !fp.is_multiple_of(8) || fp >= limit {
             return;
         }
-        // SAFETY: aligned and inside the stack that the walk began in, which is mapped.
+        // SAFETY: aligned and inside the stack that the walk began in or the thread's, both mapped.
         let [next, pc] = unsafe { *(fp as *const [u64; 2]) };
         if pc == 0 {
             return;
         }
         visit(pc);
-        if next <= fp {
+        if limit != own_limit && (stack.base..own_limit).contains(&next) {
+            limit = own_limit;
+        } else if next <= fp {
             return;
         }
         fp = next;

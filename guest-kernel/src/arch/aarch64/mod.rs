@@ -37,8 +37,8 @@ pub use mmu::{
 pub use psci::{power_off, reset, set_conduit};
 pub use suspend::{suspend, thaw_address};
 pub use switch::{
-    fp_state, note_thread_pointer, replace_user_state, save_user_state, set_fp_state,
-    set_single_step, setup_kernel_thread, setup_user_thread, switch_to,
+    call_on_stack, fp_state, note_thread_pointer, replace_user_state, save_user_state,
+    set_fp_state, set_single_step, setup_kernel_thread, setup_user_thread, switch_to,
 };
 pub use time::{TIMER_IRQ, counter, counter_frequency, set_timer, stop_timer};
 pub use uaccess::{fixup_exception, is_user_access};

@@ -11,6 +11,8 @@ use crate::arch::{
 unsafe extern "C" {
     fn cpu_switch_to(prev: *const Thread, next: *const Thread) -> *const Thread;
     fn ret_from_fork();
+    #[link_name = "call_on_stack"]
+    fn call_on(top: u64, function: extern "C" fn());
     fn fp_save(state: *mut FpState);
     fn fp_load(state: *const FpState);
 }
@@ -131,6 +133,16 @@ pub fn set_single_step(on: bool) {
     let mdscr: u64 = 1 << 12 | u64::from(on);
     // SAFETY: debug exceptions stay off at EL1 (KDE = 0).
     unsafe { asm!("msr mdscr_el1, {}", "isb", in(reg) mdscr, options(nostack)) }
+}
+
+/// Calls `function` on the kernel stack that ends at `top`.
+///
+/// # Safety
+/// The stack is mapped, as a kernel stack is ([`KERNEL_STACK_ALIGN`](crate::arch::KERNEL_STACK_ALIGN)), and
+/// nobody uses it. The function does not switch threads.
+pub unsafe fn call_on_stack(top: u64, function: extern "C" fn()) {
+    // SAFETY: the caller's promise.
+    unsafe { call_on(top, function) }
 }
 
 /// Prepares a thread that calls `entry(arg)` in the kernel, after `schedule_tail`. An `entry` that returns

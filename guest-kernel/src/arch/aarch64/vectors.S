@@ -240,6 +240,18 @@ ret_from_fork:
     blr     x19
 0:  b       ret_to_user
 
+// x0: top of a stack that nobody uses, x1: a function, which is called on it. Frame records go on across
+// the two stacks, so that a backtrace does.
+.global call_on_stack
+call_on_stack:
+    stp     x29, x30, [sp, #-16]!
+    mov     x29, sp
+    mov     sp, x0
+    blr     x1
+    mov     sp, x29
+    ldp     x29, x30, [sp], #16
+    ret
+
 // x0: FpState.
 .arch_extension fp
 .arch_extension simd
