@@ -8,7 +8,7 @@ use super::asid::Asid;
 use super::backing::MappedFile;
 use super::frame::{self, AllocFlags, FrameRef, PageKind, page_of};
 use super::memcg::NoPage;
-use super::mm::{Mm, RemoteBuf, Space};
+use super::mm::{Mm, RemoteBuf, RemoteRights, Space};
 use super::tables::Leaf;
 use super::vma::{self, VmFlags, Vma};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
@@ -390,7 +390,7 @@ impl Mm {
 }
 
 /// See [`Mm::access_remote`].
-pub(super) fn access_remote(mm: &Mm, addr: u64, mut buf: RemoteBuf) -> usize {
+pub(super) fn access_remote(mm: &Mm, addr: u64, mut buf: RemoteBuf, rights: RemoteRights) -> usize {
     let len = match &buf {
         RemoteBuf::Read(bytes) => bytes.len(),
         RemoteBuf::Write(bytes) => bytes.len(),
@@ -403,7 +403,7 @@ pub(super) fn access_remote(mm: &Mm, addr: u64, mut buf: RemoteBuf) -> usize {
             break;
         }
         let n = (len - done).min(PAGE_SIZE - va.page_offset());
-        match remote_page(mm, va, &mut buf, done..done + n) {
+        match remote_page(mm, va, &mut buf, rights, done..done + n) {
             Ok(()) => done += n,
             Err(Stop::Grow) if mm.grow_stack(va.page().0).is_ok() => {}
             Err(Stop::NoMemory) if super::oom::out_of_memory().is_ok() => {}
@@ -419,8 +419,10 @@ fn remote_page(
     mm: &Mm,
     va: VirtAddr,
     buf: &mut RemoteBuf,
+    rights: RemoteRights,
     part: core::ops::Range<usize>,
 ) -> Result<(), Stop> {
+    let forced = rights == RemoteRights::Forced;
     let space = mm.space.read();
     let page = va.page();
     let vma = mm.vma_at(&space, page.0)?;
@@ -428,7 +430,8 @@ fn remote_page(
     loop {
         match buf {
             RemoteBuf::Read(bytes) => {
-                if !vma.flags.contains(VmFlags::MAYREAD) {
+                let needed = if forced { VmFlags::MAYREAD } else { VmFlags::READ };
+                if !vma.flags.contains(needed) {
                     return Err(Fault::AccErr.into());
                 }
                 let tables = mm.tables.lock();
@@ -447,8 +450,9 @@ fn remote_page(
                 mm.resolve(vma, page.0, false)?;
             }
             RemoteBuf::Write(bytes) => {
-                let allowed = if vma.is_private() { VmFlags::MAYWRITE } else { VmFlags::WRITE };
-                if !vma.flags.contains(allowed) {
+                let private = forced && vma.is_private();
+                let needed = if private { VmFlags::MAYWRITE } else { VmFlags::WRITE };
+                if !vma.flags.contains(needed) {
                     return Err(Fault::AccErr.into());
                 }
                 let mut tables = mm.tables.lock();

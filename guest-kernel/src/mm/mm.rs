@@ -550,20 +550,19 @@ impl Mm {
     }
 
     /// Copies between this address space, which need not be the current one, and kernel memory: for
-    /// ptrace(2), /proc/PID/mem, exec's stack. Returns how many bytes could be copied. Writing ignores
-    /// the lack of a right to write (as a debugger must) but never reaches a page that others share.
-    pub fn access_remote(&self, addr: u64, buf: RemoteBuf) -> usize {
-        super::fault::access_remote(self, addr, buf)
+    /// ptrace(2), /proc/PID/mem, process_vm_readv(2), exec's stack. Returns how many bytes could be copied.
+    pub fn access_remote(&self, addr: u64, buf: RemoteBuf, rights: RemoteRights) -> usize {
+        super::fault::access_remote(self, addr, buf, rights)
     }
 
-    /// Reads up to `buf.len()` bytes.
+    /// Reads up to `buf.len()` bytes, as a debugger.
     pub fn read_remote(&self, addr: u64, buf: &mut [u8]) -> usize {
-        self.access_remote(addr, RemoteBuf::Read(buf))
+        self.access_remote(addr, RemoteBuf::Read(buf), RemoteRights::Forced)
     }
 
-    /// Writes up to `buf.len()` bytes.
+    /// Writes up to `buf.len()` bytes, as a debugger.
     pub fn write_remote(&self, addr: u64, buf: &[u8]) -> usize {
-        self.access_remote(addr, RemoteBuf::Write(buf))
+        self.access_remote(addr, RemoteBuf::Write(buf), RemoteRights::Forced)
     }
 
     /// Size of the address space in bytes.
@@ -595,4 +594,14 @@ pub enum RemoteBuf<'a> {
     Read(&'a mut [u8]),
     /// To be copied from.
     Write(&'a [u8]),
+}
+
+/// What [`Mm::access_remote`] may touch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RemoteRights {
+    /// What the program itself may: process_vm_readv(2).
+    Own,
+    /// What a debugger must: ranges that the program may not read or write at the moment too. A store there never
+    /// reaches a page that others share.
+    Forced,
 }

@@ -1,6 +1,9 @@
 //! Who may look into whom (ptrace(2), "Ptrace access mode checking"): asked by /proc, pidfds, setns(2)
 //! and others before they show or hand over what is a task's own.
 
+use crate::errno::{Errno, Result};
+use crate::kref::Ref;
+use crate::mm::Mm;
 use crate::ns::{Cap, Cred};
 use crate::task::{self, Task};
 
@@ -16,14 +19,28 @@ pub enum AccessMode {
 /// True if the caller may look into `target`: it is its own process, or one of the same user with no
 /// capability that the caller lacks, or the caller has CAP_SYS_PTRACE over it.
 pub fn may_access(target: &Task, mode: AccessMode) -> bool {
+    may_access_memory(target, target.se.get_mm().as_deref(), mode)
+}
+
+/// The memory of `target`, for a caller that may look into it: `EACCES` if it may not, `ESRCH` if there is none.
+/// What is returned is what was checked, also if the target execs a program with other rights meanwhile.
+pub fn mm_access(target: &Task, mode: AccessMode) -> Result<Ref<Mm>> {
+    let mm = target.se.get_mm().ok_or(Errno::ESRCH)?;
+    let own = task::current().mm().is_some_and(|own| Ref::ptr_eq(own, &mm));
+    if own || may_access_memory(target, Some(&mm), mode) { Ok(mm) } else { Err(Errno::EACCES) }
+}
+
+/// `mm` was the target's before its credentials are looked at: exec closes the new memory, if need be, before it
+/// takes the new credentials on.
+fn may_access_memory(target: &Task, mm: Option<&Mm>, mode: AccessMode) -> bool {
     let caller = task::current();
     if caller.same_group(target) {
         return true;
     }
     let its = target.cred.share();
-    let open = target.se.get_mm().is_none_or(|mm| mm.is_dumpable());
+    let open = mm.is_none_or(Mm::is_dumpable);
     allows(caller.cred(), &its, mode)
-        && (open || caller.cred().ns_capable(&its.user_ns, Cap::SysPtrace))
+        && (open || caller.cred().ns_capable(&target.mm_user_ns.share(), Cap::SysPtrace))
 }
 
 fn allows(caller: &Cred, target: &Cred, mode: AccessMode) -> bool {
@@ -33,8 +50,8 @@ fn allows(caller: &Cred, target: &Cred, mode: AccessMode) -> bool {
     };
     let same = [target.uid, target.euid, target.suid].iter().all(|&id| id == uid)
         && [target.gid, target.egid, target.sgid].iter().all(|&id| id == gid);
-    let no_more = crate::kref::Ref::ptr_eq(&caller.user_ns, &target.user_ns)
-        && target.cap_permitted.is_within(caps);
+    let no_more =
+        Ref::ptr_eq(&caller.user_ns, &target.user_ns) && target.cap_permitted.is_within(caps);
     same && no_more || caller.ns_capable(&target.user_ns, Cap::SysPtrace)
 }
 

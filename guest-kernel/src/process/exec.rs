@@ -14,12 +14,13 @@ use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::namei::LookupFlags;
 use crate::fs::open::open_exec;
+use crate::fs::perm::{Access, permission};
 use crate::fs::{Caller, File, PATH_MAX};
 use crate::kref::Ref;
 use crate::mm::user::read_cstr;
 use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags};
 use crate::ns::cred::SECBIT_NOROOT;
-use crate::ns::{Cap, CapSet, Cred};
+use crate::ns::{Cap, CapSet, Cred, UserNs};
 use crate::process::creds::commit_creds;
 use crate::process::{exit, restore, sigpage};
 use crate::syscall::SysResult;
@@ -667,6 +668,14 @@ fn align_bias(at: u64, low: u64, align: u64) -> u64 {
 /// The point of no return: the task lets go of the old program and becomes the new one.
 fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut PtRegs) {
     exit::mm_release(task);
+    let set_id = entry.cred.euid != entry.cred.uid || entry.cred.egid != entry.cred.gid;
+    let readable = may_read(task, &binary.file);
+    if set_id || !readable {
+        // Before anybody can find it at this task.
+        mm.set_dumpable(false);
+    }
+    let owner = memory_owner(&entry.cred, &binary.file, readable);
+    drop(task.mm_user_ns.replace(owner));
     let old = task.se.replace_mm(Some(mm));
     if let Some(old) = old {
         old.put_user();
@@ -679,10 +688,6 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
     // SAFETY: it belongs to the calling task itself, which has no program at this moment.
     unsafe { *task.altstack.get() = AltStack::default() };
     task.set_child_tid.store(0, Ordering::Relaxed);
-    let set_id = entry.cred.euid != entry.cred.uid || entry.cred.egid != entry.cred.gid;
-    if set_id && let Some(mm) = task.mm() {
-        mm.set_dumpable(false);
-    }
     commit_creds(task, entry.cred);
     let name = binary.name.rsplit(|&b| b == b'/').next().unwrap_or(&binary.name);
     task.set_comm(name);
@@ -696,6 +701,27 @@ fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut Pt
         stackframe: [0; 2],
         ..PtRegs::default()
     };
+}
+
+/// True if the caller could have read the program instead of running it.
+fn may_read(task: &Task, file: &File) -> bool {
+    file.path.inode().is_ok_and(|inode| permission(inode, Access::READ, task.cred()).is_ok())
+}
+
+/// The user namespace that the memory of a program belongs to: the caller's, or, for a program that it could not
+/// read, the nearest around it that knows the file's owner (`would_dump`).
+fn memory_owner(cred: &Cred, file: &File, readable: bool) -> Ref<UserNs> {
+    let mut ns = &cred.user_ns;
+    if let Ok(inode) = file.path.inode()
+        && !readable
+    {
+        while !ns.has_ids(inode.uid(), inode.gid())
+            && let Some(parent) = ns.parent()
+        {
+            ns = parent;
+        }
+    }
+    ns.clone()
 }
 
 /// Descriptors become the task's own, and those marked close-on-exec go.

@@ -206,6 +206,7 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
 
     let child = new_task(pid, cred, files, fs, nsproxy, signal, sighand, Some(stack))?;
     child.set_flags(TaskFlags::FORKNOEXEC);
+    drop(child.mm_user_ns.replace(parent.mm_user_ns.own().clone()));
     *child.comm.lock() = parent.comm().0;
     copy_semundo(flags, parent, &child)?;
     copy_thread(args, regs, &child, stack_range);
@@ -504,6 +505,7 @@ pub(super) fn new_task(
         group_leader: AtomicPtr::new(core::ptr::null_mut()),
         thread_pid: OwnCell::new(pid),
         pid_links: Default::default(),
+        mm_user_ns: OwnCell::new(cred.user_ns.clone()),
         cred: OwnCell::new(cred),
         fs: OwnCell::new(Some(fs)),
         files: OwnCell::new(Some(files)),

@@ -13,6 +13,7 @@
 //! | [`cgroup`], [`oom`] | joining, moving, freezing control groups; who goes for want of memory |
 //! | [`pidfd`] | processes as files |
 //! | [`access`], [`creds`] | who may look into whom; new credentials |
+//! | [`ptrace`] | tracing: one process controls, and looks into, another |
 //! | [`jobs`] | process groups, sessions |
 //! | [`clocks`], [`timers`] | the clocks that programs name; what happens when their timers ring |
 //! | [`kthread`] | kernel threads |
@@ -33,6 +34,7 @@ pub mod kthread;
 pub mod namespaces;
 pub mod oom;
 pub mod pidfd;
+pub mod ptrace;
 pub mod restore;
 pub mod sigframe;
 pub mod signal;

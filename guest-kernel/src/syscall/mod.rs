@@ -18,6 +18,7 @@ pub mod pipe;
 pub mod poll;
 pub mod prctl;
 pub mod process;
+pub mod ptrace;
 #[cfg(test)]
 mod reference;
 pub mod sched;

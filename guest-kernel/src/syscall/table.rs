@@ -2,7 +2,7 @@
 
 use super::{
     Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl,
-    process, sched, signal, signalfd, system, time, timer, tty,
+    process, ptrace, sched, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -233,6 +233,8 @@ pub const ROWS: &[Row] = &[
     (267, "syncfs", fs::sync::sys_syncfs),
     (268, "setns", namespaces::sys_setns),
     (269, "sendmmsg", net::message::sys_sendmmsg),
+    (270, "process_vm_readv", ptrace::sys_process_vm_readv),
+    (271, "process_vm_writev", ptrace::sys_process_vm_writev),
     (274, "sched_setattr", sched::sys_sched_setattr),
     (275, "sched_getattr", sched::sys_sched_getattr),
     (276, "renameat2", fs::link::sys_renameat2),

@@ -40,7 +40,7 @@ use crate::list::{Link, List};
 use crate::list_link;
 use crate::mm::{KernelStack, Mm};
 use crate::ns::pid::{PID_TYPES, PidMember};
-use crate::ns::{Cred, NsProxy, Pid, PidNs, PidType};
+use crate::ns::{Cred, NsProxy, Pid, PidNs, PidType, UserNs};
 use crate::sched::restart::RestartBlock;
 use crate::sched::{Entity, WaitQueue};
 use crate::signal::{Pending, SigSet, Sighand};
@@ -192,6 +192,10 @@ pub struct Task {
     pub pid_links: [PidMember; PID_TYPES],
     /// Credentials.
     pub cred: OwnCell<Ref<Cred>>,
+    /// The user namespace that its memory belongs to: the one in which it last exec'ed. Who may not look into its
+    /// memory for what the program is, needs a capability there.
+    #[described(skip)]
+    pub mm_user_ns: OwnCell<Ref<UserNs>>,
     /// Root, working directory, umask.
     pub fs: OwnCell<Option<Ref<FsStruct>>>,
     /// Open files.

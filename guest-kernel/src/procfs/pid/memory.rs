@@ -9,6 +9,7 @@ use crate::fs::{Dev, File, FileOps, UserBuf, Whence};
 use crate::kref::Ref;
 use crate::mm::Mm;
 use crate::mm::vma::{VmFlags, Vma};
+use crate::process::access::{AccessMode, mm_access};
 use crate::procfs::text::Text;
 use crate::put;
 
@@ -156,8 +157,16 @@ pub(super) struct MemFile {
 }
 
 impl MemFile {
-    pub(super) fn open(subject: &Subject) -> Self {
-        Self { mm: subject.task.se.get_mm() }
+    /// `EACCES` if the caller may not look into the process. A kernel thread has nothing to read.
+    pub(super) fn open(subject: &Subject) -> Result<Self> {
+        match mm_access(&subject.task, AccessMode::FsCreds) {
+            Ok(mm) => Ok(Self { mm: Some(mm) }),
+            Err(Errno::ESRCH) => {
+                subject.check_access()?;
+                Ok(Self { mm: None })
+            }
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Moves up to `len` bytes in pieces; `step` returns how many it moved.

@@ -337,8 +337,7 @@ impl InodeOps for Node {
             Kind::Threads => Box::new(ThreadsDir { pid }),
             Kind::Memory => {
                 let subject = self.subject(inode)?;
-                subject.check_access()?;
-                Box::new(memory::MemFile::open(&subject))
+                Box::new(memory::MemFile::open(&subject)?)
             }
             Kind::Text(show) => self.text_file(inode, show, None),
             Kind::Private(show) => {

@@ -94,7 +94,12 @@ impl Pieces {
 
     /// A cursor over what they name.
     pub fn buffer(&self) -> Result<UserBuf<'_>> {
-        UserBuf::vectored(if self.len > Self::FEW { &self.many } else { &self.few[..self.len] })
+        UserBuf::vectored(self.as_slice())
+    }
+
+    /// All of them, unchecked.
+    pub fn as_slice(&self) -> &[IoVec] {
+        if self.len > Self::FEW { &self.many } else { &self.few[..self.len] }
     }
 }
 

@@ -166,6 +166,14 @@ fn memory_outside_is_not_reached() {
             unsafe {
                 let got = libc::syscall(libc::SYS_pidfd_getfd, pidfd, 0, 0);
                 check_eq!(err(got), libc::EPERM);
+                let mut word = 0_u64;
+                let local =
+                    libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<u64>() };
+                // The same program at the same place: there is such a word.
+                let got = libc::process_vm_readv(pid, &local, 1, &local, 1, 0);
+                check_eq!(err(got as i64), libc::EPERM);
+                let put = libc::process_vm_writev(pid, &local, 1, &local, 1, 0);
+                check_eq!(err(put as i64), libc::EPERM);
                 for kind in [libc::CLONE_NEWNS, libc::CLONE_NEWUSER, libc::CLONE_NEWUTS] {
                     check_eq!(err(libc::setns(pidfd, kind)), libc::EPERM);
                 }
