@@ -98,6 +98,14 @@ pub fn try_collect<T>(items: impl Iterator<Item = T>) -> Result<Vec<T>> {
     Ok(all)
 }
 
+/// A copy of a slice on the heap; `ENOMEM` if there is no room.
+pub fn try_to_vec<T: Copy>(items: &[T]) -> Result<Vec<T>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(items.len()).map_err(|_| Errno::ENOMEM)?;
+    copy.extend_from_slice(items);
+    Ok(copy)
+}
+
 /// `vec![value; n]` that reports `ENOMEM`.
 pub fn try_vec<T: Clone>(n: usize, value: T) -> Result<Vec<T>> {
     let mut vec = Vec::new();

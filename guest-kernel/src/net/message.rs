@@ -8,6 +8,7 @@ use super::hooks::Identity;
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, File, UserBuf};
 use crate::kref::Ref;
+use crate::mm::try_to_vec;
 
 bitflags::bitflags! {
     /// Flags of send(2) and recv(2).
@@ -143,20 +144,12 @@ impl<'a, 'b> RecvMsg<'a, 'b> {
     /// Adds a control message, if the caller wants any.
     pub fn add_control(&mut self, level: u32, kind: u32, data: &[u8]) -> Result<()> {
         if self.wants_control {
-            let data = try_vec(data)?;
+            let data = try_to_vec(data)?;
             self.control.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             self.control.push(ControlBytes { level, kind, data });
         }
         Ok(())
     }
-}
-
-/// A copy of `bytes` on the heap.
-pub fn try_vec(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOMEM)?;
-    copy.extend_from_slice(bytes);
-    Ok(copy)
 }
 
 /// `len` zero bytes on the heap.

@@ -10,14 +10,15 @@ use super::inet::ip::ETH_HEADER;
 use super::inet::queue::{Datagram, Queue, stamp_for};
 use super::inet::stack::{Stack, kick};
 use super::inet::udp::{ioctl_datagrams, poll_datagrams};
-use super::message::{RecvMsg, SendMsg, take_bytes, try_vec};
+use super::message::{RecvMsg, SendMsg, take_bytes};
+
 use super::options::OptionValue;
 use super::socket::{Protocol, Socket};
 use super::{NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
-use crate::mm::try_collect;
+use crate::mm::{try_collect, try_to_vec};
 use crate::ns::Cap;
 
 /// `AF_PACKET`.
@@ -128,7 +129,7 @@ pub fn tap(stack: &Stack, device: &NetDevice, frame: &[u8], outgoing: bool) {
     };
     for sock in receivers {
         let start = if sock.common.kind == SOCK_DGRAM { ETH_HEADER } else { 0 };
-        let Ok(bytes) = try_vec(&frame[start..]) else { continue };
+        let Ok(bytes) = try_to_vec(&frame[start..]) else { continue };
         let own = *device.mac.lock();
         let kind = packet_kind(frame, &own, outgoing, device.is_loopback());
         let protocol = u16::from_be_bytes([frame[12], frame[13]]);
@@ -220,7 +221,7 @@ impl Protocol for PacketRef {
                 return Err(Errno::EINVAL);
             }
             if device.is_loopback() {
-                sock.stack.enqueue_packet(try_vec(&data[ETH_HEADER..])?);
+                sock.stack.enqueue_packet(try_to_vec(&data[ETH_HEADER..])?);
             } else {
                 tap(&sock.stack, &device, &data, true);
                 device.transmit(data);

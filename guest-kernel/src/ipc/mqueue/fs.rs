@@ -264,7 +264,7 @@ impl FileOps for RootFile {
                 let at = names.partition_point(|name| name.position < *pos);
                 match names.get(at) {
                     Some(found) => {
-                        let name = crate::net::message::try_vec(&found.name)?;
+                        let name = crate::mm::try_to_vec(&found.name)?;
                         (name, found.inode.ino, found.position)
                     }
                     None => return Ok(()),

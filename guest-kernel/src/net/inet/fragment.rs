@@ -31,7 +31,7 @@ pub fn split(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>> {
     let mut pieces = Vec::new();
     pieces.try_reserve_exact(count).map_err(|_| Errno::ENOBUFS)?;
     for (i, part) in payload.chunks(step).enumerate() {
-        let mut piece = crate::net::message::try_vec(header)?;
+        let mut piece = crate::mm::try_to_vec(header)?;
         piece.try_reserve_exact(part.len()).map_err(|_| Errno::ENOBUFS)?;
         piece.extend_from_slice(part);
         let total = piece.len() as u16;

@@ -308,7 +308,7 @@ fn input_icmp(stack: &Stack, received: &Received<'_>, to_all: bool) {
     }
     match kind {
         ECHO_REQUEST => {
-            let Ok(mut answer) = crate::net::message::try_vec(payload) else { return };
+            let Ok(mut answer) = crate::mm::try_to_vec(payload) else { return };
             answer[0] = ECHO_REPLY;
             answer[2..4].fill(0);
             let sum = checksum(&answer);

@@ -364,7 +364,7 @@ pub fn input(stack: &Stack, received: &Received<'_>) -> bool {
         // Raw IPv4 sockets see the header; the others do not.
         let whole = sock.common.family == AF_INET && !sock.is_ping();
         let bytes = if whole { received.packet } else { received.payload() };
-        let Ok(bytes) = crate::net::message::try_vec(bytes) else { continue };
+        let Ok(bytes) = crate::mm::try_to_vec(bytes) else { continue };
         let datagram = Datagram {
             bytes,
             start: 0,

@@ -444,7 +444,7 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
         receivers
     };
     for sock in &receivers {
-        let Ok(bytes) = crate::net::message::try_vec(udp.payload()) else { continue };
+        let Ok(bytes) = crate::mm::try_to_vec(udp.payload()) else { continue };
         let datagram = Datagram {
             bytes,
             start: 0,

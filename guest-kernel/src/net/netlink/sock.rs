@@ -82,7 +82,7 @@ impl Listener {
 
     /// Queues a datagram there; it is lost if there is no room.
     pub fn deliver(&self, bytes: &[u8]) {
-        if let Ok(bytes) = crate::net::message::try_vec(bytes) {
+        if let Ok(bytes) = crate::mm::try_to_vec(bytes) {
             self.0.push(bytes, 0);
         }
     }
@@ -112,7 +112,7 @@ pub fn broadcast(stack: &Stack, group: u32, datagrams: &[Vec<u8>]) {
     }
     for sock in receivers {
         for datagram in datagrams {
-            if let Ok(bytes) = crate::net::message::try_vec(datagram) {
+            if let Ok(bytes) = crate::mm::try_to_vec(datagram) {
                 sock.push(bytes, bit);
             }
         }

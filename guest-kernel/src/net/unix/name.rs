@@ -12,9 +12,9 @@ use crate::fs::perm::{self, Access};
 use crate::fs::{Caller, Dev, Inode, verbs};
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::mm::try_to_vec;
 use crate::net::AF_UNIX;
 use crate::net::address::Address;
-use crate::net::message::try_vec;
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -168,14 +168,14 @@ impl Names {
     }
 
     fn unbind(&self, kind: u32, name: &[u8]) {
-        let Ok(name) = try_vec(name) else { return };
+        let Ok(name) = try_to_vec(name) else { return };
         let old = self.by_name.lock().remove(&(kind, name));
         drop(old);
     }
 
     /// Gives `sock` an abstract name; false if it is taken.
     fn bind(&self, sock: &UnixSock, name: &[u8]) -> Result<bool> {
-        let key = (sock.common.kind, try_vec(name)?);
+        let key = (sock.common.kind, try_to_vec(name)?);
         let mut table = self.by_name.lock();
         if table.contains_key(&key) {
             return Ok(false);
@@ -185,7 +185,7 @@ impl Names {
     }
 
     fn find(&self, kind: u32, name: &[u8]) -> Result<Option<Ref<UnixSock>>> {
-        Ok(self.by_name.lock().get(&(kind, try_vec(name)?)).cloned())
+        Ok(self.by_name.lock().get(&(kind, try_to_vec(name)?)).cloned())
     }
 }
 

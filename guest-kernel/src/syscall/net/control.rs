@@ -52,7 +52,7 @@ pub(super) fn read(header: &MsgHdr, message: &mut SendMsg<'_, '_>) -> Result<()>
             (SOL_SOCKET, SCM_CREDENTIALS) => message.identity = Some(credentials(data)?),
             (SOL_SOCKET, _) => return Err(Errno::EINVAL),
             _ => {
-                let data = crate::net::message::try_vec(data)?;
+                let data = crate::mm::try_to_vec(data)?;
                 message.control.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                 message.control.push(ControlBytes { level, kind, data });
             }
