@@ -535,6 +535,7 @@ impl Drop for File {
         self.inode.locks.release_file(self);
         if self.fmode.contains(FMode::WRITER) {
             self.inode.put_write_access();
+            self.path.mnt.put_writer();
         }
         if self.fmode.contains(FMode::EXEC) {
             self.inode.allow_write_access();

@@ -287,8 +287,8 @@ impl MntNs {
                 return Err(Errno::EINVAL);
             }
             let flags = if from.mnt.is_pseudo() { MountFlags::empty() } else { from.mnt.flags() };
-            let copy = Mount::new(from.dentry.clone(), &from.mnt.source, flags)?;
-            copy.set_locks(from.mnt.locks());
+            let copy = from.mnt.another(from.dentry.clone())?;
+            copy.set_flags(flags);
             propagation::bind_copy(&copy, &from.mnt, CopyAs::Peer)?;
             copy
         };
@@ -342,7 +342,7 @@ impl MntNs {
             match how {
                 Propagation::Shared => propagation::make_shared(mount)?,
                 Propagation::Private => propagation::make_private(mount),
-                Propagation::Slave => propagation::make_slave(mount)?,
+                Propagation::Slave => propagation::make_slave(mount),
                 Propagation::Unbindable => propagation::make_unbindable(mount),
             }
         }
@@ -363,25 +363,26 @@ impl MntNs {
         if !Ref::ptr_eq(&at.dentry, &at.mnt.root) || !self.contains(&at.mnt) {
             return Err(Errno::EINVAL);
         }
-        let before = at.mnt.flags();
-        at.mnt.set_flags(flags)?;
-        if !bind {
-            let sb = &at.mnt.sb;
-            let ends_writing = flags.contains(MountFlags::RDONLY) && !sb.is_read_only();
-            let changed = if !cred.ns_capable(&sb.user_ns, Cap::SysAdmin) {
-                Err(Errno::EPERM)
-            } else if ends_writing && sb.removed.load(Ordering::Relaxed) > 0 {
-                // The end of what was removed is yet to be written.
-                Err(Errno::EBUSY)
-            } else {
-                sb.ops.remount(sb, data)
-            };
-            if changed.is_err() {
-                at.mnt.set_flags(before)?;
-                return changed;
-            }
-            sb.set_read_only(flags.contains(MountFlags::RDONLY));
+        at.mnt.check_flags(flags)?;
+        if bind {
+            return at.mnt.change_flags(flags);
         }
+        let sb = &at.mnt.sb;
+        if !cred.ns_capable(&sb.user_ns, Cap::SysAdmin) {
+            return Err(Errno::EPERM);
+        }
+        let read_only = flags.contains(MountFlags::RDONLY);
+        let ends_writing = read_only && !sb.is_read_only();
+        if ends_writing {
+            sb.make_read_only()?;
+        }
+        sb.ops.remount(sb, data).inspect_err(|_| {
+            if ends_writing {
+                sb.set_read_only(false);
+            }
+        })?;
+        sb.set_read_only(read_only);
+        at.mnt.set_flags(flags);
         Ok(())
     }
 
@@ -475,16 +476,18 @@ impl MntNs {
         let weaker = !Ref::ptr_eq(self.common.user_ns(), copy.common.user_ns());
         let how = if weaker { CopyAs::SlaveIfShared } else { CopyAs::Peer };
         let mut pairs: Vec<(Ref<Mount>, Ref<Mount>)> = Vec::new();
+        let mut mounts = Array::new();
         copy_all(&bottom, &bottom.root, how, true, &mut pairs)
-            .and_then(|()| {
-                pairs.iter().enumerate().try_for_each(|(i, (_, mount))| {
-                    if weaker {
-                        mount.lock_down(i > 0);
-                    }
-                    copy.remember(mount)
-                })
-            })
+            .and_then(|()| mounts.try_reserve(pairs.len()))
             .inspect_err(|_| pairs.iter().for_each(|(_, copy)| drop(Mount::detach(copy))))?;
+        for (i, (_, mount)) in pairs.iter().enumerate() {
+            if weaker {
+                mount.lock_down(i > 0);
+            }
+            mount.set_namespace(&raw const *copy);
+            mounts.try_push(mount.clone())?;
+        }
+        *copy.mounts.lock() = mounts;
         let (root, cwd) = (fs.root(), fs.cwd());
         for (old, new) in &pairs {
             if Ref::ptr_eq(&root.mnt, old) {
@@ -512,21 +515,22 @@ impl MntNs {
 impl Drop for MntNs {
     fn drop(&mut self) {
         let Some(bottom) = self.root.get_mut().take() else { return };
-        let mut trees = lock_trees();
         let mounts = core::mem::take(self.mounts.get_mut());
-        // Cuts the cycles between parents and children, and all bonds.
-        for mount in mounts.iter() {
-            mount.set_namespace(core::ptr::null());
-            propagation::make_private(mount);
-            let tie = Mount::detach(mount);
-            if trees.reserve(1).is_ok()
-                && let Some((place, mount)) = tie
-            {
-                trees.let_go(Some(place), mount);
+        {
+            let _trees = lock_trees();
+            for mount in mounts.iter() {
+                mount.set_namespace(core::ptr::null());
+                propagation::make_private(mount);
             }
         }
-        // The lock first.
-        drop(trees);
+        // Cuts the cycles between parents and children; what is let go of is dropped without the lock.
+        for mount in mounts.iter() {
+            let ties = {
+                let _trees = lock_trees();
+                mount.fall_apart()
+            };
+            drop(ties);
+        }
         drop((bottom, mounts));
     }
 }

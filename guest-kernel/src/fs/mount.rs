@@ -4,7 +4,6 @@
 //! together, under the one lock of all mount trees ([`super::mntns`]); each is guarded by the mount's
 //! own spin lock for readers. The references between parent and child form a cycle that umount cuts.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
@@ -15,6 +14,9 @@ use super::propagation::{self, PeerGroup};
 use super::{Dentry, Path, SuperBlock, dentry};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::list::Link;
+use crate::list_link;
+use crate::mm::try_to_vec;
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -82,10 +84,24 @@ bitflags::bitflags! {
 const ATIME_FLAGS: MountFlags =
     MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
 
-/// A mount in its parent's list.
+/// A mount in its parent's list. While it is there, its dentry counts as a place where something is
+/// mounted.
 struct Child {
     at: Ref<Dentry>,
     mount: Ref<Mount>,
+}
+
+impl Child {
+    fn new(at: Ref<Dentry>, mount: Ref<Mount>) -> Self {
+        at.add_mount();
+        Self { at, mount }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.at.remove_mount();
+    }
 }
 
 #[repr(C)]
@@ -131,11 +147,14 @@ pub struct Mount {
     /// The file system.
     #[described(skip)]
     pub sb: Ref<SuperBlock>,
-    /// What was mounted, as the program named it.
+    /// What was mounted, as the program named it; copies share it.
     #[described(skip)]
-    pub source: Box<[u8]>,
+    pub source: Ref<Vec<u8>>,
     /// It has no place in a tree, and never will.
     pseudo: bool,
+    /// Files that are open for writing through it. It grows under the file system's lock for that.
+    #[described(skip)]
+    writers: AtomicU32,
     /// Marked by `MNT_EXPIRE`: the next such call takes it away.
     #[described(skip)]
     expiring: AtomicBool,
@@ -145,44 +164,72 @@ pub struct Mount {
     ns: AtomicPtr<MntNs>,
     #[described(skip)]
     pub(super) bonds: SpinLock<Bonds>,
+    /// On the list of all mounts of its file system, under the lock of that list.
+    #[described(skip)]
+    of_super: Link,
+    /// On its peer group's list of members, under the lock of all groups; so is the next.
+    #[described(skip)]
+    of_group: Link,
+    /// On its master's list of slaves.
+    #[described(skip)]
+    of_master: Link,
 }
+
+list_link!(
+    /// The mounts of a file system.
+    Mount, of_super: SuperLink
+);
+list_link!(
+    /// The members of a peer group.
+    Mount, of_group: MemberLink
+);
+list_link!(
+    /// The slaves of a peer group.
+    Mount, of_master: SlaveLink
+);
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Mount {
     fn build(
         root: Ref<Dentry>,
-        source: &[u8],
+        sb: Ref<SuperBlock>,
+        source: Ref<Vec<u8>>,
         flags: MountFlags,
         pseudo: bool,
     ) -> Result<Ref<Self>> {
-        let sb = root.require_inode()?.sb.clone();
         let mount = Ref::try_new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             flags: AtomicU32::new(flags.bits()),
             locks: AtomicU32::new(0),
             root,
             sb,
-            source: source.into(),
+            source,
             pseudo,
+            writers: AtomicU32::new(0),
             expiring: AtomicBool::new(false),
             tree: SpinLock::new(Tree::default()),
             ns: AtomicPtr::new(core::ptr::null_mut()),
             bonds: SpinLock::new(Bonds::default()),
+            of_super: Link::new(),
+            of_group: Link::new(),
+            of_master: Link::new(),
         })?;
-        mount.sb.mounts.add(&mount)?;
+        mount.sb.mounts.add(&mount);
         Ok(mount)
     }
 
     /// A mount at no place yet that shows the tree under `root`.
     pub fn new(root: Ref<Dentry>, source: &[u8], flags: MountFlags) -> Result<Ref<Self>> {
-        Self::build(root, source, flags, false)
+        let sb = root.require_inode()?.sb.clone();
+        Self::build(root, sb, Ref::try_new(try_to_vec(source)?)?, flags, false)
     }
 
     /// The kernel's own mount of a file system whose files have no place in a tree.
     pub fn new_pseudo(root: Ref<Dentry>) -> Result<Ref<Self>> {
-        let source = root.require_inode()?.sb.fs_type.as_bytes();
-        Self::build(root, source, MountFlags::NOEXEC | MountFlags::NODEV, true)
+        let sb = root.require_inode()?.sb.clone();
+        let source = Ref::try_new(try_to_vec(sb.fs_type.as_bytes())?)?;
+        Self::build(root, sb, source, MountFlags::NOEXEC | MountFlags::NODEV, true)
     }
 
     /// True if its files have no place in a tree (pipes, sockets, anonymous inodes).
@@ -196,8 +243,8 @@ impl Mount {
         MountFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
     }
 
-    /// Changes its flags; `EPERM` for what is locked.
-    pub(super) fn set_flags(&self, new: MountFlags) -> Result<()> {
+    /// `EPERM` if what is locked does not let it take these flags.
+    pub(super) fn check_flags(&self, new: MountFlags) -> Result<()> {
         let locks = self.locks();
         let kept = [
             (MountLocks::RDONLY, MountFlags::RDONLY),
@@ -211,8 +258,43 @@ impl Mount {
         if loses || atime {
             return Err(Errno::EPERM);
         }
-        self.flags.store(new.bits(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Changes its flags.
+    pub(super) fn set_flags(&self, new: MountFlags) {
+        self.flags.store(new.bits(), Ordering::Relaxed);
+    }
+
+    /// Changes its flags, unless it would become read-only while files are open for writing through it
+    /// (`EBUSY`).
+    pub(super) fn change_flags(&self, new: MountFlags) -> Result<()> {
+        let _held = self.sb.hold_writers();
+        let ends_writing =
+            new.contains(MountFlags::RDONLY) && !self.flags().contains(MountFlags::RDONLY);
+        if ends_writing && self.has_writers() {
+            return Err(Errno::EBUSY);
+        }
+        self.set_flags(new);
+        Ok(())
+    }
+
+    /// True if files are open for writing through it.
+    pub(super) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Relaxed) > 0
+    }
+
+    /// One more file is to be open for writing through it, until [`put_writer`](Self::put_writer).
+    pub(super) fn get_writer(&self) -> Result<()> {
+        let _held = self.sb.hold_writers();
+        self.want_write()?;
+        self.writers.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One less.
+    pub(super) fn put_writer(&self) {
+        self.writers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// What cannot be undone.
@@ -292,10 +374,9 @@ impl Mount {
         let parent = place.mnt.clone();
         let mut tree = parent.tree.lock();
         tree.children.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        place.dentry.add_mount();
-        let at = place.dentry.clone();
+        let child = Child::new(place.dentry.clone(), this.clone());
         this.tree.lock().place = Some(place);
-        tree.children.push(Child { at, mount: this.clone() });
+        tree.children.push(child);
         Ok(())
     }
 
@@ -303,18 +384,43 @@ impl Mount {
     /// where that may take long.
     pub(super) fn detach(this: &Ref<Self>) -> Option<(Path, Ref<Mount>)> {
         let place = this.tree.lock().place.take()?;
-        place.dentry.remove_mount();
         let mut tree = place.mnt.tree.lock();
         let at = tree.children.iter().position(|c| Ref::ptr_eq(&c.mount, this));
         let child = at.map(|at| tree.children.remove(at));
         drop(tree);
-        Some((place, child?.mount))
+        Some((place, child?.mount.clone()))
     }
 
     /// Leaves it mounted for whoever still looks at its parent, which has left the tree: it covers what
     /// must not be seen. It no longer holds the parent, so that no cycle stays.
     pub(super) fn stick(this: &Ref<Self>) -> Option<Path> {
         this.tree.lock().place.take()
+    }
+
+    /// The end of its namespace: takes it off its parent, and what is mounted on it off it, unless that
+    /// covers what must not be seen, as in [`stick`](Self::stick). Returns what ties it to the others, to
+    /// be dropped where that may take long.
+    pub(super) fn fall_apart(&self) -> impl Sized {
+        let mut tree = self.tree.lock();
+        let sticks = tree.children.iter().any(|c| c.mount.locks().contains(MountLocks::PLACE));
+        let children = if sticks { Vec::new() } else { core::mem::take(&mut tree.children) };
+        (tree.place.take(), children)
+    }
+
+    /// Makes room for `n` more mounts on it.
+    pub(super) fn reserve_children(&self, n: usize) -> Result<()> {
+        self.tree.lock().children.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// How many mounts are on it.
+    pub(super) fn child_count(&self) -> usize {
+        self.tree.lock().children.len()
+    }
+
+    /// Mount `i` of those on it, and where it is.
+    pub(super) fn child(&self, i: usize) -> Option<(Ref<Dentry>, Ref<Mount>)> {
+        let tree = self.tree.lock();
+        tree.children.get(i).map(|child| (child.at.clone(), child.mount.clone()))
     }
 
     /// The mounts on it, and on those, parents first.
@@ -339,7 +445,7 @@ impl Mount {
 
     /// Another mount of the same tree from `root` down, with the same flags and locks; no bonds yet.
     pub(super) fn another(&self, root: Ref<Dentry>) -> Result<Ref<Self>> {
-        let copy = Self::new(root, &self.source, self.flags())?;
+        let copy = Self::build(root, self.sb.clone(), self.source.clone(), self.flags(), false)?;
         copy.set_locks(self.locks());
         Ok(copy)
     }
@@ -348,10 +454,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         propagation::forget(self);
-        // Mounts that stuck to it marked their places.
-        for child in &self.tree.get_mut().children {
-            child.at.remove_mount();
-        }
         if self.sb.mounts.remove(self) {
             dentry::forget_super(&self.sb);
         }

@@ -2,39 +2,48 @@
 //! on a name that is about to be removed.
 
 use alloc::vec::Vec;
-use core::ptr;
 
+use super::mount::SuperLink;
 use super::{Dentry, Mount};
-use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::list::List;
 use crate::sync::SpinLock;
 
-struct MountPtr(*const Mount);
-// SAFETY: it is followed under the list's lock only, under which a mount takes itself off before it goes.
-unsafe impl Send for MountPtr {}
-
-/// The mounts of a file system.
+/// The mounts of a file system. A mount takes itself off as it goes.
 #[derive(Default)]
-pub(super) struct MountList(SpinLock<Array<MountPtr>>);
+pub(super) struct MountList(SpinLock<Listed>);
+
+#[derive(Default)]
+struct Listed {
+    mounts: List<Mount, SuperLink>,
+    count: usize,
+}
 
 impl MountList {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.0.lock().mounts.is_empty()
     }
 
-    pub(super) fn add(&self, mount: &Ref<Mount>) -> Result<()> {
-        self.0.lock().try_push(MountPtr(Ref::as_ptr(mount)))
+    /// True for some mount of the file system. `f` is called with the list locked.
+    pub(super) fn any(&self, f: impl FnMut(&Mount) -> bool) -> bool {
+        self.0.lock().mounts.iter().any(f)
+    }
+
+    pub(super) fn add(&self, mount: &Ref<Mount>) {
+        let mut list = self.0.lock();
+        // SAFETY: the list's lock is held; the mount lies in a `Ref` and takes itself off as it goes.
+        unsafe { list.mounts.push_back(mount) };
+        list.count += 1;
     }
 
     /// Takes a mount off that goes; true if it was the last one.
     pub(super) fn remove(&self, mount: &Mount) -> bool {
         let mut list = self.0.lock();
-        let at = list.iter().position(|there| ptr::eq(there.0, mount));
-        if let Some(at) = at {
-            list.remove(at);
-        }
-        at.is_some() && list.is_empty()
+        // SAFETY: the list's lock is held.
+        unsafe { list.mounts.remove(mount) };
+        list.count -= 1;
+        list.count == 0
     }
 
     /// The mounts on `dentry`, a name in this file system.
@@ -42,9 +51,9 @@ impl MountList {
         let mut parents = Vec::new();
         {
             let list = self.0.lock();
-            parents.try_reserve_exact(list.len()).map_err(|_| Errno::ENOMEM)?;
+            parents.try_reserve_exact(list.count).map_err(|_| Errno::ENOMEM)?;
             // SAFETY: the list's lock is held.
-            parents.extend(list.iter().filter_map(|m| unsafe { Ref::try_from_ref(&*m.0) }));
+            parents.extend(list.mounts.iter().filter_map(|m| unsafe { Ref::try_from_ref(m) }));
         }
         let mut mounted = Vec::new();
         for child in parents.iter().filter_map(|parent| parent.child_at(dentry)) {

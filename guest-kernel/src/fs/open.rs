@@ -225,11 +225,15 @@ pub fn open_path(
     fmode.set(FMode::READ, flags.reads());
     fmode.set(FMode::WRITE, flags.writes());
     fmode.set(FMode::NOATIME, !keeps_atime(&path, &inode, flags));
-    let writer = WriteAccess::get(&inode, inode.is_regular() && (flags.writes() || truncate))?;
+    let writes = inode.is_regular() && flags.writes();
+    let mut writer = if writes || truncate { Some(WriteAccess::get(&path)?) } else { None };
     let ops = open_inode(&inode, &path, flags)?;
-    fmode |= writer.hand_over();
+    fmode.set(FMode::WRITER, writes);
     inode.recheck_atime();
     let file = File::new(path, flags, fmode, ops)?;
+    if writes && let Some(writer) = writer.take() {
+        writer.hand_over();
+    }
     if truncate {
         verbs::set_length(&inode, 0)?;
     }
@@ -244,26 +248,34 @@ fn keeps_atime(path: &Path, inode: &Inode, flags: OpenFlags) -> bool {
         || (inode.is_dir() && mount.contains(MountFlags::NODIRATIME)))
 }
 
-/// A writer's count, given back unless it was handed over to the file.
-struct WriteAccess<'a>(Option<&'a Inode>);
+/// One writer more of a file and of the mount that it is seen through, unless it was handed over to the
+/// open file.
+pub(super) struct WriteAccess {
+    inode: Ref<Inode>,
+    mnt: Ref<Mount>,
+    counts: bool,
+}
 
-impl<'a> WriteAccess<'a> {
-    fn get(inode: &'a Inode, wanted: bool) -> Result<Self> {
-        if wanted {
-            inode.get_write_access()?;
-        }
-        Ok(Self(wanted.then_some(inode)))
+impl WriteAccess {
+    /// `EROFS` if nothing may be written there, `ETXTBSY` while it is being executed.
+    pub(super) fn get(path: &Path) -> Result<Self> {
+        let (inode, mnt) = (path.inode()?.clone(), path.mnt.clone());
+        mnt.get_writer()?;
+        inode.get_write_access().inspect_err(|_| mnt.put_writer())?;
+        Ok(Self { inode, mnt, counts: true })
     }
 
-    fn hand_over(mut self) -> FMode {
-        if self.0.take().is_some() { FMode::WRITER } else { FMode::empty() }
+    /// The open file gives the counts back (`FMode::WRITER`).
+    fn hand_over(mut self) {
+        self.counts = false;
     }
 }
 
-impl Drop for WriteAccess<'_> {
+impl Drop for WriteAccess {
     fn drop(&mut self) {
-        if let Some(inode) = self.0 {
-            inode.put_write_access();
+        if self.counts {
+            self.inode.put_write_access();
+            self.mnt.put_writer();
         }
     }
 }

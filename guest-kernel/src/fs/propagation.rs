@@ -1,8 +1,8 @@
 //! Propagation of mounts (mount_namespaces(7), "Shared subtrees"): what is mounted or unmounted below a
 //! shared mount is mounted or unmounted below all its peers and their slaves as well.
 //!
-//! Peers form a [`PeerGroup`]. All members of a group have the same master group, if any. Groups know
-//! their members and slaves by plain pointers; a mount takes itself off as it leaves or goes. Who
+//! Peers form a [`PeerGroup`]. All members of a group have the same master group, if any. Groups list
+//! their members and slaves without holding them; a mount takes itself off as it leaves or goes. Who
 //! changes or follows bonds holds the lock of all mount trees; `GROUPS` guards the lists themselves.
 
 use alloc::vec::Vec;
@@ -10,76 +10,60 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::mntns::MntNs;
+use super::mount::{MemberLink, SlaveLink};
 use super::{Dentry, Mount, Path};
-use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::list::{Linked, List};
 use crate::sync::SpinLock;
 
 /// Mounts that tell each other everything.
 pub struct PeerGroup {
     /// Its number in /proc/PID/mountinfo.
     pub id: u32,
-    lists: SpinLock<Lists>,
+    /// Both under `GROUPS`.
+    members: List<Mount, MemberLink>,
+    slaves: List<Mount, SlaveLink>,
 }
 
-#[derive(Default)]
-struct Lists {
-    members: Array<MountPtr>,
-    slaves: Array<MountPtr>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct MountPtr(*const Mount);
-// SAFETY: it is followed under `GROUPS` only, under which a mount takes itself off before it goes.
-unsafe impl Send for MountPtr {}
-// SAFETY: as above.
-unsafe impl Sync for MountPtr {}
-
-/// Guards every list of members and slaves, and so the mounts that they point at.
+/// Guards every list of members and slaves, and so the mounts that are on them.
 static GROUPS: SpinLock<()> = SpinLock::new(());
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// References to what a list holds now.
+fn collect<Tag>(list: &List<Mount, Tag>) -> Result<Vec<Ref<Mount>>>
+where
+    Mount: Linked<Tag>,
+{
+    let _groups = GROUPS.lock();
+    let mut all = Vec::new();
+    all.try_reserve_exact(list.iter().count()).map_err(|_| Errno::ENOMEM)?;
+    // SAFETY: the lock is held (see there).
+    all.extend(list.iter().filter_map(|mount| unsafe { Ref::try_from_ref(mount) }));
+    Ok(all)
+}
 
 impl PeerGroup {
     fn new() -> Result<Ref<Self>> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ref::try_new(Self { id, lists: SpinLock::new(Lists::default()) })
-    }
-
-    /// References to what a list holds now.
-    fn collect(&self, pick: impl FnOnce(&Lists) -> &Array<MountPtr>) -> Result<Vec<Ref<Mount>>> {
-        let _groups = GROUPS.lock();
-        let lists = self.lists.lock();
-        let from = pick(&lists);
-        let mut all = Vec::new();
-        all.try_reserve_exact(from.len()).map_err(|_| Errno::ENOMEM)?;
-        // SAFETY: the lock is held (see there).
-        all.extend(from.iter().filter_map(|m| unsafe { Ref::try_from_ref(&*m.0) }));
-        Ok(all)
+        Ref::try_new(Self { id, members: List::new(), slaves: List::new() })
     }
 
     fn members(&self) -> Result<Vec<Ref<Mount>>> {
-        self.collect(|lists| &lists.members)
+        collect(&self.members)
     }
 
     fn slaves(&self) -> Result<Vec<Ref<Mount>>> {
-        self.collect(|lists| &lists.slaves)
+        collect(&self.slaves)
     }
-}
 
-fn remove(list: &mut Array<MountPtr>, mount: &Mount) {
-    if let Some(at) = list.iter().position(|m| ptr::eq(m.0, mount)) {
-        list.remove(at);
+    /// Makes a mount that is in no group a member.
+    fn join(this: Ref<Self>, mount: &Mount) {
+        let _groups = GROUPS.lock();
+        // SAFETY: the lists' lock is held; a mount takes itself off as it goes.
+        unsafe { this.members.push_back(mount) };
+        mount.bonds.lock().group = Some(this);
     }
-}
-
-fn add(
-    group: &PeerGroup,
-    mount: &Mount,
-    pick: fn(&mut Lists) -> &mut Array<MountPtr>,
-) -> Result<()> {
-    let _groups = GROUPS.lock();
-    pick(&mut group.lists.lock()).try_push(MountPtr(mount))
 }
 
 /// How the copy of a mount is bound.
@@ -97,65 +81,72 @@ pub(super) enum CopyAs {
 
 /// Binds a fresh copy.
 pub(super) fn bind_copy(copy: &Mount, original: &Mount, how: CopyAs) -> Result<()> {
-    let (group, master, unbindable) = {
+    let (group, master) = {
         let bonds = original.bonds.lock();
-        (bonds.group.clone(), bonds.master.clone(), bonds.unbindable)
+        if bonds.unbindable {
+            copy.bonds.lock().unbindable = true;
+        }
+        (bonds.group.clone(), bonds.master.clone())
     };
     let slave = matches!(how, CopyAs::Slave | CopyAs::SharedSlave)
         || how == CopyAs::SlaveIfShared && group.is_some();
-    copy.bonds.lock().unbindable = unbindable;
     if slave {
-        set_master(copy, group.or(master))?;
+        set_master(copy, group.or(master));
         if how == CopyAs::SharedSlave {
             make_shared(copy)?;
         }
         return Ok(());
     }
-    set_master(copy, master)?;
+    set_master(copy, master);
     if let Some(group) = group {
-        add(&group, copy, |lists| &mut lists.members)?;
-        copy.bonds.lock().group = Some(group);
+        PeerGroup::join(group, copy);
     }
     Ok(())
 }
 
-fn set_master(mount: &Mount, master: Option<Ref<PeerGroup>>) -> Result<()> {
-    let Some(master) = master else { return Ok(()) };
-    add(&master, mount, |lists| &mut lists.slaves)?;
+fn set_master(mount: &Mount, master: Option<Ref<PeerGroup>>) {
+    let Some(master) = master else { return };
+    let _groups = GROUPS.lock();
+    // SAFETY: as in `join`.
+    unsafe { master.slaves.push_back(mount) };
     mount.bonds.lock().master = Some(master);
-    Ok(())
 }
 
 /// Makes a mount shared; it becomes a group of its own unless it is in one.
 pub(super) fn make_shared(mount: &Mount) -> Result<()> {
-    if mount.bonds.lock().group.is_some() {
+    if is_shared(mount) {
         return Ok(());
     }
-    let group = PeerGroup::new()?;
-    add(&group, mount, |lists| &mut lists.members)?;
-    let mut bonds = mount.bonds.lock();
-    bonds.group = Some(group);
-    bonds.unbindable = false;
+    PeerGroup::join(PeerGroup::new()?, mount);
+    mount.bonds.lock().unbindable = false;
     Ok(())
 }
 
 /// Makes a mount a slave of the group that it leaves. If nobody is left there, it stays its master's.
-pub(super) fn make_slave(mount: &Mount) -> Result<()> {
-    let Some(group) = mount.bonds.lock().group.clone() else { return Ok(()) };
-    let alone = group.members()?.len() <= 1;
+pub(super) fn make_slave(mount: &Mount) {
+    let Some(group) = mount.bonds.lock().group.clone() else { return };
     leave_group(mount);
+    let alone = {
+        let _groups = GROUPS.lock();
+        group.members.is_empty()
+    };
     if !alone {
         leave_master(mount);
-        set_master(mount, Some(group))?;
+        set_master(mount, Some(group));
     }
-    Ok(())
 }
 
 /// Cuts all bonds of a mount.
 pub(super) fn make_private(mount: &Mount) {
-    leave_group(mount);
-    leave_master(mount);
-    mount.bonds.lock().unbindable = false;
+    let bound = {
+        let mut bonds = mount.bonds.lock();
+        bonds.unbindable = false;
+        bonds.group.is_some() || bonds.master.is_some()
+    };
+    if bound {
+        leave_group(mount);
+        leave_master(mount);
+    }
 }
 
 /// Cuts all bonds of a mount and forbids to bind it.
@@ -165,16 +156,20 @@ pub(super) fn make_unbindable(mount: &Mount) {
 }
 
 /// A mount goes: nobody may find it any more.
-pub(super) fn forget(mount: &Mount) {
-    leave_group(mount);
-    leave_master(mount);
+pub(super) fn forget(mount: &mut Mount) {
+    let bonds = mount.bonds.get_mut();
+    if bonds.group.is_some() || bonds.master.is_some() {
+        leave_group(mount);
+        leave_master(mount);
+    }
 }
 
 fn leave_master(mount: &Mount) {
     let master = mount.bonds.lock().master.take();
     if let Some(master) = master {
         let _groups = GROUPS.lock();
-        remove(&mut master.lists.lock().slaves, mount);
+        // SAFETY: the lists' lock is held.
+        unsafe { master.slaves.remove(mount) };
     }
 }
 
@@ -186,26 +181,19 @@ fn leave_group(mount: &Mount) {
         (bonds.group.take(), bonds.master.clone())
     };
     let Some(group) = group else { return };
-    let mut orphans = Array::new();
-    {
-        let _groups = GROUPS.lock();
-        let mut lists = group.lists.lock();
-        remove(&mut lists.members, mount);
-        if lists.members.is_empty() {
-            core::mem::swap(&mut orphans, &mut lists.slaves);
+    let _groups = GROUPS.lock();
+    // SAFETY: the lists' lock is held.
+    unsafe { group.members.remove(mount) };
+    if !group.members.is_empty() {
+        return;
+    }
+    // SAFETY: as above.
+    while let Some(slave) = unsafe { group.slaves.pop_front() } {
+        if let Some(master) = &master {
+            // SAFETY: as in `join`.
+            unsafe { master.slaves.push_back(slave) };
         }
-        drop(lists);
-        for slave in orphans.iter() {
-            // SAFETY: the lock is held (see `GROUPS`).
-            let slave = unsafe { &*slave.0 };
-            let mut bonds = slave.bonds.lock();
-            bonds.master = None;
-            if let Some(master) = &master
-                && master.lists.lock().slaves.try_push(MountPtr(slave)).is_ok()
-            {
-                bonds.master = Some(master.clone());
-            }
-        }
+        slave.bonds.lock().master = master.clone();
     }
 }
 
@@ -332,32 +320,36 @@ pub(super) fn copy_all(
     unbindable: bool,
     pairs: &mut Vec<(Ref<Mount>, Ref<Mount>)>,
 ) -> Result<()> {
-    let old = Mount::subtree(mount)?;
-    pairs.try_reserve(old.len()).map_err(|_| Errno::ENOMEM)?;
-    for (i, mount) in old.iter().enumerate() {
-        if i == 0 {
-            let copy = mount.another(top.clone())?;
-            bind_copy(&copy, mount, how)?;
-            pairs.push((mount.clone(), copy));
-            continue;
+    let whole = Ref::ptr_eq(top, &mount.root);
+    let copy = mount.another(top.clone())?;
+    bind_copy(&copy, mount, how)?;
+    pairs.try_reserve(1 + mount.child_count()).map_err(|_| Errno::ENOMEM)?;
+    pairs.push((mount.clone(), copy));
+    let mut parent = 0;
+    while parent < pairs.len() {
+        let n = pairs[parent].0.child_count();
+        if n > 0 {
+            pairs.try_reserve(n).map_err(|_| Errno::ENOMEM)?;
+            pairs[parent].1.reserve_children(n)?;
         }
-        let Some(place) = mount.place() else { continue };
-        let parent = pairs.iter().position(|(old, _)| Ref::ptr_eq(old, &place.mnt));
-        let Some(parent) = parent else { continue };
-        if parent == 0 && !place.dentry.is_below(top) {
-            continue;
-        }
-        if !unbindable && is_unbindable(mount) {
-            if mount.locks().contains(super::mount::MountLocks::PLACE) {
-                // What it hides must stay hidden.
-                return Err(Errno::EPERM);
+        for i in 0..n {
+            let Some((dentry, mount)) = pairs[parent].0.child(i) else { break };
+            if parent == 0 && !whole && !dentry.is_below(top) {
+                continue;
             }
-            continue;
+            if !unbindable && is_unbindable(&mount) {
+                if mount.locks().contains(super::mount::MountLocks::PLACE) {
+                    // What it hides must stay hidden.
+                    return Err(Errno::EPERM);
+                }
+                continue;
+            }
+            let copy = mount.another(mount.root.clone())?;
+            bind_copy(&copy, &mount, how)?;
+            Mount::attach(&copy, Path { mnt: pairs[parent].1.clone(), dentry })?;
+            pairs.push((mount, copy));
         }
-        let copy = mount.another(mount.root.clone())?;
-        bind_copy(&copy, mount, how)?;
-        Mount::attach(&copy, Path { mnt: pairs[parent].1.clone(), dentry: place.dentry })?;
-        pairs.push((mount.clone(), copy));
+        parent += 1;
     }
     Ok(())
 }

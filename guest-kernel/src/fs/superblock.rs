@@ -10,12 +10,12 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use super::chrdev::Dev;
 use super::mount::MountFlags;
 use super::mountlist::MountList;
-use super::{Dentry, Mutex};
+use super::{Dentry, Mount, Mutex};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::user::init_user_ns;
 use crate::ns::{Cred, UserNs};
-use crate::sync::SpinLock;
+use crate::sync::{SpinLock, SpinLockGuard};
 
 /// What statfs(2) tells of a file system; lengths in blocks.
 #[derive(Clone, Copy, Default, Debug)]
@@ -79,6 +79,8 @@ pub struct SuperBlock {
     pub user_ns: Ref<UserNs>,
     /// Nobody may write, through whichever mount.
     read_only: AtomicBool,
+    /// Held while files begin to be open for writing, and while it or a mount of it becomes read-only.
+    writing: SpinLock<()>,
     /// Cross-directory renames go one at a time, so that the tree's shape stays put meanwhile.
     pub(super) rename_lock: Mutex<()>,
     next_ino: AtomicU64,
@@ -113,6 +115,7 @@ impl SuperBlock {
             magic,
             max_bytes: i64::MAX as u64,
             read_only: AtomicBool::new(false),
+            writing: SpinLock::new(()),
             rename_lock: Mutex::new(()),
             next_ino: AtomicU64::new(1),
             mounts: MountList::default(),
@@ -134,6 +137,22 @@ impl SuperBlock {
     /// Forbids or allows writing.
     pub fn set_read_only(&self, on: bool) {
         self.read_only.store(on, Ordering::Relaxed);
+    }
+
+    /// Nobody begins to write while this lives.
+    pub(super) fn hold_writers(&self) -> SpinLockGuard<'_, ()> {
+        self.writing.lock()
+    }
+
+    /// Forbids writing; `EBUSY` while files are open for writing through any mount, or the end of what was
+    /// removed is yet to be written (`sb_prepare_remount_readonly`).
+    pub(super) fn make_read_only(&self) -> Result<()> {
+        let _held = self.hold_writers();
+        if self.removed.load(Ordering::Relaxed) > 0 || self.mounts.any(Mount::has_writers) {
+            return Err(Errno::EBUSY);
+        }
+        self.set_read_only(true);
+        Ok(())
     }
 
     /// The file system's own part as a `T`.

@@ -8,6 +8,7 @@ use super::dentry;
 use super::inode::{InodeFlags, NewNode, NodeKind, RenameOp, SetAttr};
 use super::mntns::{detach_mounts, is_local_mountpoint};
 use super::namei::{self, LastKind, Parent, lookup_locked};
+use super::open::WriteAccess;
 use super::perm::{self, Access, may_create, may_delete};
 use super::{Caller, Dentry, Dev, Inode, Path, Timestamp};
 use crate::errno::{Errno, Result};
@@ -526,11 +527,9 @@ pub fn truncate(caller: Caller<'_>, path: &Path, size: u64) -> Result<()> {
     }
     path.mnt.want_write()?;
     perm::permission(inode, Access::WRITE, caller.cred)?;
-    inode.get_write_access()?;
-    let result =
-        super::file::check_size_limit(inode.size(), size).and_then(|()| set_length(inode, size));
-    inode.put_write_access();
-    result
+    let _access = WriteAccess::get(path)?;
+    super::file::check_size_limit(inode.size(), size)?;
+    set_length(inode, size)
 }
 
 /// access(2) with `caller`'s credentials, which the handler has set as the flags ask.

@@ -36,7 +36,7 @@ fn for_each_mount(
 }
 
 fn source(mount: &Mount) -> &[u8] {
-    if mount.source.is_empty() { b"none" } else { &mount.source }
+    if mount.source.is_empty() { b"none" } else { mount.source.as_slice() }
 }
 
 fn options(out: &mut Text, flags: MountFlags) -> Result<()> {

@@ -115,6 +115,68 @@ fn binds_and_flags() {
     });
 }
 
+/// Files that are open for writing keep a mount, or with it the whole file system, from becoming read-only.
+fn writers_hold_off_read_only() {
+    arena(|| {
+        let (a, b) = (dir("/tmp/a"), dir("/tmp/b"));
+        tmpfs(&a);
+        check_eq!(bind(&a, &b, 0), 0);
+        fs::write("/tmp/a/file", "text").unwrap();
+        let whole = libc::MS_REMOUNT | libc::MS_RDONLY;
+        let here = whole | libc::MS_BIND;
+
+        let file = fs::File::options().write(true).open("/tmp/b/file").unwrap();
+        check_eq!(set(&b, here), libc::EBUSY);
+        check_eq!(set(&a, whole), libc::EBUSY);
+        // What failed left no trace.
+        fs::write("/tmp/a/other", "").unwrap();
+        // Nobody writes through the other mount.
+        check_eq!(set(&a, here), 0);
+        check_eq!(fs::write("/tmp/a/new", "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        fs::write("/tmp/b/new", "").unwrap();
+        check_eq!(set(&a, libc::MS_REMOUNT | libc::MS_BIND), 0);
+
+        // A mapping that can be written to holds the file after its descriptor is closed.
+        drop(file);
+        let file = fs::File::options().read(true).write(true).open("/tmp/b/file").unwrap();
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping.
+        let at = unsafe {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+            libc::mmap(std::ptr::null_mut(), 4096, both, libc::MAP_SHARED, fd, 0)
+        };
+        check!(at != libc::MAP_FAILED);
+        drop(file);
+        check_eq!(set(&a, whole), libc::EBUSY);
+        // SAFETY: the mapping just made.
+        ok(unsafe { libc::munmap(at, 4096) });
+
+        // Readers do not count, nor does who only cut the file off.
+        let reader = fs::File::open("/tmp/b/file").unwrap();
+        // SAFETY: a valid string.
+        let cut =
+            ok(unsafe { libc::open(c"/tmp/b/file".as_ptr(), libc::O_RDONLY | libc::O_TRUNC) });
+        check_eq!(set(&b, here), 0);
+        check_eq!(set(&b, libc::MS_REMOUNT | libc::MS_BIND), 0);
+        check_eq!(set(&a, whole), 0);
+        for place in ["/tmp/a/file", "/tmp/b/file"] {
+            check_eq!(fs::write(place, "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        }
+        check_eq!(set(&a, libc::MS_REMOUNT), 0);
+        fs::write("/tmp/b/file", "").unwrap();
+        drop(reader);
+
+        // A file that has lost its name is yet to be ended, also for who only reads it.
+        // SAFETY: the descriptor made above.
+        ok(unsafe { libc::close(cut) });
+        let nameless = fs::File::open("/tmp/b/file").unwrap();
+        fs::remove_file("/tmp/a/file").unwrap();
+        check_eq!(set(&a, whole), libc::EBUSY);
+        drop(nameless);
+        check_eq!(set(&a, whole), 0);
+    });
+}
+
 fn propagation() {
     arena(|| {
         for name in ["a", "peer", "slave", "private", "unbindable"] {
@@ -352,6 +414,7 @@ fn locked_mounts() {
 fn main() {
     isolation();
     binds_and_flags();
+    writers_hold_off_read_only();
     propagation();
     moves();
     changes_of_root();
