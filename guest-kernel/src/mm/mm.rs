@@ -238,7 +238,8 @@ list_link! {
 }
 
 impl Mm {
-    /// An address space without mappings and with one user.
+    /// An address space without mappings and with one user. A call of its own: it is made on the stack.
+    #[inline(never)]
     pub fn new() -> Result<Ref<Self>> {
         Self::publish(Space::new(), Tables::new()?)
     }

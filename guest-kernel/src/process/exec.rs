@@ -15,10 +15,10 @@ use crate::errno::{Errno, Result};
 use crate::fs::namei::LookupFlags;
 use crate::fs::open::open_exec;
 use crate::fs::perm::{Access, permission};
-use crate::fs::{Caller, File, PATH_MAX};
+use crate::fs::{Caller, File};
 use crate::kref::Ref;
 use crate::mm::user::read_cstr;
-use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags};
+use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags, try_vec};
 use crate::ns::cred::SECBIT_NOROOT;
 use crate::ns::{Cap, CapSet, Cred, UserNs};
 use crate::process::creds::commit_creds;
@@ -300,9 +300,8 @@ fn read_exact(file: &Ref<File>, mut buf: &mut [u8], mut offset: u64) -> Result<(
 /// The interpreter that a dynamic program names.
 fn open_interpreter(elf: &Elf) -> Result<Option<Elf>> {
     let Some((offset, len)) = elf.image.interp else { return Ok(None) };
-    let mut path = [0; PATH_MAX];
-    let path = &mut path[..len];
-    read_exact(&elf.file, path, offset).map_err(|_| Errno::ENOEXEC)?;
+    let mut path = try_vec(len, 0)?;
+    read_exact(&elf.file, &mut path, offset).map_err(|_| Errno::ENOEXEC)?;
     let path = path.strip_suffix(b"\0").ok_or(Errno::ENOEXEC)?;
     let task = task::current();
     let caller = Caller { fs: task.fs(), cred: task.cred() };
@@ -317,6 +316,9 @@ fn open_interpreter(elf: &Elf) -> Result<Option<Elf>> {
 fn random_offset(pages: u64) -> u64 {
     (crate::drivers::random::random_u64() % pages.max(1)) << crate::addr::PAGE_SHIFT
 }
+
+/// Not on the kernel's stack, a quarter of which it would take.
+static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// Maps the segments of an image at `bias` above the addresses that it names.
 fn map_image(mm: &Mm, elf: &Elf, file: &Ref<MappedFile>, bias: u64) -> Result<()> {
@@ -343,9 +345,8 @@ fn map_image(mm: &Mm, elf: &Elf, file: &Ref<MappedFile>, bias: u64) -> Result<()
             })?;
             // What the last page of the file holds beyond the segment is not the program's.
             if mem_end > file_end && write && file_end < end {
-                let zeros = [0; PAGE_SIZE];
                 let tail = (end - file_end) as usize;
-                if mm.write_remote(file_end, &zeros[..tail]) != tail {
+                if mm.write_remote(file_end, &ZEROS[..tail]) != tail {
                     return Err(Errno::ENOMEM);
                 }
             }
@@ -384,8 +385,9 @@ pub fn mm_limits(task: &Task) -> MmLimits {
     }
 }
 
-/// Loads a program and its interpreter, builds the stack, and switches over. What it keeps on the kernel's stack must
-/// not be there while a core is loaded instead.
+/// Loads a program and its interpreter, builds the stack, and switches over. Its steps are calls of their own,
+/// so that what one keeps on the kernel's stack is not there during the others, nor while a core is loaded
+/// instead.
 #[inline(never)]
 fn load_elf(binary: Binary, regs: &mut PtRegs) -> Result<()> {
     let program = Elf::read(binary.file.clone(), &binary.head[..binary.head_len])?;
@@ -423,6 +425,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    #[inline(never)]
     fn load(&self, binary: &Binary, program: &Elf, interpreter: Option<&Elf>) -> Result<Entry> {
         let mm = self.mm;
         mm.set_limits(mm_limits(self.task));
@@ -485,6 +488,7 @@ impl Loader<'_> {
 
     /// Set-user-id and set-group-id programs, and what root's exec means for capabilities
     /// (capabilities(7), "Transformation of capabilities during execve()").
+    #[inline(never)]
     fn new_cred(&self, file: &Ref<File>) -> Result<Ref<Cred>> {
         const S_ISUID: u32 = 0o4000;
         const S_ISGID: u32 = 0o2000;
@@ -535,6 +539,7 @@ impl Loader<'_> {
     }
 
     /// Strings, vectors and the auxiliary vector (getauxval(3)), as a program finds them at its start.
+    #[inline(never)]
     fn build_stack(
         &self,
         binary: &Binary,
@@ -666,6 +671,7 @@ fn align_bias(at: u64, low: u64, align: u64) -> u64 {
 }
 
 /// The point of no return: the task lets go of the old program and becomes the new one.
+#[inline(never)]
 fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, regs: &mut PtRegs) {
     exit::mm_release(task);
     let set_id = entry.cred.euid != entry.cred.uid || entry.cred.egid != entry.cred.gid;
