@@ -153,6 +153,10 @@ pub type Events = Box<dyn Fn(Event) + Send>;
 
 /// A guest that was built and may run.
 pub trait Machine: Send + Sync {
+    /// Waits until the machine is built, for a backend that builds it while this process does other things.
+    fn stand(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Lets the CPUs run, for the first time or after [`Machine::pause`].
     fn resume(&self) -> Result<(), Error>;
     /// Stops every CPU; on return none of them changes memory any more.
@@ -177,7 +181,7 @@ pub trait Machine: Send + Sync {
     fn console_is_open(&self) -> bool;
 }
 
-/// A machine that was built, still paused, and the other ends of its lines. What the guest sends can be
+/// A machine, built or about to be, still paused, and the other ends of its lines. What the guest sends can be
 /// read there, and what is written there it receives, once its driver takes it.
 pub struct Started {
     /// The machine.
@@ -279,7 +283,7 @@ pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
     }
 }
 
-/// Builds a machine of `kind`, its CPUs still standing.
+/// Begins to build a machine of `kind`, its CPUs still standing; [`Machine::stand`] waits for the rest.
 pub fn start(kind: Kind, config: Config, events: Events) -> Result<Started, Error> {
     match kind {
         Kind::Qemu => qemu::start(config, events),

@@ -94,7 +94,9 @@ enum Misfit {
 }
 
 pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
-    let snapshot = open(&args.dir, &args.how)?;
+    warn_of_trust(&args.dir, &args.how);
+    // Its memory is checked while the machine is built.
+    let snapshot = Snapshot::open(&args.dir, Trust::Trust)?;
     let raw = snapshot.manifest().thaw.as_ref().is_some_and(|thaw| thaw.raw_console);
     let console = match args.detach {
         true => Console::Detached,
@@ -103,7 +105,8 @@ pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
         false => Console::of_stdio(),
     };
     let disks = args.how.disks(&snapshot, 1)?;
-    let plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
+    let mut plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
+    plan.unverified = (!args.how.trust).then_some(snapshot);
     confine(&args.how)?;
     match args.detach {
         true => run::detached(plan),
@@ -165,15 +168,16 @@ fn confine(how: &How) -> Result<(), Error> {
     }
 }
 
+/// Opens what several copies are made of: checked once for all of them.
 fn open(dir: &Path, how: &How) -> Result<Snapshot, Error> {
-    let trust = match how.trust {
-        true => {
-            complain(&format!("{} is not checked against its hashes", dir.display()));
-            Trust::Trust
-        }
-        false => Trust::Verify,
-    };
-    Ok(Snapshot::open(dir, trust)?)
+    warn_of_trust(dir, how);
+    Ok(Snapshot::open(dir, if how.trust { Trust::Trust } else { Trust::Verify })?)
+}
+
+fn warn_of_trust(dir: &Path, how: &How) {
+    if how.trust {
+        complain(&format!("{} is not checked against its hashes", dir.display()));
+    }
 }
 
 fn plan(
@@ -220,6 +224,7 @@ fn plan(
         raw_console: thaw.raw_console,
         dump_on_panic: None,
         snapshots: how.own.get()?,
+        unverified: None,
     })
 }
 

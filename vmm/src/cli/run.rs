@@ -176,6 +176,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         dump_on_panic,
         raw_console: console == Console::Pipe,
         snapshots: args.own.get()?,
+        unverified: None,
     };
     match args.detach {
         true => detached(plan),

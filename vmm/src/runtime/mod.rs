@@ -27,7 +27,7 @@ pub use processes::Then;
 pub use supervise::{Plan, run};
 pub use vm::{Error as VmError, Info, State, Vm};
 
-use crate::backend;
+use crate::{backend, snapshot};
 use folder::Folder;
 
 /// Why a VM could not be run or found.
@@ -69,6 +69,9 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// The snapshot that it was to go on with is damaged.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
 }
 
 impl Error {

@@ -31,7 +31,7 @@ use super::vm::{Info, Vm};
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
 use crate::sandbox::{self, Role};
-use crate::snapshot;
+use crate::snapshot::{self, Snapshot};
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub struct Plan {
     pub raw_console: bool,
     /// Whether and where the guest may save itself.
     pub snapshots: Option<OwnSnapshots>,
+    /// The snapshot that it goes on with, if its memory has yet to be checked.
+    pub unverified: Option<Snapshot>,
 }
 
 /// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
@@ -125,7 +127,13 @@ fn run_guarded(
         let _ = events.send(Message::Machine(event));
     });
     let started = backend::start(plan.choice.kind, plan.config, on_event)?;
-    info!(backend_pid = started.machine.pid(), "machine built");
+    info!(backend_pid = started.machine.pid(), "machine started");
+    if let Some(snapshot) = plan.unverified {
+        // Nobody has looked into the memory yet, and no CPU runs before the end of this function. A backend that
+        // is another process builds its machine meanwhile.
+        snapshot.verify()?;
+        info!(snapshot = %snapshot.dir().display(), "memory checked");
+    }
     let info = Info {
         name: folder.name().to_owned(),
         image: plan.image,
@@ -141,7 +149,6 @@ fn run_guarded(
         raw_console: plan.raw_console,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };
-    write_info(folder, &info).map_err(|cause| Error::folder(folder, cause))?;
     let tail = Arc::new(Tail::default());
     let this = Arc::new(OnceLock::new());
     let handlers = freeze::handlers(Arc::clone(&this), plan.snapshots);
@@ -155,6 +162,9 @@ fn run_guarded(
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     let lines = Lines { console: started.console, serial: started.serial };
     connect_console(&vm, lines, plan.console, tail, &sender).map_err(Error::Host)?;
+    vm.machine().stand()?;
+    // From here on others find it.
+    write_info(folder, vm.info()).map_err(|cause| Error::folder(folder, cause))?;
     // Every other thread has started. From here on this one cleans up and ends.
     sandbox::enter(Role::Supervisor);
     let resumed = vm.machine().resume();

@@ -40,10 +40,16 @@ impl Snapshot {
         if found != wanted {
             return Err(Error::Size { path, found, wanted });
         }
+        let snapshot = Self { dir: dir.to_owned(), manifest, memory };
         if trust == Trust::Verify {
-            verify::verify(&memory, &path, &manifest)?;
+            snapshot.verify()?;
         }
-        Ok(Self { dir: dir.to_owned(), manifest, memory })
+        Ok(snapshot)
+    }
+
+    /// Checks the memory file, for who opened it with [`Trust::Trust`] to do that later.
+    pub fn verify(&self) -> Result<()> {
+        verify::verify(&self.memory, &self.dir.join(MEMORY), &self.manifest)
     }
 
     /// The folder.

@@ -9,19 +9,22 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::OnceLock;
 
 use super::pagemap::{self, Pagemap};
 use super::{Error, LiveRam, Ram};
 
-/// The RAM of a child.
+/// The RAM of a child. It is found when it is first asked for: the child needs a while to map it.
 #[derive(Debug)]
 pub struct ProcessRam {
     memory: File,
     pagemap: Pagemap,
+    maps: File,
     image: File,
     base: u64,
     len: u64,
-    parts: Vec<Part>,
+    ino: u64,
+    parts: OnceLock<Vec<Part>>,
 }
 
 /// A piece of the file that is mapped as a whole.
@@ -35,18 +38,27 @@ struct Part {
 }
 
 impl ProcessRam {
-    /// The RAM from physical address `base` on, of the child `pid` that has `image` mapped as it.
+    /// The RAM from physical address `base` on, of the child `pid` that maps `image` as it. The child must have
+    /// begun its program.
     pub fn open(pid: u32, image: File, base: u64) -> io::Result<Self> {
-        let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+        let proc = |name| format!("/proc/{pid}/{name}");
+        let memory = File::options().read(true).write(true).open(proc("mem"))?;
         let pagemap = Pagemap::open(&pid.to_string())?;
+        let maps = File::open(proc("maps"))?;
         let meta = image.metadata()?;
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        let parts = mapped_parts(&maps, meta.ino());
-        let len = meta.len();
-        if parts.iter().map(|part| part.len).sum::<u64>() != len {
+        let (len, ino) = (meta.len(), meta.ino());
+        Ok(Self { memory, pagemap, maps, image, base, len, ino, parts: OnceLock::new() })
+    }
+
+    fn parts(&self) -> io::Result<&[Part]> {
+        if let Some(parts) = self.parts.get() {
+            return Ok(parts);
+        }
+        let parts = mapped_parts(&text(&self.maps)?, self.ino);
+        if parts.iter().map(|part| part.len).sum::<u64>() != self.len {
             return Err(io::Error::other("it has not mapped the memory file"));
         }
-        Ok(Self { memory, pagemap, image, base, len, parts })
+        Ok(self.parts.get_or_init(|| parts))
     }
 
     /// Calls `each` for what lies behind `len` bytes at `phys`: the place in the child, and which bytes.
@@ -59,7 +71,7 @@ impl ProcessRam {
         let outside = Error::OutsideRam { phys, len };
         let start = phys.checked_sub(self.base).ok_or(outside.clone())?;
         let end = start.checked_add(len as u64).filter(|end| *end <= self.len).ok_or(outside)?;
-        for part in &self.parts {
+        for part in self.parts().map_err(|e| Error::Io { phys, cause: e.to_string() })? {
             let from = part.offset.max(start);
             let to = (part.offset + part.len).min(end);
             if from < to {
@@ -74,10 +86,23 @@ impl ProcessRam {
     /// Ranges of the file whose pages the child has, rounded to pages.
     fn touched(&self) -> io::Result<Vec<Range<u64>>> {
         let mut ranges = vec![];
-        for part in &self.parts {
+        for part in self.parts()? {
             self.pagemap.pages(part.addr, part.len, part.offset, &mut ranges)?;
         }
         Ok(ranges)
+    }
+}
+
+/// The whole of a file of proc(5), which has no length. Reading at places needs no more system calls than reading
+/// memory does.
+fn text(file: &File) -> io::Result<String> {
+    let mut bytes = vec![];
+    let mut piece = [0; 8192];
+    loop {
+        match file.read_at(&mut piece, bytes.len() as u64)? {
+            0 => return String::from_utf8(bytes).map_err(io::Error::other),
+            len => bytes.extend_from_slice(&piece[..len]),
+        }
     }
 }
 

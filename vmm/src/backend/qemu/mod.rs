@@ -96,8 +96,9 @@ pub enum Error {
     Host(#[from] std::io::Error),
 }
 
-/// A running child, its QMP connection and the RAM shared with it.
+/// A child, its QMP connection and the RAM shared with it.
 struct Qemu {
+    command: Command,
     child: Child,
     qmp: Qmp,
     memory: Arc<dyn LiveRam>,
@@ -165,7 +166,8 @@ pub(super) fn command_line(config: &Config) -> Result<String, super::Error> {
     Ok(Command::new(find()?, config).to_string())
 }
 
-/// Starts QEMU with the guest's CPUs standing still.
+/// Starts QEMU with the guest's CPUs standing still. Does not wait for it: QEMU needs longer to build its machine
+/// than we do for all that is left to do, so that is done meanwhile.
 pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Error> {
     let program = find()?;
     check_writable(&program, &config)?;
@@ -205,12 +207,8 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
             qmp::Event::Closed => report(died(&handle), &events),
         }
     };
-    let qmp = match qmp::connect(monitor, on_event) {
-        Ok(qmp) => qmp,
-        Err(cause) => return Err(failed_start(&command, &child, cause).into()),
-    };
-    check_version(&command, &qmp).inspect_err(|_| child.kill())?;
     let _ = handle.set(child.clone());
+    let qmp = qmp::connect(monitor, on_event).map_err(Error::from)?;
     let memory: Arc<dyn LiveRam> = match files.mapped {
         Some(memory) => memory,
         None => Arc::new(
@@ -219,11 +217,25 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
                 .inspect_err(|_| child.kill())?,
         ),
     };
-    let machine = Box::new(Qemu { child, qmp, memory, console_open });
+    let machine = Box::new(Qemu { command, child, qmp, memory, console_open });
     Ok(Started { machine, console, serial, control })
 }
 
 impl Machine for Qemu {
+    fn stand(&self) -> Result<(), super::Error> {
+        let version = match self.qmp.version() {
+            Ok(version) => version,
+            Err(cause) => return Err(failed_start(&self.command, &self.child, &cause).into()),
+        };
+        if too_old(&version) {
+            self.child.kill();
+            let program = self.command.program.display().to_string();
+            let found = format!("{}.{}", version.0, version.1);
+            return Err(Error::TooOld { program, found }.into());
+        }
+        Ok(())
+    }
+
     fn resume(&self) -> Result<(), super::Error> {
         self.qmp.execute(qapi::qmp::cont {})?;
         Ok(())
@@ -239,6 +251,8 @@ impl Machine for Qemu {
     }
 
     fn memory(&self) -> Arc<dyn LiveRam> {
+        // A child that never had the memory is asked for none.
+        let _ = self.qmp.version();
         self.memory.clone()
     }
 
@@ -287,7 +301,7 @@ fn died(child: &OnceLock<Child>) -> Event {
 }
 
 /// Why the child closed its monitor before the handshake: mostly an option that it does not know.
-fn failed_start(command: &Command, child: &Child, cause: std::io::Error) -> Error {
+fn failed_start(command: &Command, child: &Child, cause: &str) -> Error {
     let program = command.program.display().to_string();
     if let Some(found) = command.version().filter(too_old) {
         return Error::TooOld { program, found: format!("{}.{}", found.0, found.1) };
@@ -314,12 +328,4 @@ fn check_writable(program: &Path, config: &Config) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-fn check_version(command: &Command, qmp: &Qmp) -> Result<(), Error> {
-    if too_old(&qmp.version) {
-        let found = format!("{}.{}", qmp.version.0, qmp.version.1);
-        return Err(Error::TooOld { program: command.program.display().to_string(), found });
-    }
-    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The QMP connection: commands from any thread, one reader thread that sorts answers from events.
 //!
 //! The messages' types come from QEMU's own schema (crate `qapi`); this file only joins the two
-//! directions. QMP answers in order, so one command is under way at a time.
+//! directions. QMP answers in order, so one command is under way at a time; only the handshake is sent while
+//! QEMU still starts: QEMU takes it as soon as its machine stands.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::os::fd::BorrowedFd;
@@ -29,43 +30,88 @@ pub(super) enum Event {
     Closed,
 }
 
-/// A connection after its handshake.
+/// A connection.
 pub(super) struct Qmp {
-    /// QEMU's version, major and minor.
-    pub version: (i64, i64),
     line: Mutex<Line>,
 }
 
 struct Line {
     stream: UnixStream,
-    answers: Receiver<Result<Any, qapi::Error>>,
+    answers: Receiver<Answer>,
+    /// QEMU's version, major and minor, once the handshake is done.
+    version: Option<(i64, i64)>,
 }
 
-/// Does the handshake on `stream` and starts the reader, which calls `on_event`.
+/// What QEMU says on the line beside events.
+enum Answer {
+    /// First of all, who it is.
+    Greeting((i64, i64)),
+    /// Then, to one command after the other, what became of it.
+    Result(Result<Any, qapi::Error>),
+}
+
+/// Begins the handshake on `stream`, and starts the reader, which calls `on_event`. The child may still be
+/// starting.
 pub(super) fn connect(
     stream: UnixStream,
     on_event: impl Fn(Event) + Send + 'static,
 ) -> io::Result<Qmp> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut text = Vec::new();
-    if reader.read_until(b'\n', &mut text)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let greeting: QapiCapabilities = serde_json::from_slice(&text)?;
-    let version = greeting.QMP.version.qemu;
-
+    let reader = BufReader::new(stream.try_clone()?);
     let (sender, answers) = channel();
     thread::Builder::new().name("qmp".into()).spawn(move || {
         sandbox::enter(Role::Monitor);
         read(reader, sender, on_event);
     })?;
-    let qmp =
-        Qmp { version: (version.major, version.minor), line: Mutex::new(Line { stream, answers }) };
-    qmp.execute(qapi::qmp::qmp_capabilities { enable: None }).map_err(io::Error::other)?;
-    Ok(qmp)
+    let mut line = Line { stream, answers, version: None };
+    // A child that has ended already is found out when its answer is waited for.
+    let _ = line.send(qapi::qmp::qmp_capabilities { enable: None }, None);
+    Ok(Qmp { line: Mutex::new(line) })
+}
+
+impl Line {
+    fn send<C: Command>(&mut self, command: C, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        debug!(command = C::NAME, "asks QEMU");
+        let mut text = serde_json::to_vec(&Execute::<C>::from(command))?;
+        text.push(b'\n');
+        match fd {
+            // The descriptor travels with the first byte (unix(7), SCM_RIGHTS).
+            Some(fd) => send_fd(&self.stream, text[0], fd)?,
+            None => self.stream.write_all(&text[..1])?,
+        }
+        self.stream.write_all(&text[1..])
+    }
+
+    /// The answer to the command whose turn it is.
+    fn answer(&self) -> Result<Any, String> {
+        match self.answers.recv() {
+            Ok(Answer::Result(result)) => result.map_err(|e| e.desc),
+            Ok(Answer::Greeting(_)) => Err("it greeted twice".to_owned()),
+            Err(_) => Err("it is gone".to_owned()),
+        }
+    }
+
+    /// Waits for the end of the handshake, once.
+    fn version(&mut self) -> Result<(i64, i64), String> {
+        if let Some(version) = self.version {
+            return Ok(version);
+        }
+        let version = match self.answers.recv() {
+            Ok(Answer::Greeting(version)) => version,
+            Ok(Answer::Result(_)) => return Err("it did not greet".to_owned()),
+            Err(_) => return Err("it closed its monitor".to_owned()),
+        };
+        self.answer()?;
+        self.version = Some(version);
+        Ok(version)
+    }
 }
 
 impl Qmp {
+    /// QEMU's version, major and minor. Waits until its machine stands; fails if that never happened.
+    pub(super) fn version(&self) -> Result<(i64, i64), String> {
+        self.line.lock().unwrap().version()
+    }
+
     /// Sends `command` and waits for its answer.
     pub(super) fn execute<C: Command>(&self, command: C) -> Result<C::Ok, Error>
     where
@@ -83,21 +129,12 @@ impl Qmp {
     where
         C::Ok: DeserializeOwned,
     {
-        debug!(command = C::NAME, "asks QEMU");
         let refused = |cause: String| Error::Refused { command: C::NAME, cause };
         let mut line = self.line.lock().unwrap();
-        let mut text =
-            serde_json::to_vec(&Execute::<C>::from(command)).map_err(|e| refused(e.to_string()))?;
-        text.push(b'\n');
-        let sent = match fd {
-            // The descriptor travels with the first byte (unix(7), SCM_RIGHTS).
-            Some(fd) => send_fd(&line.stream, text[0], fd),
-            None => line.stream.write_all(&text[..1]),
-        };
-        sent.and_then(|()| line.stream.write_all(&text[1..]))
-            .map_err(|e| refused(e.to_string()))?;
-        let answer = line.answers.recv().map_err(|_| refused("it is gone".to_owned()))?;
-        let value = answer.map_err(|e| refused(e.desc))?;
+        let sent = line.send(command, fd);
+        line.version().map_err(refused)?;
+        sent.map_err(|e| refused(e.to_string()))?;
+        let value = line.answer().map_err(refused)?;
         serde_json::from_value(value).map_err(|e| refused(e.to_string()))
     }
 }
@@ -112,17 +149,21 @@ fn send_fd(stream: &UnixStream, byte: u8, fd: BorrowedFd<'_>) -> io::Result<()> 
 }
 
 /// The reader thread: until QEMU closes the connection.
-fn read(
-    mut reader: BufReader<UnixStream>,
-    answers: Sender<Result<Any, qapi::Error>>,
-    on_event: impl Fn(Event),
-) {
+fn read(mut reader: BufReader<UnixStream>, answers: Sender<Answer>, on_event: impl Fn(Event)) {
     let mut text = Vec::new();
+    if reader.read_until(b'\n', &mut text).is_ok()
+        && let Ok(greeting) = serde_json::from_slice::<QapiCapabilities>(&text)
+    {
+        let version = greeting.QMP.version.qemu;
+        // See below.
+        let _ = answers.send(Answer::Greeting((version.major, version.minor)));
+    }
+    text.clear();
     while reader.read_until(b'\n', &mut text).is_ok_and(|n| n > 0) {
         match serde_json::from_slice(&text) {
             Ok(QmpMessageAny::Response(answer)) => {
                 // Nobody waits any more if the machine is being dropped.
-                let _ = answers.send(answer.result());
+                let _ = answers.send(Answer::Result(answer.result()));
             }
             Ok(QmpMessageAny::Event(QapiEvent::SHUTDOWN { data, .. })) => {
                 on_event(Event::Shutdown { reset: data.reason == ShutdownCause::guest_reset });
