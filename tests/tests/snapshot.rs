@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
 
+use belljar_abi::root::RootPage;
 use belljar_tests::guest::Guest;
 use belljar_tests::home;
 use belljar_tests::interrupted::{Itinerary, travel};
@@ -264,25 +265,33 @@ fn features_that_no_backend_here_shows_are_refused_by_name() {
     let dir = guest.path("s");
     let name = dir.to_str().unwrap();
     assert_eq!(guest.run(&["snapshot", "t", name, "--stop"], "").code, 0);
-    // As if its programs had been shown SVE, which `portable` never shows.
+    // As if its programs had been shown SVE, which `portable` never shows, or a DC ZVA of 2 KiB, which nobody has.
     const SVE: u64 = 1 << 22;
+    const LARGEST: u64 = 9;
     let manifest = std::fs::read(dir.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     let (board, kernel) = (&manifest["manifest"]["board"], &manifest["manifest"]["kernel"]);
     let base = board["ram_base"].as_u64().unwrap();
-    let hwcap = std::mem::offset_of!(belljar_abi::root::RootPage, hwcap) as u64;
-    let at = kernel["root_page"].as_u64().unwrap() - base + hwcap;
+    let root = kernel["root_page"].as_u64().unwrap() - base;
+    let hwcap = root + std::mem::offset_of!(RootPage, hwcap) as u64;
+    let dczid = root + std::mem::offset_of!(RootPage, dczid) as u64;
     let image = std::fs::File::options().read(true).write(true).open(dir.join("memory.img"));
     let image = image.unwrap();
-    let mut shown = [0; 8];
-    image.read_exact_at(&mut shown, at).unwrap();
-    let shown = u64::from_le_bytes(shown);
-    assert_ne!(shown, 0);
-    image.write_all_at(&(shown | SVE).to_le_bytes(), at).unwrap();
-    guest.run(&["restore", name], "").assert_failed(&["damaged"]);
-    let done = guest.run(&["restore", name, "--trust"], "");
-    assert_eq!(done.code, 125, "{done:?}");
-    assert!(done.stderr.contains("shown CPU features that are not here: sve"), "{done:?}");
+    let more = |shown: u64| shown | SVE;
+    let sve = ("CPU features that are not here: sve", hwcap, &more as &dyn Fn(u64) -> u64);
+    let other = |_: u64| LARGEST;
+    for (what, at, change) in [sve, ("a DC ZVA of 2048 bytes (DCZID_EL0)", dczid, &other)] {
+        let mut bytes = [0; 8];
+        image.read_exact_at(&mut bytes, at).unwrap();
+        let shown = u64::from_le_bytes(bytes);
+        assert_ne!(shown, 0);
+        image.write_all_at(&change(shown).to_le_bytes(), at).unwrap();
+        guest.run(&["restore", name], "").assert_failed(&["damaged"]);
+        let done = guest.run(&["restore", name, "--trust"], "");
+        assert_eq!(done.code, 125, "{done:?}");
+        assert!(done.stderr.contains(&format!("shown {what}")), "{done:?}");
+        image.write_all_at(&bytes, at).unwrap();
+    }
     guest.assert_clean();
 }
 

@@ -199,6 +199,10 @@ pub struct RootPage {
     pub copy: CopyNote,
     /// [`Console`], from when it takes input.
     pub console: AtomicU32,
+    /// CTR_EL0 as programs have read it: of CPUs that differ, what all of them do. 0 until the machine froze.
+    pub ctr: AtomicU64,
+    /// DCZID_EL0 as programs have read it.
+    pub dczid: AtomicU64,
 }
 
 /// Bytes of [`CopyNote::seed`].
@@ -270,6 +274,8 @@ const _: () = {
     assert!(offset_of!(CopyNote, seed) == 8, "copy note: the number, then the seed");
     assert!(size_of::<CopyNote>() == CopyNote::SIZE, "copy note: nothing behind the seed");
     assert!(offset_of!(RootPage, console) == 1448, "root page: console");
+    assert!(offset_of!(RootPage, ctr) == 1456, "root page: ctr");
+    assert!(offset_of!(RootPage, dczid) == 1464, "root page: dczid");
 };
 
 impl RootPage {
@@ -279,7 +285,7 @@ impl RootPage {
         Self {
             magic: MAGIC,
             version: VERSION,
-            size: (offset_of!(Self, console) + size_of::<AtomicU32>()) as u32,
+            size: (offset_of!(Self, dczid) + size_of::<AtomicU64>()) as u32,
             build_id: [const { AtomicU8::new(0) }; 32],
             build_id_len: AtomicU32::new(0),
             boot_state: AtomicU32::new(BootState::Early as u32),
@@ -327,6 +333,8 @@ impl RootPage {
             freezes: AtomicU32::new(0),
             copy: CopyNote::new(),
             console: AtomicU32::new(Console::None as u32),
+            ctr: AtomicU64::new(0),
+            dczid: AtomicU64::new(0),
         }
     }
 

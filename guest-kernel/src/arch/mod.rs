@@ -8,7 +8,7 @@
 //!
 //! | what | names |
 //! | --- | --- |
-//! | CPU | [`current_thread`], [`irq_save`], [`irq_restore`], [`irqs_enabled`], [`irq_enable`], [`irq_disable`], [`wait_for_interrupt`], [`cpu_relax`], [`cpu_count`], [`cpu_on`], [`cpu_off`], [`cpu_is_off`], [`power_off`], [`reset`], [`hwcaps`] |
+//! | CPU | [`current_thread`], [`irq_save`], [`irq_restore`], [`irqs_enabled`], [`irq_enable`], [`irq_disable`], [`wait_for_interrupt`], [`cpu_relax`], [`cpu_count`], [`cpu_on`], [`cpu_off`], [`cpu_is_off`], [`power_off`], [`reset`], [`hwcaps`], [`cache_registers`] |
 //! | threads | [`switch_to`], [`call_on_stack`], [`setup_kernel_thread`], [`setup_user_thread`], [`save_user_state`], [`note_thread_pointer`], [`replace_user_state`], [`fp_state`], [`set_fp_state`], [`backtrace`] |
 //! | tables | [`paging`], [`phys_to_virt`], [`virt_to_phys`], [`kernel_root`], [`activate_user`], [`deactivate_user`], [`tlb`] |
 //! | user memory | [`uaccess`] |

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use belljar_abi::root::RootPage;
 
+use super::shown::Shown;
 use super::thaw;
 use crate::arch;
 use crate::drivers::{pl031, virtio};
@@ -77,6 +78,7 @@ fn note_state(root: &RootPage) {
     let (hwcap, hwcap2) = arch::hwcaps();
     root.hwcap.fetch_or(hwcap, Relaxed);
     root.hwcap2.fetch_or(hwcap2, Relaxed);
+    Shown::note(root);
     root.freezes.fetch_add(1, Relaxed);
 }
 

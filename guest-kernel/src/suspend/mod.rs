@@ -7,6 +7,7 @@
 //! | [`forced`] | snapshots at random moments, to test the others |
 //! | `incoming` | cores that the VMM hands over, of processes that go on here |
 //! | [`freeze`](mod@freeze) | everything comes to rest, CPU 0's context goes into memory, the wait for what comes |
+//! | `shown` | what programs were shown of the CPU's caches |
 //! | [`thaw`] | another machine: CPU, interrupts, clocks, drivers from the device tree found there |
 //!
 //! What holds while the root page says `frozen`: all CPUs but CPU 0 are off, every task is switched out with
@@ -23,6 +24,7 @@ pub mod control;
 pub mod forced;
 mod freeze;
 mod incoming;
+mod shown;
 mod thaw;
 
 use core::sync::atomic::Ordering;

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use belljar_abi::hwcap;
 
 use super::freeze::Role;
+use super::shown::{Lack, Shown};
 use crate::addr::PhysAddr;
 use crate::arch;
 use crate::drivers::fdt::{self, Machine, Span};
@@ -33,6 +34,8 @@ enum Misfit {
     Counter { had: u64, has: u64 },
     /// Programs were shown CPU features that are not there.
     Cpu { missing: u64 },
+    /// The same of its caches.
+    Caches(Lack),
 }
 
 impl fmt::Display for Misfit {
@@ -57,6 +60,7 @@ impl fmt::Display for Misfit {
                 f.write_str("its programs were shown CPU features that are not here:")?;
                 hwcap::names(*missing).try_for_each(|name| write!(f, " {name}"))
             }
+            Self::Caches(lack) => write!(f, "its programs were shown {lack}"),
         }
     }
 }
@@ -128,7 +132,8 @@ fn check(machine: &Machine<'_>) -> Result<(), Misfit> {
     if missing != 0 {
         return Err(Misfit::Cpu { missing });
     }
-    Ok(())
+    let lack = Shown::noted(&ROOT).and_then(|shown| shown.lack_of(Shown::here()));
+    lack.map_or(Ok(()), |lack| Err(Misfit::Caches(lack)))
 }
 
 /// Monotonic time goes on where it stopped, the wall clock by as much as the RTC did meanwhile.

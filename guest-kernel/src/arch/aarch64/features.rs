@@ -115,6 +115,11 @@ pub fn random_u64() -> Option<u64> {
     (failed == 0).then_some(value)
 }
 
+/// CTR_EL0 and DCZID_EL0, as EL0 reads them too.
+pub fn cache_registers() -> (u64, u64) {
+    (read_register!("ctr_el0"), read_register!("dczid_el0"))
+}
+
 /// MIDR_EL1 of this CPU, for /proc/cpuinfo.
 pub fn midr() -> u64 {
     read_register!("midr_el1")

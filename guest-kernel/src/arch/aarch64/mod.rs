@@ -28,7 +28,7 @@ pub use cpu::{
     frame_pointer, interrupted_user, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled,
     mpidr, set_current_thread, wait_for_interrupt,
 };
-pub use features::{emulate_id_register, hwcaps, midr, random_u64};
+pub use features::{cache_registers, emulate_id_register, hwcaps, midr, random_u64};
 pub use mmio::{mmio_read, mmio_write};
 pub use mmu::{
     activate_user, build_id, deactivate_user, image_range, init as init_tables, kernel_root,

@@ -232,6 +232,11 @@ pub fn hwcaps() -> (u64, u64) {
     (0b11, 0)
 }
 
+/// CTR_EL0 and DCZID_EL0 of the same.
+pub fn cache_registers() -> (u64, u64) {
+    (0x8444_c004, 4)
+}
+
 /// MIDR_EL1: a Cortex-A72, say.
 pub fn midr() -> u64 {
     0x410f_d083
