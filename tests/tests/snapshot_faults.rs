@@ -32,6 +32,9 @@ fn wait_for_output(guest: &Guest, vm: &str, text: &str) {
 /// Small, for a quick copy.
 const RAM: &str = "64M";
 
+/// A shell that shows that it goes on.
+const TICKS: &str = "i=0; while true; do i=$((i + 1)); echo tick $i; sleep 0.05; done";
+
 #[test]
 fn a_program_learns_that_its_snapshot_could_not_be_kept() {
     let guest = Guest::new();
@@ -75,8 +78,7 @@ fn limit_file_size(pid: u32, bytes: u64) {
 #[test]
 fn a_vm_that_could_not_be_saved_goes_on_even_if_it_was_to_stop() {
     let guest = Guest::new();
-    let script = "i=0; while true; do i=$((i + 1)); echo tick $i; sleep 0.05; done";
-    let shell = ["shell", "--", "sh", "-c", script];
+    let shell = ["shell", "--", "sh", "-c", TICKS];
     let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
     let done = Done::from(command(&guest, &args).output().unwrap());
     assert_eq!(done.code, 0, "{done:?}");
@@ -108,24 +110,17 @@ mod qemu {
         assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }, 0);
     }
 
+    /// Runs `script` as VM `t`.
+    fn run_under_qemu(guest: &Guest, script: &str) {
+        let run = ["run", "--backend", "qemu", "--detach", "--name", "t"];
+        let done = guest.run(&[&run[..], &["shell", "--", "sh", "-c", script]].concat(), "");
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+
     #[test]
     fn a_guest_that_comes_to_rest_too_late_goes_on() {
         let guest = Guest::new();
-        let script = "i=0; while true; do i=$((i + 1)); echo tick $i; sleep 0.05; done";
-        let run = [
-            "run",
-            "--backend",
-            "qemu",
-            "--detach",
-            "--name",
-            "t",
-            "shell",
-            "--",
-            "sh",
-            "-c",
-            script,
-        ];
-        assert_eq!(guest.run(&run, "").code, 0);
+        run_under_qemu(&guest, TICKS);
         wait_for_output(&guest, "t", "tick 2\n");
         let machine = guest.vm_info("t")["backend_pid"].as_u64().unwrap();
         signal(machine, libc::SIGSTOP);
@@ -156,20 +151,7 @@ mod qemu {
         let guest = Guest::new();
         // Enough memory for a save that takes a while.
         let script = "head -c 90m /dev/urandom > /tmp/much; echo ready; sleep 1000";
-        let run = [
-            "run",
-            "--backend",
-            "qemu",
-            "--detach",
-            "--name",
-            "t",
-            "shell",
-            "--",
-            "sh",
-            "-c",
-            script,
-        ];
-        assert_eq!(guest.run(&run, "").code, 0);
+        run_under_qemu(&guest, script);
         wait_for_output(&guest, "t", "ready");
         let dir = guest.path("s");
         let name = dir.to_str().unwrap();
