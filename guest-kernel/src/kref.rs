@@ -42,9 +42,11 @@ impl<T> Ref<T> {
         if raw.is_null() {
             return Err(Errno::ENOMEM);
         }
-        // SAFETY: `raw` is a fresh allocation of that layout.
+        // SAFETY: `raw` is a fresh allocation of that layout. Field by field: as a whole it would be put together
+        // on the stack first.
         unsafe {
-            raw.write(Counted { count: AtomicUsize::new(1), value });
+            (&raw mut (*raw).count).write(AtomicUsize::new(1));
+            (&raw mut (*raw).value).write(value);
             Ok(Self::from_raw((&raw const (*raw).value).cast_mut()))
         }
     }

@@ -263,7 +263,7 @@ mod tests {
             .filter(|l| l.owner == owner)
             .map(|l| (l.start, l.end, l.exclusive))
             .collect();
-        out.sort();
+        out.sort_unstable();
         out
     }
 

@@ -27,6 +27,9 @@ impl SigAction {
     pub const SIG_DFL: u64 = 0;
     /// Ignore.
     pub const SIG_IGN: u64 = 1;
+
+    const DEFAULT: Self =
+        Self { handler: Self::SIG_DFL, flags: 0, restorer: 0, mask: SigSet::EMPTY };
 }
 
 /// What the default of a signal does (signal(7)).
@@ -67,13 +70,15 @@ pub struct Sighand {
 impl Sighand {
     /// All defaults.
     pub fn new() -> Result<Ref<Self>> {
-        Ref::try_new(Self { actions: IrqLock::new([SigAction::default(); NSIG]) })
+        // A constant is copied to its place; what is computed lies on the stack first.
+        Ref::try_new(const { Self { actions: IrqLock::new([SigAction::DEFAULT; NSIG]) } })
     }
 
     /// A copy, for fork.
     pub fn try_clone(&self) -> Result<Ref<Self>> {
-        let actions = *self.actions.lock();
-        Ref::try_new(Self { actions: IrqLock::new(actions) })
+        let new = Self::new()?;
+        new.actions.lock().copy_from_slice(&*self.actions.lock());
+        Ok(new)
     }
 
     /// The action for a valid signal.

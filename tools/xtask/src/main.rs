@@ -11,6 +11,7 @@ mod bench_kvm;
 mod bench_snapshots;
 mod build;
 mod exec;
+mod frames;
 mod fuzz;
 mod guest_run;
 mod kernel_image;

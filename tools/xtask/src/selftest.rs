@@ -1,8 +1,9 @@
 //! The kernel's self-test: a kernel with the feature `selftest` checks the assembly that no host test can
-//! run, on the machines and CPUs that it has to start on, and turns itself off.
+//! run, on the machines and CPUs that it has to start on, and turns itself off. What the compiler made of it
+//! is looked at, too.
 
 use crate::toolchain::{KERNEL_PACKAGE, KERNEL_PROFILE, KERNEL_TARGET, Toolchain};
-use crate::{exec, kernel_image, paths};
+use crate::{exec, frames, kernel_image, paths};
 use anyhow::{Context, Result};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,21 +20,30 @@ const PASSED: &str = "selftest: passed";
 /// A machine that takes longer hangs; it needs a second or two.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How it went on one machine: its name, whether it passed, what it printed.
+/// How one check went: its name, whether it passed, what it printed.
 pub struct Outcome {
-    /// Machine and CPU.
+    /// Machine and CPU, or what was looked at.
     pub name: String,
     /// Whether the kernel said so.
     pub passed: bool,
-    /// The console.
+    /// The console, or what is wrong.
     pub output: String,
 }
 
-/// Builds the kernel and runs it on all machines.
+/// Builds the kernel, looks at its stack frames and runs it on all machines.
 pub fn run(toolchain: &Toolchain) -> Result<Vec<Outcome>> {
     exec::run(toolchain.kernel("build").args(["--features", "selftest"]))?;
     let elf = paths::target().join(KERNEL_TARGET).join(KERNEL_PROFILE).join(KERNEL_PACKAGE);
-    let image = kernel_image::from_elf(&exec::read(&elf)?)?;
+    let elf = exec::read(&elf)?;
+    let frames = frames::too_large(&elf)?;
+    let frames = Outcome {
+        name: "stack frames of the kernel".into(),
+        passed: frames.is_empty(),
+        output: frames.iter().fold(String::new(), |text, (name, size)| {
+            text + &format!("{name} takes {size} bytes of its stack\n")
+        }),
+    };
+    let image = kernel_image::from_elf(&elf)?;
     let path = paths::home().join("Image.selftest");
     exec::write(&path, &image)?;
     let run_on = |(machine, cpu): (&str, &str)| {
@@ -43,7 +53,7 @@ pub fn run(toolchain: &Toolchain) -> Result<Vec<Outcome>> {
         let passed = output.contains(PASSED);
         Ok(Outcome { name: format!("{machine} {cpu}"), passed, output })
     };
-    MACHINES.into_iter().map(run_on).collect()
+    std::iter::once(Ok(frames)).chain(MACHINES.into_iter().map(run_on)).collect()
 }
 
 /// What the machine prints until it turns itself off, or is ended for taking too long.

@@ -199,7 +199,7 @@ impl Stack {
             device.set_index(index);
             device.set_home(Some(self.to_ref()));
             devices.push(device.clone());
-            devices.sort_by_key(|device| device.index());
+            devices.sort_unstable_by_key(|device| device.index());
         }
         notify::link_changed(self, device, false);
         Ok(())
