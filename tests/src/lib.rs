@@ -3,8 +3,10 @@
 //! The tests drive the real binary through its command line, as a user would. `$BELLJAR` names it,
 //! else it is `target/release/belljar`, which `cargo xtask build` makes; without it they fail.
 
+pub mod gdb;
 pub mod guest;
 pub mod interrupted;
+pub mod printing;
 pub mod sandbox;
 pub mod stub;
 pub mod terminal;

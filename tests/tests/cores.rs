@@ -1,51 +1,22 @@
 //! Cores of a machine and of its processes: `belljar dump` and `gcore`, read by our own views, by
 //! gdb-multiarch and by readelf.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::UNIX_EPOCH;
 
+use belljar_tests::gdb::unpack;
 use belljar_tests::guest::Waiting;
 use belljar_tests::home;
 use belljar_tests::sandbox::eventually;
 use serde_json::Value;
 
-/// What gdb says about a core, which must be nothing by way of complaint.
+/// What gdb says about the core of a process that ran the shell's BusyBox.
 fn gdb(vm: &Waiting, core: &Path, commands: &[&str]) -> String {
-    let (root, program) = busybox(vm);
-    let mut gdb = Command::new("gdb-multiarch");
-    gdb.args(["-batch", "-nx", "-iex", &format!("set sysroot {}", root.display())]);
-    for command in commands {
-        gdb.args(["-ex", command]);
-    }
-    let output = gdb.arg(program).arg(core).output().expect("the tests need gdb-multiarch");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{said}");
-    said
-}
-
-/// The file that the guest's processes have mapped, out of the image, and a root for gdb to find it under.
-fn busybox(vm: &Waiting) -> (PathBuf, PathBuf) {
     let root = vm.guest.path("root");
-    let program = root.join("bin/busybox");
-    if !program.exists() {
-        let mut archive = File::open(home().join("images/shell/rootfs.cpio")).unwrap();
-        loop {
-            let mut entry = cpio::newc::Reader::new(archive).unwrap();
-            assert!(!entry.entry().is_trailer(), "no bin/busybox in the image");
-            if entry.entry().name() == "bin/busybox" {
-                std::fs::create_dir_all(root.join("bin")).unwrap();
-                let mut file = File::create(&program).unwrap();
-                std::io::copy(&mut entry, &mut file).unwrap();
-                // gdb compares its age with the core's.
-                file.set_modified(UNIX_EPOCH).unwrap();
-                break;
-            }
-            archive = entry.finish().unwrap();
-        }
+    if !root.exists() {
+        unpack("shell", &root);
     }
-    (root, program)
+    belljar_tests::gdb::gdb(&root, &root.join("bin/busybox"), core, commands)
 }
 
 fn pid_of(vm: &Waiting, comm: &str) -> String {

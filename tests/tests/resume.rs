@@ -1,12 +1,12 @@
 //! Processes that are taken out of one machine as cores and go on in another: what they print there is what
 //! they would have printed.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use belljar_tests::guest::Guest;
 use belljar_tests::home;
+use belljar_tests::printing::Printing;
 use belljar_tests::sandbox::{Done, eventually};
 use belljar_tests::terminal::Terminal;
 
@@ -27,42 +27,15 @@ fn checkpoint(guest: &Guest, args: &[&str]) {
 /// them go on in another VM with the files of `image`. Returns what was printed by the first, and by the
 /// second.
 fn resumed(guest: &Guest, run: &[&str], until: &str, image: &str) -> (String, Done) {
-    let (mut child, mut lines) = start(guest, run);
-    let mut before = read_until(&mut lines, until);
+    let mut vm = Printing::run(guest, run);
+    let before = vm.read_until(until);
     let dir = guest.path("cores");
     let dir = dir.to_str().unwrap();
     checkpoint(guest, &["--tree", "--kill", "t", "1", dir]);
-    before.extend(lines.map(|line| line + "\n"));
+    let (rest, code) = vm.end();
     // Process 1 was killed, and the machine ends with it.
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
-    (before, guest.run(&["run", "--name", "u", "--resume", dir, image], ""))
-}
-
-type Lines = std::iter::Map<
-    std::io::Lines<BufReader<std::process::ChildStdout>>,
-    fn(std::io::Result<String>) -> String,
->;
-
-/// Runs a guest as VM `t`.
-fn start(guest: &Guest, run: &[&str]) -> (Child, Lines) {
-    let mut child = guest
-        .command(&[&["run", "--name", "t"], run].concat())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    (child, lines.map(Result::unwrap as fn(_) -> _))
-}
-
-/// What it prints, up to the line `until`.
-fn read_until(lines: &mut Lines, until: &str) -> String {
-    let mut before = String::new();
-    while !before.ends_with(&format!("{until}\n")) {
-        before += &lines.next().unwrap_or_else(|| panic!("no line {until} in {before}"));
-        before.push('\n');
-    }
-    before
+    assert_eq!(code, 128 + 9);
+    (before + &rest, guest.run(&["run", "--name", "u", "--resume", dir, image], ""))
 }
 
 /// What was printed after the resumption continues what was printed before.
@@ -126,8 +99,8 @@ fn process_of_a_running_machine_moves_into_another_running_machine() {
     // Its number is beyond what the other machine has given to anybody.
     let script = "i=0; while [ $i -lt 40 ]; do (:); i=$((i+1)); done; echo forked
         (n=0; while [ $n -lt 400000 ]; do n=$((n+1)); done; echo counted $n) & sleep 1000";
-    let (mut child, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
-    read_until(&mut lines, "forked");
+    let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+    vm.read_until("forked");
     let job = || {
         let rows = guest.rows(&["ps", "t"]);
         let job = rows.iter().find(|row| row["comm"] == "sh" && row["ppid"] == 1);
@@ -141,20 +114,18 @@ fn process_of_a_running_machine_moves_into_another_running_machine() {
         row["pid"].as_u64() == pid.parse().ok() && row["state"].as_str() != Some("Z")
     };
     eventually("the job is gone", || !guest.rows(&["ps", "t"]).iter().any(alive));
-    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
-    let _ = child.wait();
+    vm.kill(&guest);
     let script = "echo up; while :; do sleep 1; done";
-    let (mut other, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
-    read_until(&mut lines, "up");
+    let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+    vm.read_until("up");
     let done = guest.run(&["resume", "t", dir], "");
     assert_eq!((done.code, done.stdout.trim()), (0, &*pid), "{done:?}");
     // A second one of that number cannot be, and says so.
     let done = guest.run(&["resume", "t", dir], "");
     assert_eq!(done.code, 125, "{done:?}");
     assert!(done.stderr.contains(&format!("number {pid} is somebody else's")), "{done:?}");
-    assert_eq!(read_until(&mut lines, "counted 400000"), "counted 400000\n");
-    guest.run(&["kill", "t"], "");
-    let _ = other.wait();
+    assert_eq!(vm.read_until("counted 400000"), "counted 400000\n");
+    vm.kill(&guest);
 }
 
 #[test]
@@ -164,8 +135,8 @@ fn threads_of_a_snapshot_on_disk_go_on() {
     let mut whole: String = (1..=160).map(|n| format!("step {n}\n")).collect();
     whole += "counted to 8000\n";
     let guest = Guest::new();
-    let (mut child, mut lines) = start(&guest, &[&counting, "--", "2000"]);
-    read_until(&mut lines, "step 3");
+    let mut vm = Printing::run(&guest, &[&counting, "--", "2000"]);
+    vm.read_until("step 3");
     let (snapshot, dir) = (guest.path("snapshot"), guest.path("cores"));
     let (snapshot, dir) = (snapshot.to_str().unwrap(), dir.to_str().unwrap());
     // A thread may have been in the middle of a system call.
@@ -177,8 +148,7 @@ fn threads_of_a_snapshot_on_disk_go_on() {
         done.code == 0
     });
     assert!(taken);
-    guest.run(&["kill", "t"], "");
-    let _ = child.wait();
+    vm.kill(&guest);
     let core = format!("{dir}/1.core");
     let mut gdb = std::process::Command::new("gdb-multiarch");
     gdb.args(["-batch", "-nx", "-ex", "info threads", "-ex", "thread apply all bt 2"]);
@@ -230,8 +200,8 @@ fn what_no_core_carries_is_refused_and_goes_on() {
     let guest = Guest::new();
     let script = "mkfifo /tmp/f; (exec 9<>/tmp/f; echo fifo; sleep 1000) &
         sleep 0.5; (sleep 1000; echo) | sleep 2000 & sleep 0.5; echo ready; sleep 1000";
-    let (mut child, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
-    read_until(&mut lines, "ready");
+    let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+    vm.read_until("ready");
     let dir = guest.path("cores");
     let dir = dir.to_str().unwrap();
     let refused = |args: &[&str], why: &str| {
@@ -249,8 +219,7 @@ fn what_no_core_carries_is_refused_and_goes_on() {
     assert!(!PathBuf::from(dir).exists());
     // Nobody was killed, and nobody stands still.
     assert!(guest.rows(&["ps", "t"]).iter().all(|row| row["state"] != "t"));
-    guest.run(&["kill", "t"], "");
-    let _ = child.wait();
+    vm.kill(&guest);
 }
 
 #[test]
@@ -310,11 +279,11 @@ mod qemu {
         let guest = Guest::new();
         let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1));
         [ $((i % 20000)) = 0 ] && echo $i; done; echo pid $$; exit 7";
-        let (mut child, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
-        read_until(&mut lines, "20000");
+        let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+        vm.read_until("20000");
         let dir = guest.path("cores");
         checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--kill"]);
-        let _ = child.wait();
+        vm.end();
         // An image that has the core as a program, and what it had mapped.
         let root = guest.path("root");
         std::fs::create_dir(&root).unwrap();
@@ -348,13 +317,12 @@ mod qemu {
         let guest = Guest::new();
         let script =
             "cat /etc/passwd > /tmp/x; exec 7</tmp/x; read -r a <&7; echo ready; sleep 1000";
-        let (mut child, mut lines) = start(&guest, &["shell", "--", "sh", "-c", script]);
-        read_until(&mut lines, "ready");
+        let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+        vm.read_until("ready");
         let dir = guest.path("cores");
         let dir = dir.to_str().unwrap();
         checkpoint(&guest, &["t", "1", dir, "--tree"]);
-        guest.run(&["kill", "t"], "");
-        let _ = child.wait();
+        vm.kill(&guest);
         // Another machine has no /tmp/x.
         let done = guest.run(&["run", "--resume", dir, "shell"], "");
         assert_eq!(done.code, 125, "{done:?}");

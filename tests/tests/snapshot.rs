@@ -62,12 +62,14 @@ fn debians_bash_goes_on_with_its_script() {
         for i in {1..40}; do square[$i]=$((i * i)); sleep 0.02; done
         coproc cat; echo through >&${COPROC[1]}; read -r word <&${COPROC[0]}
         echo $word ${square[40]} $(for i in {1..3}; do sleep 0.1; echo -n $i; done)";
-    let guest = Guest::new();
-    let run = ["bash", "--", "bash", "-c", script];
-    let between = (100, 400);
-    let done = travel(&guest, &Itinerary { run: &run, restores: THREE_TIMES, seed: 5, between });
-    assert_eq!((done.code, &*done.stdout), (0, "through 1600 123\n"), "{done:?}");
-    assert!(done.moves > 0);
+    for (cpus, seed) in [("1", 5), ("4", 7)] {
+        let guest = Guest::new();
+        let run = ["--cpus", cpus, "bash", "--", "bash", "-c", script];
+        let between = (100, 400);
+        let done = travel(&guest, &Itinerary { run: &run, restores: THREE_TIMES, seed, between });
+        assert_eq!((done.code, &*done.stdout), (0, "through 1600 123\n"), "{cpus} CPUs: {done:?}");
+        assert!(done.moves > 0);
+    }
 }
 
 #[test]
@@ -92,10 +94,13 @@ fn wait_for_output(guest: &Guest, vm: &str, text: &str) -> String {
 
 #[test]
 fn the_original_goes_on_and_twenty_copies_differ() {
+    // A pipeline is under way in all of them.
     let script = "
+        (i=0; while [ $i -lt 20 ]; do i=$((i + 1)); echo $i; sleep 0.5; done) |
+            (sum=0; while read n; do sum=$((sum + n)); done; echo sum $sum) &
         echo ready; until [ $(cat /proc/belljar/generation) = 1 ]; do sleep 0.2; done
         echo random $(head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\"') $(cat /proc/belljar/snapshot) end
-        sleep 1000";
+        wait; echo all; sleep 1000";
     let guest = Guest::new();
     let started =
         guest.run(&["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script], "");
@@ -107,7 +112,8 @@ fn the_original_goes_on_and_twenty_copies_differ() {
     assert_eq!(names.len(), 20);
     let mut seen = HashSet::new();
     for (number, name) in names.iter().enumerate() {
-        let console = wait_for_output(&guest, name, " end");
+        let console = wait_for_output(&guest, name, "all");
+        assert!(console.contains("sum 210\n"), "{name}: {console}");
         let line = console.lines().find_map(|line| line.split_once("random ")).unwrap().1;
         let (random, role) = line.split_once(' ').unwrap();
         assert_eq!(role, format!("copy {} end", number + 1));
