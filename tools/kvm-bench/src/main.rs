@@ -9,6 +9,8 @@
 mod calls;
 #[cfg(target_arch = "aarch64")]
 mod measure;
+#[cfg(target_arch = "aarch64")]
+mod snapshots;
 
 #[cfg(target_arch = "aarch64")]
 fn main() {

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::snapshots;
+
 /// What the guest does: PSCI SYSTEM_OFF.
 pub const OFF: [u32; 3] = [
     0xd2b0_8000, // mov  x0, #0x84000000
@@ -16,7 +18,7 @@ pub const OFF: [u32; 3] = [
 
 const BELLJAR: &str = "/bin/belljar";
 const KERNEL: &str = "/tmp/off.img";
-const RUNTIME: &str = "/tmp/run";
+pub const RUNTIME: &str = "/tmp/run";
 const RUNS: usize = 21;
 const BYTES: u32 = 200;
 const MIB: f64 = (1 << 20) as f64;
@@ -28,12 +30,13 @@ pub fn all() {
     start();
     memory();
     console();
+    snapshots::all();
     let size = fs::metadata(BELLJAR).expect("belljar").len() as f64;
     print("binary, static and stripped", size / MIB, "MiB", Some(6.0));
     calls();
 }
 
-fn print(name: &str, value: f64, unit: &str, most: Option<f64>) {
+pub fn print(name: &str, value: f64, unit: &str, most: Option<f64>) {
     let most = most.map_or_else(String::new, |most| format!("   (at most {most})"));
     println!("{name:<52} {value:>9.2} {unit}{most}");
 }
@@ -52,7 +55,7 @@ fn image() -> Vec<u8> {
 
 /// The median of the times from before a process is made until it is gone.
 fn time(program: &str, args: &[&str]) -> f64 {
-    let once = |_| {
+    let once = || {
         let mut command = Command::new(program);
         command.args(args).env("XDG_RUNTIME_DIR", RUNTIME).stdin(Stdio::null());
         let start = Instant::now();
@@ -60,9 +63,21 @@ fn time(program: &str, args: &[&str]) -> f64 {
         assert!(output.status.success(), "{args:?}: {output:?}");
         start.elapsed().as_secs_f64() * 1e3
     };
-    let mut times: Vec<f64> = (0..RUNS).map(once).collect();
+    median(RUNS, once)
+}
+
+/// The median of so many runs.
+pub fn median(runs: usize, mut run: impl FnMut() -> f64) -> f64 {
+    let mut times: Vec<f64> = (0..runs).map(|_| run()).collect();
     times.sort_by(f64::total_cmp);
-    times[RUNS / 2]
+    times[runs / 2]
+}
+
+/// `belljar` with `args`.
+pub fn belljar(args: &[&str]) -> Command {
+    let mut command = Command::new(BELLJAR);
+    command.args(args).env("XDG_RUNTIME_DIR", RUNTIME);
+    command
 }
 
 fn start() {
@@ -84,10 +99,8 @@ fn start() {
 
 /// `belljar` with a guest that runs `script`, and its console.
 fn guest(script: &str) -> std::process::Child {
-    let mut command = Command::new(BELLJAR);
-    command.args(["run", "--name", "t", "shell", "--", "sh", "-c", script]);
-    command.env("XDG_RUNTIME_DIR", RUNTIME).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.spawn().expect("belljar")
+    let mut command = belljar(&["run", "--name", "t", "shell", "--", "sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("belljar")
 }
 
 /// The sum of the figures at `/metrics` whose line begins with one of `names`.
@@ -103,7 +116,7 @@ fn metric(names: &[&str]) -> f64 {
 }
 
 /// Reads the console until `end` has come.
-fn read_until(console: &mut dyn Read, end: &str) {
+pub fn read_until(console: &mut dyn Read, end: &str) {
     let mut text = Vec::new();
     let mut chunk = [0; 4096];
     while !String::from_utf8_lossy(&text).contains(end) {

@@ -1,4 +1,5 @@
-//! `cargo xtask bench --kvm`: what the VMM costs on KVM: its start, its memory, exits, system calls.
+//! `cargo xtask bench --kvm`: what the VMM costs on KVM: its start, its memory, exits, snapshots, system
+//! calls.
 //!
 //! Measured in one boot of the reference machine by `tools/kvm-bench`, beside an empty program and KVM's own
 //! calls. CPUs and KVM are emulated there, so read the ratios and the counts.
@@ -20,6 +21,6 @@ pub fn main() -> Result<ExitCode> {
     exec::run(ensure(&[Need::Cross])?.linux("build").args(["-p", BENCH]))?;
     let mut files = kvm::home(&["shell", "hello"])?;
     files.push((BENCH_PATH.to_string(), linux_program(BENCH)));
-    let machine = Machine { cpus: 2, memory: "1G", virtualization: true, share: None };
+    let machine = Machine { cpus: 2, memory: "2G", virtualization: true, share: None };
     reference::run_on_console(&machine, &recipe_with_tools(), &[BENCH_PATH.to_string()], &files)
 }
