@@ -161,6 +161,21 @@ fn threads_of_a_snapshot_on_disk_go_on() {
     assert!(whole.ends_with(&after.stdout) && after.stdout.contains("step 159\n"), "{after:?}");
 }
 
+/// A guest program of the name `moved_…` finds everything as it was after it was moved.
+fn assert_moves(name: &str, says: &str) {
+    let program = program(name);
+    let guest = Guest::new();
+    let (before, after) = resumed(&guest, &[&program, "--", "wait"], "ready", &program);
+    assert_eq!((&*before, after.code), ("ready\n", 0), "{after:?}");
+    assert_eq!(after.stdout, says, "{after:?}");
+    guest.assert_clean();
+}
+
+#[test]
+fn timers_and_cpu_time_go_on() {
+    assert_moves("moved_timers", "timers are as they were\n");
+}
+
 #[test]
 fn shell_at_a_terminal_goes_on_with_its_jobs() {
     let guest = Guest::new();

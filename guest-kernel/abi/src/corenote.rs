@@ -49,6 +49,8 @@ pub enum Kind {
     Zombies = FIRST_KIND + 12,
     /// The controlling terminal, if there is one: a [`Terminal`].
     Terminal = FIRST_KIND + 13,
+    /// Timers: [`Timer`].
+    Timers = FIRST_KIND + 14,
 }
 
 /// Bytes behind the records, as a word: the offset from their start in the upper half, the length in the lower.
@@ -213,6 +215,14 @@ records! {
         subreaper,
         /// CLOCK_MONOTONIC when the core was made, in nanoseconds, as the process sees it; 0 if unknown.
         monotonic_ns,
+        /// User time of its threads that have ended, in nanoseconds.
+        dead_utime,
+        /// System time of them.
+        dead_stime,
+        /// User time of its children that were waited for.
+        children_utime,
+        /// System time of them.
+        children_stime,
     }
     /// A supplementary group.
     Group {
@@ -285,6 +295,16 @@ records! {
         restart_flags,
         /// See `restart_value`.
         restart_bitset,
+        /// CPU time that it used, in nanoseconds.
+        cpu_ns,
+        /// How much of it was found to be user time.
+        user_sampled,
+        /// How much of it was found to be system time.
+        system_sampled,
+        /// User time as last shown: what is shown does not go back.
+        utime,
+        /// System time as last shown.
+        stime,
     }
     /// A range of the address space.
     Vma {
@@ -331,7 +351,7 @@ records! {
     File {
         /// Which one.
         id,
-        /// [`FILE_REGULAR`] and so on.
+        /// A kind of open file, one of [`Carried`](crate::carried::Carried) unless a later version wrote it.
         kind,
         /// `O_*`, as fcntl(2) shows them.
         flags,
@@ -436,6 +456,32 @@ records! {
         /// `c_cc`.
         cc_bytes,
     }
+    /// A timer of the process.
+    Timer {
+        /// [`TIMER_POSIX`] and so on.
+        what,
+        /// Its number, if it was made by timer_create(2).
+        id,
+        /// What it counts: a clock's number as in clock_gettime(2), or [`CLOCK_PROCESS_USER`].
+        clock,
+        /// The thread whose CPU time it counts, if it does that.
+        clock_tid,
+        /// The clock of its deadline, if it counts no CPU time: 0 CLOCK_MONOTONIC, 1 CLOCK_REALTIME.
+        base,
+        /// When it rings next, in nanoseconds on that clock, as the process sees it, or of CPU time; 0 if it
+        /// does not.
+        deadline,
+        /// How long after that again, in nanoseconds; 0 for once.
+        interval,
+        /// Expirations that its last signal stood for, beyond the first.
+        overrun,
+        /// The signal that it sends; 0 for none.
+        signo,
+        /// The signal's value.
+        value,
+        /// The thread that gets the signal; 0 for the process.
+        notify_tid,
+    }
     /// A resource limit.
     Limit {
         /// `RLIMIT_*`.
@@ -446,6 +492,17 @@ records! {
         hard,
     }
 }
+
+/// [`Timer::what`]: made by timer_create(2).
+pub const TIMER_POSIX: u64 = 0;
+/// [`Timer::what`]: `ITIMER_REAL` of setitimer(2).
+pub const TIMER_REAL: u64 = 1;
+/// [`Timer::what`]: `ITIMER_VIRTUAL`.
+pub const TIMER_VIRTUAL: u64 = 2;
+/// [`Timer::what`]: `ITIMER_PROF`.
+pub const TIMER_PROF: u64 = 3;
+/// [`Timer::clock`]: user time of the process. No clock of clock_gettime(2) has the number.
+pub const CLOCK_PROCESS_USER: u64 = 16;
 
 /// [`Thread::restart_kind`]: it does not.
 pub const RESTART_NONE: u64 = 0;
@@ -471,19 +528,6 @@ pub const SHARED_NAME: &[u8] = b"/dev/zero (deleted)";
 /// Bytes of a hash.
 pub const HASH_LEN: usize = 32;
 
-/// [`File::kind`]: a regular file.
-pub const FILE_REGULAR: u64 = 0;
-/// [`File::kind`]: a directory.
-pub const FILE_DIRECTORY: u64 = 1;
-/// [`File::kind`]: a character device that keeps nothing of who has it open.
-pub const FILE_CHAR_DEVICE: u64 = 2;
-/// [`File::kind`]: an end of a pipe, or a FIFO.
-pub const FILE_PIPE: u64 = 4;
-/// [`File::kind`]: a terminal.
-pub const FILE_TTY: u64 = 7;
-/// [`File::kind`]: an eventfd.
-pub const FILE_EVENTFD: u64 = 8;
-
 // Tripwires. Cores are kept and read by later kernels: add words at a record's end and kinds with new
 // numbers only; anything else raises `VERSION`, and the reader keeps reading the former ones.
 const _: () = {
@@ -493,10 +537,12 @@ const _: () = {
     assert!(Kind::Limits as u32 == 0x424a_000b, "core notes: kinds");
     assert!(Kind::Zombies as u32 == 0x424a_000c, "core notes: kinds");
     assert!(Kind::Terminal as u32 == 0x424a_000d, "core notes: kinds");
+    assert!(Kind::Timers as u32 == 0x424a_000e, "core notes: kinds");
+    assert!(Timer::WORDS >= 11, "core notes: Timer loses no word");
     assert!(Terminal::WORDS >= 9, "core notes: Terminal loses no word");
     assert!(Zombie::WORDS >= 10, "core notes: Zombie loses no word");
-    assert!(Process::WORDS >= 42, "core notes: Process loses no word");
-    assert!(Id::WORDS >= 5 && Thread::WORDS >= 25, "core notes: Id, Thread lose no word");
+    assert!(Process::WORDS >= 46, "core notes: Process loses no word");
+    assert!(Id::WORDS >= 5 && Thread::WORDS >= 30, "core notes: Id, Thread lose no word");
     assert!(Vma::WORDS >= 9 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
     assert!(Fd::WORDS >= 3 && File::WORDS >= 15, "core notes: Fd, File lose no word");
     assert!(SigAction::WORDS >= 5 && Pending::WORDS >= 8, "core notes: signals lose no word");

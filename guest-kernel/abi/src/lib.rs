@@ -21,6 +21,7 @@ pub use bitflags;
 
 pub use belljar_abi_derive::Described;
 
+pub mod carried;
 pub mod control;
 pub mod corenote;
 pub mod coreregs;

@@ -7,6 +7,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
+use belljar_abi::carried::Carried;
 
 use super::perm::Access;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
@@ -146,6 +147,27 @@ pub enum FileKind {
     Namespace = 14,
     Other = 15,
 }
+
+/// Whether a kind that cores hold has the kernel's number for it.
+const fn is_numbered(carried: Carried) -> bool {
+    let kind = match carried {
+        Carried::Regular => FileKind::Regular,
+        Carried::Directory => FileKind::Directory,
+        Carried::CharDevice => FileKind::CharDevice,
+        Carried::Pipe => FileKind::Pipe,
+        Carried::Tty => FileKind::Tty,
+        Carried::EventFd => FileKind::EventFd,
+    };
+    kind as u64 == carried as u64
+}
+
+const _: () = {
+    let mut at = 0;
+    while at < Carried::ALL.len() {
+        assert!(is_numbered(Carried::ALL[at]), "cores name the kinds of files as the kernel does");
+        at += 1;
+    }
+};
 
 impl FileKind {
     /// The kind that an inode's type suggests.

@@ -8,7 +8,6 @@
 //! CPU time is looked at on the way back to a program after a tick (100 Hz) found the process running, if
 //! anything of it counts CPU time.
 
-use alloc::sync::Arc;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering, Ordering::Relaxed};
 
@@ -17,16 +16,19 @@ use super::signal;
 use crate::arch::ThreadFlags;
 use crate::container_of;
 use crate::errno::{Errno, Result};
+use crate::kref::Ref;
 use crate::list::{Link, List};
-use crate::ns::PidType;
 use crate::ns::time::WallClock;
+use crate::ns::{Pid, PidType};
 use crate::sched::softirq::{self, Softirq};
 use crate::sched::{ClockBase, Deadline, Entity, NSEC_PER_SEC, Timer};
 use crate::signal::info::SI_TIMER;
 use crate::signal::{SIGALRM, SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU, SigInfo};
-use crate::sync::{IrqLock, MAX_CPUS, PerCpu};
+use crate::sync::{IrqLock, MAX_CPUS, PerCpu, SpinLock};
 use crate::task::rlimit::{RLIM_INFINITY, Resource};
-use crate::task::timers::{CpuItimer, ExpiredLink, Notify, PosixTimer, TimerClock, TimerState};
+use crate::task::timers::{
+    CpuItimer, ExpiredLink, Notify, NotifyKind, PosixTimer, TimerClock, TimerClockKind, TimerState,
+};
 use crate::task::{self, Task, list};
 
 /// A periodic timer rings at most this often; shorter intervals show as overruns.
@@ -55,8 +57,8 @@ fn ring(timer: &Timer) {
     // SAFETY: only `PosixTimer`s have this callback, and `delete` waits for it before one goes.
     let timer = unsafe { &*timer };
     if !timer.expired.swap(true, Ordering::AcqRel) {
-        // SAFETY: it lives in an `Arc`; this count is the list's.
-        unsafe { Arc::increment_strong_count(timer) };
+        // SAFETY: it lives in a `Ref`, and `delete` waits for this before it goes; the count is the list's.
+        core::mem::forget(unsafe { Ref::from_ref(timer) });
         let expired = EXPIRED.this().lock();
         // SAFETY: the lock is held, and the count keeps it in place.
         unsafe { expired.push_back(timer) };
@@ -85,7 +87,7 @@ fn handle_expired() {
             // SAFETY: the lock is held.
             let Some(timer) = (unsafe { expired.pop_front() }) else { return };
             // SAFETY: takes over the list's count.
-            unsafe { Arc::from_raw(ptr::from_ref(timer)) }
+            unsafe { Ref::from_raw(ptr::from_ref(timer)) }
         };
         timer.expired.store(false, Ordering::Release);
         expire(&timer);
@@ -106,7 +108,7 @@ fn forward(state: &mut TimerState, now: u64) -> u64 {
 
 fn expire(timer: &PosixTimer) {
     let mut state = timer.state.lock();
-    let Some(base) = state.base else { return };
+    let base = state.base;
     let now = base.now();
     // It may have been set anew, or deleted, since it rang.
     if state.deleted || state.deadline == 0 || now < state.deadline {
@@ -127,16 +129,18 @@ fn expire(timer: &PosixTimer) {
 /// beyond the first, those of a signal that still waited included.
 fn notify(timer: &PosixTimer, missed: u64) -> u64 {
     let list = list::lock();
-    let (info, target, group) = match &timer.notify {
-        Notify::None => return missed,
-        Notify::Alarm => (SigInfo::kernel(SIGALRM), list.process_of(&timer.owner), true),
-        Notify::Signal { signo, value, thread } => {
-            let target = match thread {
+    let notify = &timer.notify;
+    let (info, target, group) = match notify.kind {
+        NotifyKind::None => return missed,
+        NotifyKind::Alarm => (SigInfo::kernel(SIGALRM), list.process_of(&timer.owner), true),
+        NotifyKind::Signal => {
+            let target = match &notify.thread {
                 Some(thread) => list.thread_of(thread),
                 None => list.process_of(&timer.owner),
             };
             let overrun = missed.min(i32::MAX as u64) as i32;
-            (SigInfo::timer(*signo, timer.id, overrun, *value), target, thread.is_none())
+            let info = SigInfo::timer(notify.signo, timer.id, overrun, notify.value);
+            (info, target, notify.thread.is_none())
         }
     };
     let Some(target) = target else { return missed };
@@ -159,11 +163,20 @@ fn notify(timer: &PosixTimer, missed: u64) -> u64 {
 // ---- Setting ----
 
 /// Makes a timer of the calling process.
-pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<PosixTimer>> {
-    let signal = &task::current().signal;
-    let owner = signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
-    signal.timers.used.store(true, Ordering::Relaxed);
-    Ok(Arc::new(PosixTimer {
+pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Ref<PosixTimer>> {
+    let owner = task::current().signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+    timer_of(owner, id, clock, notify, TimerState::default())
+}
+
+/// Makes a timer of the process `owner`, which [`start`] starts.
+pub fn timer_of(
+    owner: Ref<Pid>,
+    id: i32,
+    clock: TimerClock,
+    notify: Notify,
+    state: TimerState,
+) -> Result<Ref<PosixTimer>> {
+    Ref::try_new(PosixTimer {
         timer: Timer::new(ring),
         link: Link::new(),
         expired: AtomicBool::new(false),
@@ -171,29 +184,47 @@ pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<Posix
         clock,
         notify,
         owner,
-        state: Default::default(),
-    }))
+        state: SpinLock::new(state),
+    })
+}
+
+/// Starts a timer on a clock of the system that is set and rings for somebody.
+pub fn start(timer: &PosixTimer) {
+    start_as(timer, &timer.state.lock());
+}
+
+/// Starts it with its state locked.
+fn start_as(timer: &PosixTimer, state: &TimerState) {
+    let rings = timer.clock.wall().is_some() && timer.notify.kind != NotifyKind::None;
+    if rings && state.deadline != 0 && !state.deleted {
+        let deadline = Deadline { clock: state.base, ns: state.deadline };
+        // SAFETY: `delete` cancels it before it goes, and keeps it from being started.
+        unsafe { timer.timer.start(deadline) };
+    }
 }
 
 /// What a CPU-time clock shows for the process or thread that it is about; the caller is of that process.
 fn cpu_now(clock: TimerClock) -> u64 {
     let me = task::current();
-    match clock {
-        TimerClock::Wall(clock) => clock.base.now(),
-        TimerClock::ProcessCpu { user } => {
-            let time = process_cpu_time(me);
-            if user { time.user } else { time.user + time.system }
-        }
-        TimerClock::ThreadCpu(tid) => {
+    match clock.kind {
+        TimerClockKind::ProcessUser => process_cpu_time(me).user,
+        TimerClockKind::ThreadCpu => {
             let _list = list::lock();
-            let thread = me.signal.threads.iter().find(|t| t.pid() == tid);
+            let thread = me.signal.threads.iter().find(|t| t.pid() == clock.tid);
             thread.map_or(0, |t| t.se.sum_exec_runtime())
+        }
+        _ => {
+            let time = process_cpu_time(me);
+            time.user + time.system
         }
     }
 }
 
 fn clock_now(timer: &PosixTimer, state: &TimerState) -> u64 {
-    state.base.map_or_else(|| cpu_now(timer.clock), ClockBase::now)
+    match timer.clock.wall() {
+        Some(_) => state.base.now(),
+        None => cpu_now(timer.clock),
+    }
 }
 
 /// When it rings next and how often, as seen now.
@@ -202,7 +233,7 @@ fn setting(timer: &PosixTimer, state: &mut TimerState) -> Setting {
         return Setting { value: 0, interval: state.interval };
     }
     let now = clock_now(timer, state);
-    if now >= state.deadline && matches!(timer.notify, Notify::None) {
+    if now >= state.deadline && timer.notify.kind == NotifyKind::None {
         // Nobody handles its expirations, so whoever looks at it moves it on.
         state.overrun = forward(state, now);
     }
@@ -222,34 +253,25 @@ pub fn get(timer: &PosixTimer) -> Setting {
 /// timer_settime(2), setitimer(2): returns the setting before. The caller is of the timer's process.
 pub fn set(timer: &PosixTimer, new: Setting, absolute: bool) -> Setting {
     timer.timer.cancel();
-    let cpu_now = match timer.clock {
-        TimerClock::Wall(_) => 0,
-        clock => cpu_now(clock),
-    };
+    let wall = timer.clock.wall();
+    let cpu_now = if wall.is_some() { 0 } else { cpu_now(timer.clock) };
     let mut state = timer.state.lock();
     let old = setting(timer, &mut state);
     if state.deleted {
         return old;
     }
-    let (base, now) = match timer.clock {
-        TimerClock::Wall(clock) if absolute => (Some(clock.base), 0),
-        TimerClock::Wall(_) => (Some(ClockBase::Monotonic), ClockBase::Monotonic.now()),
-        _ => (None, if absolute { 0 } else { cpu_now }),
+    let (base, now) = match wall {
+        Some(clock) if absolute => (clock.base, 0),
+        Some(_) => (ClockBase::Monotonic, ClockBase::Monotonic.now()),
+        None => (ClockBase::Monotonic, if absolute { 0 } else { cpu_now }),
     };
     state.base = base;
     state.interval = new.interval;
     state.overrun = 0;
     state.deadline = if new.value == 0 { 0 } else { now.saturating_add(new.value).max(1) };
-    if state.deadline != 0 {
-        match base {
-            Some(clock) if !matches!(timer.notify, Notify::None) => {
-                let deadline = Deadline { clock, ns: state.deadline };
-                // SAFETY: `delete` cancels it before it goes, and keeps it from being started.
-                unsafe { timer.timer.start(deadline) };
-            }
-            Some(_) => {}
-            None => watch_cpu(),
-        }
+    start_as(timer, &state);
+    if state.deadline != 0 && wall.is_none() {
+        watch_cpu();
     }
     old
 }
@@ -263,19 +285,19 @@ fn watch_cpu() {
 }
 
 /// `ITIMER_REAL` of the calling process.
-pub fn real_itimer() -> Result<Arc<PosixTimer>> {
+pub fn real_itimer() -> Result<Ref<PosixTimer>> {
     let timers = &task::current().signal.timers;
     if let Some(timer) = &*timers.real.lock() {
         return Ok(timer.clone());
     }
-    let clock = TimerClock::Wall(WallClock::MONOTONIC);
-    let new = new_timer(-1, clock, Notify::Alarm)?;
+    let clock = TimerClock::of(WallClock::MONOTONIC);
+    let new = new_timer(-1, clock, Notify::ALARM)?;
     Ok(timers.real.lock().get_or_insert(new).clone())
 }
 
 /// `ITIMER_VIRTUAL` (0) or `ITIMER_PROF` (1) of the calling process: reads it, and sets it if told.
 pub fn cpu_itimer(which: usize, new: Option<Setting>) -> Setting {
-    let now = cpu_now(TimerClock::ProcessCpu { user: which == 0 });
+    let now = cpu_now(if which == 0 { TimerClock::PROCESS_USER } else { TimerClock::PROCESS_CPU });
     let mut timers = task::current().signal.timers.cpu.lock();
     let timer = &mut timers[which & 1];
     let value = match timer.deadline {
@@ -351,7 +373,7 @@ fn check_posix_cpu_timers(me: &Task) -> bool {
         let timer = {
             let timers = me.signal.timers.posix.lock();
             let found = timers.iter().enumerate().skip(next).find_map(|(i, t)| {
-                let timer = t.as_ref().filter(|t| !matches!(t.clock, TimerClock::Wall(_)))?;
+                let timer = t.as_ref().filter(|t| t.clock.wall().is_none())?;
                 Some((i, timer.clone()))
             });
             let Some((i, timer)) = found else { return left };

@@ -120,7 +120,28 @@ pub(super) fn show(
     CpuTime { user, system }
 }
 
+/// What is kept of an entity's CPU time, in ns: for one that goes on elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuRecord {
+    /// How long it ran in all.
+    pub sum: u64,
+    /// How much of that was found to be user and system time.
+    pub sampled: CpuTime,
+    /// User and system time as last shown.
+    pub shown: CpuTime,
+}
+
 impl Entity {
+    /// Counts on from what another one used, whose place it takes; before it runs, or by itself.
+    pub fn resume_cpu_time(&self, account: &CpuRecord) {
+        self.sum_exec_runtime.store(account.sum, Relaxed);
+        self.sampled_at.store(account.sum, Relaxed);
+        self.utime_sampled.store(account.sampled.user, Relaxed);
+        self.stime_sampled.store(account.sampled.system, Relaxed);
+        self.utime.store(account.shown.user, Relaxed);
+        self.stime.store(account.shown.system, Relaxed);
+    }
+
     /// How long it ran in all, in ns, up to now.
     pub fn sum_exec_runtime(&self) -> u64 {
         if self.is_current() { schedule::current_runtime() } else { schedule::runtime_of(self) }

@@ -68,7 +68,7 @@ pub use clock::{
 };
 pub use completion::Completion;
 pub use cpu::handle_ipi;
-pub use cputime::{CpuTime, CpuTimes, cpu_times};
+pub use cputime::{CpuRecord, CpuTime, CpuTimes, cpu_times};
 pub use entity::{BARE_OPS, Entity, EntityOps, WaitChannel, current};
 pub use fork::{sched_exit, sched_fork, wake_up_new};
 pub use group::{CpuAccount, SchedGroup, Share, set_group};

@@ -1,7 +1,6 @@
 //! Calls about timers: interval timers, alarms by signal (timer_create(2)), and timers as files.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 
 use super::time::{Timespec, Timeval};
 use super::{Args, SysResult};
@@ -110,12 +109,12 @@ fn read_notify(from: UserPtr<SigEvent>, id: i32) -> Result<Notify> {
     const SIGEV_THREAD: i32 = 2;
     const SIGEV_THREAD_ID: i32 = 4;
     let Some(from) = from.non_null() else {
-        return Ok(Notify::Signal { signo: SIGALRM, value: id as u64, thread: None });
+        return Ok(Notify::signal(SIGALRM, id as u64, None));
     };
     let event = from.read()?;
     let me = task::current();
     let thread = match event.notify {
-        SIGEV_NONE => return Ok(Notify::None),
+        SIGEV_NONE => return Ok(Notify::NONE),
         SIGEV_SIGNAL | SIGEV_THREAD => None,
         SIGEV_THREAD_ID => {
             let tid = u32::try_from(event.tid).map_err(|_| Errno::EINVAL)?;
@@ -130,14 +129,14 @@ fn read_notify(from: UserPtr<SigEvent>, id: i32) -> Result<Notify> {
     if !is_valid(event.signo) {
         return Err(Errno::EINVAL);
     }
-    Ok(Notify::Signal { signo: event.signo, value: event.value, thread })
+    Ok(Notify::signal(event.signo, event.value, thread))
 }
 
 /// The clock of a new timer; those that only tell the time, or would wake a suspended machine, ring none.
 fn timer_clock(id: i32) -> Result<TimerClock> {
     match (id, ClockId::from_number(id)?) {
         (4..=6 | 8 | 9, _) => Err(Errno::EOPNOTSUPP),
-        (_, ClockId::Wall(clock)) => Ok(TimerClock::Wall(clock)),
+        (_, ClockId::Wall(clock)) => Ok(TimerClock::of(clock)),
         (_, clock @ ClockId::Cpu(cpu)) => {
             clocks::check(clock)?;
             let me = task::current();
@@ -145,13 +144,16 @@ fn timer_clock(id: i32) -> Result<TimerClock> {
                 |nr: u32| nr == 0 || me.signal.pid(PidType::Tgid).is_some_and(|p| p.global() == nr);
             if cpu.thread {
                 let tid = if cpu.pid == 0 { me.pid() } else { cpu.pid };
-                return Ok(TimerClock::ThreadCpu(tid));
+                return Ok(TimerClock::thread(tid));
             }
             // Another process's time: nothing here looks at that.
             if !own(cpu.pid) {
                 return Err(Errno::EOPNOTSUPP);
             }
-            Ok(TimerClock::ProcessCpu { user: cpu.kind == CpuTimeKind::User })
+            Ok(match cpu.kind {
+                CpuTimeKind::User => TimerClock::PROCESS_USER,
+                CpuTimeKind::Total => TimerClock::PROCESS_CPU,
+            })
         }
     }
 }
@@ -174,8 +176,7 @@ pub fn sys_timer_create(a: &mut Args) -> SysResult {
         a.ptr::<i32>(2).write(id as i32)?;
         let mut table = signal.timers.posix.lock();
         if id == table.len() {
-            table.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
-            table.push(Some(timer));
+            table.try_push(Some(timer)).map_err(|_| Errno::EAGAIN)?;
             return Ok(0);
         }
         if let Some(slot @ None) = table.get_mut(id) {
@@ -185,7 +186,7 @@ pub fn sys_timer_create(a: &mut Args) -> SysResult {
     }
 }
 
-fn find_timer(id: i32) -> Result<Arc<PosixTimer>> {
+fn find_timer(id: i32) -> Result<Ref<PosixTimer>> {
     let id = usize::try_from(id).map_err(|_| Errno::EINVAL)?;
     let table = task::current().signal.timers.posix.lock();
     table.get(id).and_then(Clone::clone).ok_or(Errno::EINVAL)
@@ -196,8 +197,8 @@ pub fn sys_timer_settime(a: &mut Args) -> SysResult {
     let new = read_itimerspec(a.ptr::<[Timespec; 2]>(2).non_null().ok_or(Errno::EINVAL)?)?;
     let timer = find_timer(a.i32(0))?;
     let absolute = a.u32(1) & ABSTIME != 0;
-    let new = match timer.clock {
-        TimerClock::Wall(clock) if absolute => on_machine(clock, new),
+    let new = match timer.clock.wall() {
+        Some(clock) if absolute => on_machine(clock, new),
         _ => new,
     };
     let old = timers::set(&timer, new, absolute);

@@ -1,10 +1,11 @@
 //! The timers of a process: POSIX timers (timer_create(2)), interval timers (setitimer(2)), and what
 //! watches its CPU time. What they do when they ring stands in [`crate::process::timers`].
 
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
+use belljar_abi::Described;
+
+use crate::array::Array;
 use crate::kref::Ref;
 use crate::list::Link;
 use crate::list_link;
@@ -13,57 +14,137 @@ use crate::ns::time::WallClock;
 use crate::sched::{ClockBase, Timer};
 use crate::sync::SpinLock;
 
-/// Whom a timer tells, and how.
-pub enum Notify {
+/// Whom a timer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Described)]
+#[repr(u32)]
+pub enum NotifyKind {
     /// Nobody: it is only read.
-    None,
+    None = 0,
     /// The process, by `SIGALRM` from the kernel: `ITIMER_REAL`.
-    Alarm,
+    Alarm = 1,
     /// The process, or one of its threads, by a signal with a value.
-    Signal {
-        /// The signal.
-        signo: i32,
-        /// `si_value`.
-        value: u64,
-        /// The thread; `None` for the process.
-        thread: Option<Ref<Pid>>,
-    },
+    Signal = 2,
+}
+
+/// Whom a timer tells, and how.
+#[repr(C)]
+#[derive(Described)]
+pub struct Notify {
+    /// Whom.
+    pub kind: NotifyKind,
+    /// The signal.
+    pub signo: i32,
+    /// `si_value`.
+    pub value: u64,
+    /// The thread; `None` for the process.
+    pub thread: Option<Ref<Pid>>,
+}
+
+impl Notify {
+    /// Tells nobody.
+    pub const NONE: Self = Self { kind: NotifyKind::None, signo: 0, value: 0, thread: None };
+    /// Tells the process, as `ITIMER_REAL` does.
+    pub const ALARM: Self = Self { kind: NotifyKind::Alarm, ..Self::NONE };
+
+    /// Sends `signo` with `value` to the process, or to one of its threads.
+    pub const fn signal(signo: i32, value: u64, thread: Option<Ref<Pid>>) -> Self {
+        Self { kind: NotifyKind::Signal, signo, value, thread }
+    }
+}
+
+/// Kinds of [`TimerClock`]; the numbers are those of clock_gettime(2), where it has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Described)]
+#[repr(u32)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum TimerClockKind {
+    Realtime = 0,
+    Monotonic = 1,
+    ProcessCpu = 2,
+    ThreadCpu = 3,
+    Boottime = 7,
+    ProcessUser = 16,
 }
 
 /// What a timer counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimerClock {
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Described)]
+pub struct TimerClock {
+    /// A clock of the system, or CPU time of the process (all or user time only), or of one of its threads.
+    pub kind: TimerClockKind,
+    /// That thread's number in the initial namespace.
+    pub tid: u32,
+}
+
+impl TimerClock {
+    /// CPU time of the process.
+    pub const PROCESS_CPU: Self = Self { kind: TimerClockKind::ProcessCpu, tid: 0 };
+    /// User time of the process.
+    pub const PROCESS_USER: Self = Self { kind: TimerClockKind::ProcessUser, tid: 0 };
+
     /// A clock of the system.
-    Wall(WallClock),
-    /// CPU time of the process, all or user time only.
-    ProcessCpu {
-        /// User time only.
-        user: bool,
-    },
-    /// CPU time of the thread with that number in the initial namespace.
-    ThreadCpu(u32),
+    pub fn of(clock: WallClock) -> Self {
+        let kind = match clock {
+            WallClock::REALTIME => TimerClockKind::Realtime,
+            WallClock::BOOTTIME => TimerClockKind::Boottime,
+            _ => TimerClockKind::Monotonic,
+        };
+        Self { kind, tid: 0 }
+    }
+
+    /// CPU time of a thread.
+    pub const fn thread(tid: u32) -> Self {
+        Self { kind: TimerClockKind::ThreadCpu, tid }
+    }
+
+    /// By the numbers of a [`TimerClockKind`] and a thread; `None` if there is no such kind.
+    pub fn of_number(kind: u32, tid: u32) -> Option<Self> {
+        use TimerClockKind::*;
+        let kinds = [Realtime, Monotonic, ProcessCpu, ThreadCpu, Boottime, ProcessUser];
+        let kind = kinds.into_iter().find(|known| *known as u32 == kind)?;
+        Some(Self { kind, tid })
+    }
+
+    /// The clock of the system that it counts; `None` if it counts CPU time.
+    pub const fn wall(self) -> Option<WallClock> {
+        match self.kind {
+            TimerClockKind::Realtime => Some(WallClock::REALTIME),
+            TimerClockKind::Monotonic => Some(WallClock::MONOTONIC),
+            TimerClockKind::Boottime => Some(WallClock::BOOTTIME),
+            _ => None,
+        }
+    }
 }
 
 /// When a timer rings.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Described)]
 pub struct TimerState {
-    /// It is on its way out: it must not be started again.
-    pub deleted: bool,
     /// When it rings next, in ns of its clock (of `base` for a clock of the system); 0 if it does not.
     pub deadline: u64,
     /// How long after that again; 0 for once.
     pub interval: u64,
-    /// The deadline is on this clock: a relative one does not follow when the wall clock is set.
-    pub base: Option<ClockBase>,
     /// Expirations that the last signal stood for, beyond the first.
     pub overrun: u64,
+    /// The deadline is on this clock: a relative one does not follow when the wall clock is set.
+    pub base: ClockBase,
+    /// It is on its way out: it must not be started again.
+    pub deleted: bool,
+}
+
+impl Default for TimerState {
+    fn default() -> Self {
+        let base = ClockBase::Monotonic;
+        Self { deadline: 0, interval: 0, overrun: 0, base, deleted: false }
+    }
 }
 
 /// A timer of a process. It is counted by its process's table and, while it waits to be handled, by the
 /// list of expired ones.
 #[repr(C)]
+#[derive(Described)]
 pub struct PosixTimer {
     /// Rings for clocks of the system.
+    #[described(skip)]
     pub timer: Timer,
     /// Links it on the list of expired timers.
     pub link: Link,
@@ -99,7 +180,8 @@ impl PosixTimer {
 }
 
 /// A timer on CPU time of a process: `ITIMER_VIRTUAL`, `ITIMER_PROF`.
-#[derive(Clone, Copy, Default)]
+#[repr(C)]
+#[derive(Clone, Copy, Default, Described)]
 pub struct CpuItimer {
     /// When it rings next, in ns of CPU time; 0 if it does not.
     pub deadline: u64,
@@ -109,18 +191,13 @@ pub struct CpuItimer {
 
 /// All timers of a process.
 #[repr(C)]
-#[derive(Default, belljar_abi::Described)]
+#[derive(Default, Described)]
 pub struct ProcessTimers {
-    /// True once there was one on a clock of the system: for who looks from outside.
-    pub used: AtomicBool,
     /// POSIX timers, by number.
-    #[described(skip)]
-    pub posix: SpinLock<Vec<Option<Arc<PosixTimer>>>>,
+    pub posix: SpinLock<Array<Option<Ref<PosixTimer>>>>,
     /// `ITIMER_REAL`, once it was used.
-    #[described(skip)]
-    pub real: SpinLock<Option<Arc<PosixTimer>>>,
+    pub real: SpinLock<Option<Ref<PosixTimer>>>,
     /// `ITIMER_VIRTUAL` and `ITIMER_PROF`.
-    #[described(skip)]
     pub cpu: SpinLock<[CpuItimer; 2]>,
     /// True if some timer counts CPU time, so that the tick has it looked at.
     pub watches_cpu: AtomicBool,
@@ -132,7 +209,7 @@ impl ProcessTimers {
     /// Deletes the POSIX timers (exec).
     pub fn delete_posix(&self) {
         let timers = core::mem::take(&mut *self.posix.lock());
-        for timer in timers.into_iter().flatten() {
+        for timer in timers.iter().flatten() {
             timer.delete();
         }
     }

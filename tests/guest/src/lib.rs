@@ -4,6 +4,7 @@
 
 pub mod cgroups;
 pub mod cpus;
+pub mod moved;
 pub mod same;
 pub mod sysv;
 

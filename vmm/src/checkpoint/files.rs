@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{self, Fd, Kind, Writer};
 
 use super::content::Contents;
 use super::state::{put, table};
 use super::{Error, Result};
 use crate::elfcore::Note;
-use crate::introspect::{Frames, Kernel, Object, Process};
+use crate::introspect::{Frames, Kernel, Object, Process, path_of};
 use crate::target::PAGE_SIZE;
 
-/// Most directories of a path, and mounts on its way.
-const MAX_DEPTH: usize = 4096;
-/// Longest name of one.
-const MAX_NAME: u64 = 4096;
 /// Most bytes of a pipe: `/proc/sys/fs/pipe-max-size` for everybody, and more for the privileged.
 const MAX_PIPE: u64 = 64 << 20;
 
@@ -54,7 +51,8 @@ pub(super) fn notes<'k>(
             if known.insert(addr, ()).is_none() {
                 let file = Object::new(kernel, "File", addr)?;
                 let record = describe(pid, fd, &file, &mut files, contents)?;
-                if record.kind == corenote::FILE_PIPE {
+                let is_pipe = Carried::of(record.kind) == Some(Carried::Pipe);
+                if is_pipe && record.object != 0 {
                     pipes.push(pipe_end(kernel, fd as u64, &record)?);
                 }
                 files.push(record);
@@ -83,7 +81,9 @@ fn describe<'k>(
     let refused = |what: String| Error::Refused { pid, what: format!("descriptor {fd} {what}") };
     let kind = file.uint("kind")?;
     let inode = file.ptr("inode")?.ok_or_else(|| refused("has no inode".into()))?;
-    let (path, deleted) = path_of(&file.embedded("path")?)?;
+    let place = path_of(&file.embedded("path")?)?;
+    let deleted = place.as_ref().is_some_and(|place| place.deleted);
+    let path = place.map_or_else(Vec::new, |place| place.path);
     let shown = String::from_utf8_lossy(&path).into_owned();
     let object = file.uint("detail")?;
     let mut record = corenote::File {
@@ -100,39 +100,45 @@ fn describe<'k>(
         object,
         ..corenote::File::default()
     };
-    match kind {
-        corenote::FILE_REGULAR | corenote::FILE_DIRECTORY if deleted => {
+    if file.flags("fmode")?.iter().any(|flag| flag == "PATH") {
+        return match path.is_empty() || deleted {
+            true => Err(refused(format!("is a place that has no name (any more) ({shown})"))),
+            false => Ok(record),
+        };
+    }
+    let Some(carried) = Carried::of(kind) else {
+        let name = file.enum_name("kind")?;
+        return Err(refused(format!("is of the kind {name}, which no core carries yet")));
+    };
+    match carried {
+        Carried::Regular | Carried::Directory if deleted => {
             return Err(refused(format!("is a file without a name any more ({shown})")));
         }
-        corenote::FILE_REGULAR if path.is_empty() => {
+        Carried::Regular if path.is_empty() => {
             return Err(refused("is a file that never had a name".into()));
         }
-        corenote::FILE_PIPE if !path.is_empty() => {
+        Carried::Pipe if !path.is_empty() => {
             return Err(refused(format!("is the FIFO {shown}, which no core carries yet")));
         }
-        corenote::FILE_TTY if is_pty(record.rdev) => {
+        Carried::Tty if is_pty(record.rdev) => {
             return Err(refused("is a pseudoterminal, which no core carries yet".into()));
         }
-        corenote::FILE_REGULAR => {
+        Carried::Regular => {
             if let Some((_, hash)) = contents.of(&inode)? {
                 record.hash_bytes = put(to, &hash)?;
             }
         }
-        corenote::FILE_DIRECTORY | corenote::FILE_CHAR_DEVICE | corenote::FILE_TTY => {}
-        corenote::FILE_PIPE if object != 0 => {
+        Carried::Directory | Carried::CharDevice | Carried::Tty => {}
+        Carried::Pipe => {
             let pipe = Object::new(file.kernel(), "Pipe", object)?;
             let content = pipe_content(&pipe)?;
             record.content_bytes = put(to, &content)?;
             record.value = pipe.uint("slots")?;
         }
-        corenote::FILE_EVENTFD if object != 0 => {
+        Carried::EventFd => {
             let counter = Object::new(file.kernel(), "EventFd", object)?;
             record.value = counter.uint("count")?;
             record.semaphore = counter.uint("semaphore")?;
-        }
-        _ => {
-            let name = file.enum_name("kind")?;
-            return Err(refused(format!("is of the kind {name}, which no core carries yet")));
         }
     }
     Ok(record)
@@ -174,53 +180,4 @@ fn pipe_content(pipe: &Object<'_>) -> Result<Vec<u8>> {
         bytes.extend(piece);
     }
     Ok(bytes)
-}
-
-/// The path of a place (`Path`: a name and the mount that shows it) from the root of all mounts, and whether
-/// the name is gone. Empty for what stands in no tree.
-pub(super) fn path_of(place: &Object<'_>) -> Result<(Vec<u8>, bool)> {
-    let kernel = place.kernel();
-    let (mut mount, mut dentry) = match (place.ptr("mnt")?, place.ptr("dentry")?) {
-        (Some(mount), Some(dentry)) => (mount, dentry),
-        _ => return Ok((vec![], false)),
-    };
-    let mut names: Vec<Vec<u8>> = vec![];
-    let mut deleted = false;
-    for _ in 0..MAX_DEPTH {
-        if mount.uint("root")? == dentry.addr() {
-            let above = mount.embedded("tree.place")?;
-            match (above.ptr("mnt")?, above.ptr("dentry")?) {
-                (Some(m), Some(d)) => (mount, dentry) = (m, d),
-                _ if mount.bool("pseudo")? => return Ok((vec![], false)),
-                _ => {
-                    let mut path = vec![];
-                    for name in names.iter().rev() {
-                        path.push(b'/');
-                        path.extend(name);
-                    }
-                    if path.is_empty() {
-                        path.push(b'/');
-                    }
-                    return Ok((path, deleted));
-                }
-            }
-            continue;
-        }
-        let Some(parent) = dentry.ptr("parent")? else { return Ok((vec![], false)) };
-        if names.is_empty() {
-            deleted = !dentry.bool("hashed")?;
-        }
-        names.push(name_of(kernel, &dentry)?);
-        dentry = parent;
-    }
-    Err(crate::introspect::Error::Damaged { what: "a path".into() }.into())
-}
-
-fn name_of(kernel: &Kernel<'_>, dentry: &Object<'_>) -> Result<Vec<u8>> {
-    let at = dentry.addr_of("name")?;
-    let start = kernel.space().read_u64(at)?;
-    let len = kernel.space().read_u64(at.wrapping_add(8))?.min(MAX_NAME);
-    let mut name = vec![0; len as usize];
-    kernel.space().read(start, &mut name)?;
-    Ok(name)
 }

@@ -9,7 +9,7 @@
 //! - `memory`: which pages of a process are there, as segments.
 //! - `notes`: Linux's notes.
 //! - `write`: the file.
-//! - `state`, `files`, `sharing`: our own notes; `content`: what files hold.
+//! - `state`, `timers`, `files`, `sharing`: our own notes; `content`: what files hold.
 //! - `tree`: a process, or it and its descendants, as a folder of cores.
 //! - `open`: such a folder, checked before it is used.
 
@@ -21,6 +21,7 @@ mod open;
 mod registers;
 mod sharing;
 mod state;
+mod timers;
 mod tree;
 mod write;
 

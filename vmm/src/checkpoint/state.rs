@@ -5,12 +5,11 @@ use belljar_abi::corenote::{
     Terminal, Thread, Vma as VmaRecord, Writer, Zombie,
 };
 
-use super::files::path_of;
 use super::memory::{VM_SHARED, Vma};
 use super::registers::Registers;
 use super::{Error, Result};
 use crate::elfcore::Note;
-use crate::introspect::{Kernel, Object, Process, optional};
+use crate::introspect::{Kernel, Object, Process, optional, path_of};
 
 /// `exit_state` of a task that has ended and was not waited for.
 const EXIT_ZOMBIE: u64 = 32;
@@ -36,19 +35,15 @@ pub(super) fn process(
     let pid = process.pid()?;
     let refused = |what: &str| Error::Refused { pid, what: what.to_owned() };
     let signal = task.ptr("signal")?.ok_or_else(|| refused("it has no signal structure"))?;
-    if signal.bool("timers.used")? {
-        return Err(refused("it has POSIX or interval timers, which no core carries yet"));
-    }
-    if signal.bool("timers.watches_cpu")? {
-        return Err(refused("it has timers on its CPU time, which no core carries yet"));
-    }
     own_namespace(process)?;
     let fs = task.ptr("fs")?.ok_or_else(|| refused("it has no working directory"))?;
     let cred = task.ptr("cred")?.ok_or_else(|| refused("it has no credentials"))?;
     let (pgid, sid) = process.pgid_sid()?;
     let mut table_of: Writer<ProcessRecord> = Writer::default();
-    let cwd = path_of(&fs.embedded("paths.cwd")?)?.0;
-    let root = path_of(&fs.embedded("paths.root")?)?.0;
+    let place = |field| -> Result<Vec<u8>> {
+        Ok(path_of(&fs.embedded(field)?)?.map_or_else(Vec::new, |place| place.path))
+    };
+    let (cwd, root) = (place("paths.cwd")?, place("paths.root")?);
     let exe = match mm.ptr("exe")? {
         Some(exe) => exe.bytes("path")?,
         None => vec![],
@@ -96,6 +91,10 @@ pub(super) fn process(
         oom_score_adj: signal.uint("oom_score_adj")?,
         subreaper: signal.uint("is_child_subreaper")?,
         monotonic_ns: now.saturating_add_signed(clock_offset(task)?),
+        dead_utime: signal.uint("dead.utime")?,
+        dead_stime: signal.uint("dead.stime")?,
+        children_utime: signal.uint("children.utime")?,
+        children_stime: signal.uint("children.stime")?,
     };
     table_of.push(record);
 
@@ -162,7 +161,7 @@ fn is_found_again(path: &[u8]) -> bool {
 }
 
 /// How far the process's CLOCK_MONOTONIC is ahead of the machine's.
-fn clock_offset(task: &Object<'_>) -> Result<i64> {
+pub(super) fn clock_offset(task: &Object<'_>) -> Result<i64> {
     let Some(proxy) = task.ptr("nsproxy")? else { return Ok(0) };
     let Some(time) = proxy.ptr("time")? else { return Ok(0) };
     Ok(time.int("monotonic")?)
@@ -228,6 +227,11 @@ pub(super) fn threads(
             restart_value: task.uint("restart.value")?,
             restart_flags: task.uint("restart.flags")?,
             restart_bitset: task.uint("restart.bitset")?,
+            cpu_ns: task.uint("se.sum_exec_runtime")?,
+            user_sampled: task.uint("se.utime_sampled")?,
+            system_sampled: task.uint("se.stime_sampled")?,
+            utime: task.uint("se.utime")?,
+            stime: task.uint("se.stime")?,
         });
         queued(tid, task, "sig.pending.queue", &mut pending)?;
         if let Some(number) = task.ptr("thread_pid")? {

@@ -6,7 +6,7 @@ use super::content::Contents;
 use super::files::PipeEnd;
 use super::memory::{self, Piece};
 use super::registers::Registers;
-use super::{Error, Result, files, notes, registers, sharing, state};
+use super::{Error, Result, files, notes, registers, sharing, state, timers};
 use crate::backend::CpuRegisters;
 use crate::elfcore::{Core, fill_sparse};
 use crate::introspect::{Error as GuestError, Kernel, Process};
@@ -94,6 +94,7 @@ pub fn image<'r>(
     if let (Depth::Whole { now }, Some(contents)) = (depth, &mut contents) {
         core.notes.extend(state::process(&process, &mm, &vmas, now)?);
         core.notes.extend(state::threads(&process, &alive, &all)?);
+        core.notes.push(timers::note(&process, &alive)?);
         core.notes.push(state::zombies(kernel, process.pid()?)?);
         core.notes.extend(state::terminal(process.task())?);
         let (notes, ends) = files::notes(&process, contents)?;

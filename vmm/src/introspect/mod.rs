@@ -9,6 +9,7 @@ mod error;
 mod freeframes;
 mod note;
 mod object;
+mod path;
 mod root;
 mod symbols;
 #[cfg(any(test, feature = "synthetic"))]
@@ -22,6 +23,7 @@ pub use error::{Error, Result, optional};
 pub use freeframes::FreeFrames;
 pub use note::{Field, Kind, Note, Type};
 pub use object::{List, Object, Value};
+pub use path::{Place, path_of};
 pub use root::Root;
 pub use symbols::{Location, SourceFrame, SourceMap, Symbols};
 pub use views::{Answer, Frames, Process, Request, log_text, schemas, view};

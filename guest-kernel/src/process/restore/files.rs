@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::fmt;
 
-use belljar_abi::corenote;
+use belljar_abi::carried::Carried;
 
 use super::Failure;
 use super::objects::{Expected, Objects, PipeEnds};
@@ -143,33 +143,34 @@ fn open(caller: Caller<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Resul
         let how = OpenHow { flags: flags | more, ..OpenHow::default() };
         fs::open::open(caller, None, file.path, how)
     };
-    match record.kind {
-        _ if flags.contains(OpenFlags::PATH) => Ok(open(OpenFlags::empty())?),
-        corenote::FILE_REGULAR => {
+    if flags.contains(OpenFlags::PATH) {
+        return Ok(open(OpenFlags::empty())?);
+    }
+    match Carried::of(record.kind).ok_or(Why::Unknown(record.kind))? {
+        Carried::Regular => {
             let open = open(OpenFlags::empty())?;
             verify(&open, &Expected { size: record.size, hash: file.hash })?;
             open.set_pos(record.pos);
             Ok(open)
         }
-        corenote::FILE_DIRECTORY => {
+        Carried::Directory => {
             let open = open(OpenFlags::DIRECTORY)?;
             open.set_pos(record.pos);
             Ok(open)
         }
-        corenote::FILE_CHAR_DEVICE | corenote::FILE_TTY => {
+        Carried::CharDevice | Carried::Tty => {
             let open = open(OpenFlags::NOCTTY)?;
             if open.inode.mode() & crate::uapi::S_IFMT != crate::uapi::S_IFCHR {
                 return Err(Why::Kind);
             }
             Ok(open)
         }
-        corenote::FILE_PIPE => pipe_end(caller, file, flags, objects),
-        corenote::FILE_EVENTFD => {
+        Carried::Pipe => pipe_end(caller, file, flags, objects),
+        Carried::EventFd => {
             let counter = EventFd::new(record.value, record.semaphore != 0);
             let ops: Box<EventFd> = crate::mm::try_box(counter)?;
             Ok(anon::new_file("[eventfd]", ops, flags)?)
         }
-        kind => Err(Why::Unknown(kind)),
     }
 }
 

@@ -5,7 +5,8 @@
 //! | [`core`](self::core) | ELF headers and notes, as bytes |
 //! | [`plan`] | what the notes say, checked |
 //! | `objects` | what several processes of a checkpoint have in common |
-//! | `memory`, `files`, `state` | the parts of a process, built aside |
+//! | `numbers` | of processes and threads |
+//! | `memory`, `files`, `timers`, `state` | the parts of a process, built aside |
 //! | `tasks` | the tasks, and the moment when they go on |
 //!
 //! As for execve(2), everything that can fail is done first: all parts of all processes are built aside, then
@@ -23,6 +24,7 @@
 pub mod core;
 mod files;
 mod memory;
+mod numbers;
 mod objects;
 pub mod plan;
 mod state;
@@ -30,11 +32,13 @@ mod state;
 #[doc(hidden)]
 pub mod synthetic;
 mod tasks;
+mod timers;
 
 use ::core::fmt::{self, Write};
 use alloc::vec::Vec;
 
 use self::core::Core;
+use self::numbers::Numbers;
 use self::objects::Objects;
 use self::plan::Plan;
 use crate::arch::PtRegs;
@@ -172,14 +176,15 @@ fn build(
             .map_err(|errno| Failure::new(plan, errno, format_args!("its memory: {errno}")))?;
     }
     let proxy = state::namespaces(task, &plans[0])?;
+    let numbers = Numbers::take_all(task, plans, become_root.is_some())?;
     let mut parts = Vec::new();
     parts
         .try_reserve_exact(plans.len())
         .map_err(|_| Failure::new(&plans[0], Errno::ENOMEM, format_args!("ENOMEM")))?;
     for (source, plan) in sources.iter().zip(plans) {
-        parts.push(state::Parts::build(caller, source, plan, &proxy, &mut objects)?);
+        parts.push(state::Parts::build(caller, source, plan, &proxy, &numbers, &mut objects)?);
     }
-    tasks::start(task, plans, parts, become_root)
+    tasks::start(task, plans, parts, numbers, become_root)
 }
 
 /// execve(2) of a core: the caller becomes the process, as far as it may, under its own number.

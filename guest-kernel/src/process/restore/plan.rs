@@ -5,8 +5,8 @@
 use alloc::vec::Vec;
 
 use belljar_abi::corenote::{
-    self, Fd, File, Frames, Kind, Limit, Pending, Record, SigAction, Table, Terminal, Thread, Vma,
-    Zombie,
+    self, Fd, File, Frames, Kind, Limit, Pending, Record, SigAction, Table, Terminal, Thread,
+    Timer, Vma, Zombie,
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
@@ -22,11 +22,16 @@ use crate::process::sigframe::user_pstate;
 use crate::sched::{ClockBase, Deadline, RestartBlock, RestartKind};
 use crate::signal::NSIG;
 use crate::task::rlimit::RLIM_NLIMITS;
+use crate::task::timers::{TimerClock, TimerClockKind};
 
 /// Descriptors beyond this cannot be (`fs.nr_open`).
 const MAX_FD: u64 = 1 << 20;
 /// Numbers of processes end below this.
 const MAX_PID: u64 = 4 << 20;
+/// Most timers of a process, and one more than the highest number of one.
+const MAX_TIMERS: usize = 1 << 20;
+/// Most CPU time of a process, in nanoseconds: 73 years.
+const MAX_CPU_TIME: u64 = 1 << 61;
 /// Most words of an auxiliary vector.
 const MAX_AUXV: usize = 128;
 
@@ -86,6 +91,16 @@ pub struct TerminalPlan {
     pub termios: Termios,
 }
 
+/// A timer.
+pub struct TimerPlan {
+    /// What its note says.
+    pub record: Timer,
+    /// What it counts.
+    pub clock: TimerClock,
+    /// The clock of its deadline.
+    pub base: ClockBase,
+}
+
 /// A process.
 pub struct Plan<'a> {
     /// What its note says; ids are in range.
@@ -122,6 +137,8 @@ pub struct Plan<'a> {
     pub zombies: Vec<ZombiePlan<'a>>,
     /// Its controlling terminal.
     pub terminal: Option<TerminalPlan>,
+    /// Its timers; no two of a kind but those of timer_create(2), which have numbers of their own.
+    pub timers: Vec<TimerPlan>,
 }
 
 /// The records of a note that each pass `check`; too many for any process are refused.
@@ -231,6 +248,11 @@ impl<'a> Plan<'a> {
             Some(table) => zombies(&table)?,
             None => Vec::new(),
         };
+        let timers = match core.table(Kind::Timers) {
+            Some(table) => timers(&table, &threads)?,
+            None => Vec::new(),
+        };
+        check_cpu_time(&process, &threads)?;
         let mut words = room(MAX_AUXV)?;
         words.extend(
             core.auxv
@@ -256,6 +278,7 @@ impl<'a> Plan<'a> {
             auxv: words,
             zombies,
             terminal,
+            timers,
         })
     }
 
@@ -432,6 +455,60 @@ fn terminal(table: &Table<'_>) -> Option<TerminalPlan> {
     termios.derive_speeds();
     Some(TerminalPlan { record, termios })
 }
+
+/// Refuses CPU time that would not add up in a word.
+fn check_cpu_time(process: &corenote::Process, threads: &[ThreadPlan<'_>]) -> Result<()> {
+    let p = process;
+    let own = [p.dead_utime, p.dead_stime, p.children_utime, p.children_stime];
+    let of_threads = threads.iter().flat_map(|thread| {
+        let t = &thread.record;
+        [t.cpu_ns, t.user_sampled, t.system_sampled, t.utime, t.stime]
+    });
+    let sum = own.into_iter().chain(of_threads).fold(0, u64::saturating_add);
+    need(sum <= MAX_CPU_TIME, "Threads", "the CPU time in all", sum)
+}
+
+fn timers(table: &Table<'_>, threads: &[ThreadPlan<'_>]) -> Result<Vec<TimerPlan>> {
+    let mut timers: Vec<TimerPlan> = room(table.len().min(MAX_TIMERS))?;
+    for record in records::<Timer>(table, "Timers", MAX_TIMERS, |_| Ok(()))? {
+        let bad = |word, value| Bad::Value { note: "Timers", word, value };
+        need(record.what <= corenote::TIMER_PROF, "Timers", "what", record.what)?;
+        need(record.id < MAX_TIMERS as u64, "Timers", "id", record.id)?;
+        need(record.clock_tid < MAX_PID, "Timers", "clock_tid", record.clock_tid)?;
+        need(record.deadline <= i64::MAX as u64, "Timers", "deadline", record.deadline)?;
+        need(record.interval <= i64::MAX as u64, "Timers", "interval", record.interval)?;
+        need(record.overrun <= i64::MAX as u64, "Timers", "overrun", record.overrun)?;
+        need(record.signo <= NSIG as u64, "Timers", "signo", record.signo)?;
+        let told = record.notify_tid;
+        let known = told == 0 || threads.iter().any(|thread| thread.record.tid == told);
+        need(known, "Timers", "notify_tid", told)?;
+        let clock = TimerClock::of_number(record.clock as u32, record.clock_tid as u32);
+        let clock = clock.filter(|_| record.clock <= u64::from(u32::MAX));
+        timers.push(TimerPlan {
+            clock: clock.ok_or(bad("clock", record.clock))?,
+            base: match record.base {
+                0 => ClockBase::Monotonic,
+                1 => ClockBase::Realtime,
+                other => return Err(bad("base", other)),
+            },
+            record,
+        });
+    }
+    let key = |timer: &TimerPlan| match timer.record.what {
+        corenote::TIMER_POSIX => (corenote::TIMER_POSIX, timer.record.id),
+        what => (what, 0),
+    };
+    timers.sort_unstable_by_key(key);
+    match timers.windows(2).find(|pair| key(&pair[0]) == key(&pair[1])) {
+        Some(pair) => Err(Bad::Value { note: "Timers", word: "id", value: pair[0].record.id }),
+        None => Ok(timers),
+    }
+}
+
+const _: () = assert!(
+    TimerClockKind::ProcessUser as u64 == corenote::CLOCK_PROCESS_USER,
+    "core notes name the clocks as the kernel does"
+);
 
 fn zombies<'a>(table: &Table<'a>) -> Result<Vec<ZombiePlan<'a>>> {
     let mut zombies = room(table.len().min(65536))?;

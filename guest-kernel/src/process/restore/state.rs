@@ -2,9 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
+use super::numbers::Numbers;
 use super::objects::Objects;
 use super::plan::Plan;
-use super::{Failure, Source, files, memory};
+use super::{Failure, Source, files, memory, timers};
 use crate::array::Array;
 use crate::errno::Result;
 use crate::fs::{Caller, Files, FsStruct};
@@ -46,6 +47,7 @@ impl Parts {
         source: &Source,
         plan: &Plan<'_>,
         proxy: &Ref<NsProxy>,
+        numbers: &Numbers,
         objects: &mut Objects,
     ) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(plan, errno, format_args!("{errno}"));
@@ -60,6 +62,8 @@ impl Parts {
         signal.oom_score_adj.store(adj, Ordering::Relaxed);
         signal.is_child_subreaper.store(plan.process.subreaper != 0, Ordering::Relaxed);
         signal.did_exec.store(true, Ordering::Relaxed);
+        set_cpu_time(&signal, plan);
+        timers::build(&signal.timers, plan, numbers, proxy).map_err(failed)?;
         let mm = memory::build(caller, source, plan, objects)?;
         mm.set_limits(mm_limits(&signal.rlimits, &cred));
         let proxy = proxy.clone();
@@ -75,6 +79,18 @@ fn mm_limits(limits: &Rlimits, cred: &Cred) -> MmLimits {
         data: limits.soft(Resource::Data),
         stack: limits.soft(Resource::Stack),
         memlock: if unlimited { u64::MAX } else { limits.soft(Resource::Memlock) },
+    }
+}
+
+/// Sets the CPU time of threads that have ended and of children.
+pub(super) fn set_cpu_time(signal: &SignalStruct, plan: &Plan<'_>) {
+    let p = &plan.process;
+    for (account, utime, stime) in [
+        (&signal.dead, p.dead_utime, p.dead_stime),
+        (&signal.children, p.children_utime, p.children_stime),
+    ] {
+        account.utime.store(utime, Ordering::Relaxed);
+        account.stime.store(stime, Ordering::Relaxed);
     }
 }
 

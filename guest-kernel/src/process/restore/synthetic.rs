@@ -4,6 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{self, Kind, OWNER, Record, Writer};
 use belljar_abi::coreregs::{
     CORE, FPSIMD_SIZE, LINUX, NT_ARM_TLS, NT_AUXV, NT_FPREGSET, NT_PRSTATUS, PRSTATUS_SIZE,
@@ -70,10 +71,10 @@ pub fn notes() -> Vec<Vec<u8>> {
         table(Kind::Pending, [corenote::Pending { tid: 41, signo: 10, ..Default::default() }]),
         table_with(Kind::Files, |to| {
             let path_bytes = to.bytes(b"/dev/console").unwrap_or(0);
-            let kind = corenote::FILE_CHAR_DEVICE;
+            let kind = Carried::CharDevice as u64;
             to.push(corenote::File { id: 96, kind, path_bytes, ..Default::default() });
             let content_bytes = to.bytes(b"in the pipe").unwrap_or(0);
-            let kind = corenote::FILE_PIPE;
+            let kind = Carried::Pipe as u64;
             to.push(corenote::File { id: 64, kind, content_bytes, ..Default::default() });
         }),
         table(Kind::Fds, [0, 1].map(|fd| corenote::Fd { fd, file: 96 - 32 * fd, cloexec: 0 })),

@@ -3,9 +3,10 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use super::numbers::Numbers;
 use super::plan::{Plan, ThreadPlan, ZombiePlan};
-use super::state::{Parts, blockable, pending, set_limits};
-use super::{Failure, alone};
+use super::state::{Parts, blockable, pending, set_cpu_time, set_limits};
+use super::{Failure, alone, timers};
 use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -16,57 +17,10 @@ use crate::process::cgroup;
 use crate::process::creds::commit_creds;
 use crate::process::exit;
 use crate::process::fork::{self, new_task};
-use crate::sched::{self, ClockBase, Policy, RestartBlock};
+use crate::sched::{self, ClockBase, CpuRecord, CpuTime, Policy, RestartBlock};
 use crate::signal::SIGSTOP;
 use crate::task::list::{self, TaskList};
 use crate::task::{AltStack, EXIT_ZOMBIE, SignalStruct, Task, TaskFlags};
-
-/// The numbers of a checkpoint, by what they were.
-struct Numbers(Vec<(u32, Ref<Pid>)>);
-
-impl Numbers {
-    fn get(&self, nr: u64) -> Option<Ref<Pid>> {
-        self.0.iter().find(|(other, _)| u64::from(*other) == nr).map(|(_, pid)| pid.clone())
-    }
-
-    fn add(&mut self, nr: u32, pid: Ref<Pid>) -> Result<()> {
-        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.0.push((nr, pid));
-        Ok(())
-    }
-
-    /// Takes the number of a thread.
-    fn take(&mut self, plan: &Plan<'_>, tid: u64) -> Result<(), Failure> {
-        let nr = tid as u32;
-        let taken = |errno| match errno {
-            Errno::EEXIST => {
-                let what = format_args!("its number {nr} is somebody else's here");
-                Failure::new(plan, errno, what)
-            }
-            errno => Failure::new(plan, errno, format_args!("its number {nr}: {errno}")),
-        };
-        if self.get(tid).is_some() || nr >= crate::ns::pid::pid_max() {
-            return Err(taken(Errno::EEXIST));
-        }
-        let pid = Pid::alloc(init_pid_ns(), &[nr]).map_err(taken)?;
-        self.add(nr, pid).map_err(taken)
-    }
-
-    /// The number of a process group or session: that of the checkpoint; kept where it is free though its leader
-    /// is gone; else the caller's.
-    fn group(&mut self, caller: &Task, kind: PidType, nr: u64) -> Result<Ref<Pid>> {
-        if let Some(pid) = self.get(nr) {
-            return Ok(pid);
-        }
-        let pid = match Pid::alloc(init_pid_ns(), &[nr as u32]) {
-            Ok(pid) => pid,
-            Err(Errno::EEXIST) => caller.signal.pid(kind).ok_or(Errno::ESRCH)?,
-            Err(errno) => return Err(errno),
-        };
-        self.add(nr as u32, pid.clone())?;
-        Ok(pid)
-    }
-}
 
 /// The tasks of a process that does not run yet.
 struct Made {
@@ -90,41 +44,13 @@ pub(super) fn start(
     caller: &'static Task,
     plans: &[Plan<'_>],
     mut parts: Vec<Parts>,
+    mut numbers: Numbers,
     become_root: Option<&mut PtRegs>,
 ) -> Result<Ref<Task>, Failure> {
     let becomes = become_root.is_some();
     let root = &plans[0];
     let no_memory = |plan| Failure::new(plan, Errno::ENOMEM, format_args!("its tasks: ENOMEM"));
-    if !Ref::ptr_eq(caller.thread_pid.own().ns(), init_pid_ns()) {
-        let what = format_args!("cores are resumed in the initial pid namespace only");
-        return Err(Failure::new(root, Errno::EINVAL, what));
-    }
     let outside = adopter(caller);
-    let mut numbers = Numbers(Vec::new());
-    if becomes {
-        // Under the caller's number, in its group and session.
-        let ids = [
-            (root.process.pid, caller.signal.pid(PidType::Tgid)),
-            (root.process.pgid, caller.signal.pid(PidType::Pgid)),
-            (root.process.sid, caller.signal.pid(PidType::Sid)),
-        ];
-        for (nr, pid) in ids {
-            if let Some(pid) = pid
-                && numbers.get(nr).is_none()
-            {
-                numbers.add(nr as u32, pid).map_err(|_| no_memory(root))?;
-            }
-        }
-    }
-    for (index, plan) in plans.iter().enumerate() {
-        let first = usize::from(becomes && index == 0);
-        for thread in &plan.threads[first..] {
-            numbers.take(plan, thread.record.tid)?;
-        }
-        for zombie in &plan.zombies {
-            numbers.take(plan, zombie.record.pid)?;
-        }
-    }
     let mut made: Vec<Made> = Vec::new();
     made.try_reserve_exact(plans.len()).map_err(|_| no_memory(root))?;
     for (index, plan) in plans.iter().enumerate() {
@@ -151,6 +77,7 @@ pub(super) fn start(
     terminal(root, &leader, &numbers);
     for (index, tasks) in made.iter().enumerate() {
         parts[index].mm_used = true;
+        timers::start(&tasks.leader);
         let first = usize::from(becomes && index == 0);
         for task in &tasks.threads[first..] {
             fork::start(task);
@@ -292,6 +219,11 @@ fn restart(thread: &ThreadPlan<'_>, proxy: &NsProxy) -> RestartBlock {
 fn describe(task: &Task, plan: &Plan<'_>, thread: &ThreadPlan<'_>) {
     let record = &thread.record;
     task.set_comm(thread.comm);
+    task.se.resume_cpu_time(&CpuRecord {
+        sum: record.cpu_ns,
+        sampled: CpuTime { user: record.user_sampled, system: record.system_sampled },
+        shown: CpuTime { user: record.utime, system: record.stime },
+    });
     task.clear_child_tid.store(record.clear_child_tid, Ordering::Relaxed);
     task.robust_list.store(record.robust_list, Ordering::Relaxed);
     task.pdeath_signal.store(record.pdeath_signal as i32, Ordering::Relaxed);
@@ -334,8 +266,10 @@ fn commit(task: &Task, plan: &Plan<'_>, parts: &mut Parts, regs: &mut PtRegs) {
     drop(task.sighand.replace(parts.sighand.clone()));
     commit_creds(task, parts.cred.clone());
     let signal = &task.signal;
-    signal.timers.delete_posix();
+    signal.timers.delete_all();
+    timers::take_over(&signal.timers, &parts.signal.timers);
     let _ = set_limits(&signal.rlimits, plan);
+    set_cpu_time(signal, plan);
     signal.did_exec.store(true, Ordering::Relaxed);
     let adj = plan.process.oom_score_adj as i64 as i32;
     signal.oom_score_adj.store(adj, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-use super::super::{Error, Kernel, Object, Result};
+use super::super::{Error, Kernel, Object, Result, path_of};
 use super::process::Process;
 use crate::render::{Column, Consistency, Kind, Schema, Shape};
 
@@ -44,8 +44,6 @@ pub(super) struct Fd {
 /// Values of AArch64's `O_*` flags that are shown.
 const FLAGS: [(u64, &str); 4] =
     [(0o2000, "append"), (0o4000, "nonblock"), (0o1_0000, "dsync"), (0o20_0000, "direct")];
-/// Longest chain of names, and of mounts, that is followed.
-const MAX_DEPTH: usize = 256;
 
 /// One open file of one process, while looking for other ends.
 struct Place {
@@ -306,35 +304,8 @@ fn text_of(bytes: &[u8]) -> Option<String> {
 
 /// The path of a file, through the mounts that it is seen through; `None` for files without names.
 fn path(file: &Object<'_>) -> Result<Option<String>> {
-    let mut parts: Vec<String> = vec![];
-    let mut place = file.embedded("path")?;
-    for _ in 0..MAX_DEPTH {
-        let (Some(mount), Some(mut dentry)) = (place.ptr("mnt")?, place.ptr("dentry")?) else {
-            return Ok(None);
-        };
-        if mount.bool("pseudo")? {
-            return Ok(None);
-        }
-        let top = mount.ptr("root")?.map_or(0, |root| root.addr());
-        for _ in 0..MAX_DEPTH {
-            if dentry.addr() == top {
-                break;
-            }
-            parts.push(dentry.text("name")?);
-            match dentry.ptr("parent")? {
-                Some(parent) => dentry = parent,
-                None => break,
-            }
-        }
-        // Where the mount is, in the mount around it.
-        let around = mount.embedded("tree.place")?;
-        if around.ptr("mnt")?.is_none() {
-            let names: Vec<_> = parts.iter().rev().map(String::as_str).collect();
-            return Ok(Some(format!("/{}", names.join("/"))));
-        }
-        place = around;
-    }
-    Err(Error::Damaged { what: "a path".into() })
+    let place = path_of(&file.embedded("path")?)?;
+    Ok(place.map(|place| String::from_utf8_lossy(&place.path).into_owned()))
 }
 
 #[cfg(test)]

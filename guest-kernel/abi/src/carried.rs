@@ -1,0 +1,40 @@
+//! The kinds of open files that a checkpoint carries. The VMM writes into a core what is on this list and refuses
+//! the rest; the kernel makes it again. Both match it whole, so neither can lack a kind that the other has.
+
+macro_rules! carried {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)+) => {
+        /// A kind of open file that a core can hold. The numbers are those of the kernel's own kinds and part of
+        /// the form of [`corenote::File::kind`](crate::corenote::File::kind).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u64)]
+        pub enum Carried { $($(#[$doc])* $name = $number,)+ }
+
+        impl Carried {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The kind with that number; `None` if no core holds one.
+            pub const fn of(number: u64) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+carried! {
+    /// A regular file: by path, size and content.
+    Regular = 0,
+    /// A directory: by path.
+    Directory = 1,
+    /// A character device that keeps nothing of who has it open: by path.
+    CharDevice = 2,
+    /// An end of a pipe: with what is in it.
+    Pipe = 4,
+    /// A terminal: by path.
+    Tty = 7,
+    /// An eventfd: with its count.
+    EventFd = 8,
+}
