@@ -69,11 +69,26 @@ impl<T> Array<T> {
         self.with_vec(|v| v.remove(index))
     }
 
+    /// Removes and returns the item at `index`; the last one takes its place.
+    pub fn swap_remove(&mut self, index: usize) -> T {
+        self.with_vec(|v| v.swap_remove(index))
+    }
+
+    /// Keeps the items that `keep` says.
+    pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        self.with_vec(|v| v.retain(keep));
+    }
+
     /// Removes the items in `range`.
     pub fn drain(&mut self, range: core::ops::Range<usize>) {
         self.with_vec(|v| {
             v.drain(range);
         });
+    }
+
+    /// Removes and returns the first item.
+    pub fn pop_front(&mut self) -> Option<T> {
+        if self.is_empty() { None } else { Some(self.remove(0)) }
     }
 
     /// Removes and returns the last item.
@@ -91,6 +106,13 @@ impl<T> Array<T> {
         self.try_reserve(len.saturating_sub(self.len))?;
         self.with_vec(|v| v.resize_with(len, make));
         Ok(())
+    }
+}
+
+impl<T> From<Vec<T>> for Array<T> {
+    fn from(items: Vec<T>) -> Self {
+        let mut items = ManuallyDrop::new(items);
+        Self { ptr: items.as_mut_ptr(), len: items.len(), cap: items.capacity() }
     }
 }
 

@@ -177,6 +177,21 @@ fn timers_and_cpu_time_go_on() {
 }
 
 #[test]
+fn timerfds_signalfds_and_epoll_sets_go_on() {
+    assert_moves("moved_events", "events are as they were\n");
+}
+
+#[test]
+fn fifos_pidfds_and_locks_go_on() {
+    assert_moves("moved_files", "files are as they were\n");
+}
+
+#[test]
+fn unix_sockets_go_on_with_what_is_queued() {
+    assert_moves("moved_sockets", "sockets are as they were\n");
+}
+
+#[test]
 fn shell_at_a_terminal_goes_on_with_its_jobs() {
     let guest = Guest::new();
     let mut before = Terminal::start(guest.command(&["run", "--name", "t", "shell"]));
@@ -213,7 +228,7 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
 #[test]
 fn what_no_core_carries_is_refused_and_goes_on() {
     let guest = Guest::new();
-    let script = "mkfifo /tmp/f; (exec 9<>/tmp/f; echo fifo; sleep 1000) &
+    let script = "(exec 9>/tmp/f; rm /tmp/f; echo removed; sleep 1000) &
         sleep 0.5; (sleep 1000; echo) | sleep 2000 & sleep 0.5; echo ready; sleep 1000";
     let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
     vm.read_until("ready");
@@ -224,7 +239,7 @@ fn what_no_core_carries_is_refused_and_goes_on() {
         assert_eq!(done.code, 125, "{done:?}");
         assert!(done.stderr.contains(why), "{done:?}");
     };
-    refused(&["t", "1", dir, "--tree", "--kill"], "FIFO /tmp/f");
+    refused(&["t", "1", dir, "--tree", "--kill"], "without a name any more (/tmp/f)");
     let rows = guest.rows(&["ps", "t"]);
     let end = rows.iter().rfind(|row| row["comm"] == "sleep" && row["ppid"] == 1).unwrap();
     let other = rows.iter().find(|row| row["comm"] == "sh" && row["ppid"] == 1).unwrap();
@@ -248,12 +263,28 @@ fn damaged_and_foreign_cores_are_refused_before_a_machine_starts() {
     };
     run("checkpoint.json cannot be read");
     let mut child = guest
-        .command(&["run", "--name", "t", "--detach", "shell", "--", "sleep", "1000"])
+        .command(&[
+            "run",
+            "--name",
+            "t",
+            "--detach",
+            "shell",
+            "--",
+            "sh",
+            "-c",
+            "sleep 1000 & wait",
+        ])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     assert!(child.wait().unwrap().success());
-    checkpoint(&guest, &["t", "1", dir.to_str().unwrap()]);
+    let child = || {
+        let rows = guest.try_rows(&["ps", "t"]).ok()?;
+        rows.into_iter().find(|row| row["ppid"] == 1)
+    };
+    eventually("the shell has a child", || child().is_some());
+    let other = format!("{}.core", child().unwrap()["pid"]);
+    checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--tree"]);
     guest.run(&["kill", "t"], "");
     let core = dir.join("1.core");
     let whole = std::fs::read(&core).unwrap();
@@ -263,12 +294,20 @@ fn damaged_and_foreign_cores_are_refused_before_a_machine_starts() {
         std::fs::write(&core, bytes).unwrap();
         run("is not the one that was written");
     }
+    // Both are whole, and each is in the other's place.
+    std::fs::copy(dir.join(&other), &core).unwrap();
+    std::fs::write(dir.join(&other), &whole).unwrap();
+    run("is not the one that was written");
     std::fs::remove_file(&core).unwrap();
     run("its core 1.core cannot be read");
     let index = dir.join("checkpoint.json");
     let text = std::fs::read_to_string(&index).unwrap();
     std::fs::write(&index, text.replace("1.core", "../1.core")).unwrap();
     run("it names a core");
+    std::fs::write(&index, text.replace("\"version\": 2", "\"version\": 9")).unwrap();
+    run("it has version 9");
+    std::fs::write(&index, text.replace("belljar checkpoint", "another program")).unwrap();
+    run("is something else");
     std::fs::write(&index, &text[..text.len() / 2]).unwrap();
     run("is damaged");
 }
@@ -289,6 +328,19 @@ mod qemu {
         assert_goes_on(&before, &after, &whole, 0);
     }
 
+    /// The files of the shell image, as a folder.
+    fn shell_folder(guest: &Guest) -> PathBuf {
+        let root = guest.path("root");
+        std::fs::create_dir(&root).unwrap();
+        let archive = home().join("images/shell/rootfs.cpio");
+        let mut cpio = std::process::Command::new("cpio");
+        cpio.args(["-idm", "--quiet", "--no-absolute-filenames", "bin/*", "etc/*"])
+            .current_dir(&root);
+        let status = cpio.stdin(std::fs::File::open(archive).unwrap()).status();
+        assert!(status.expect("the tests need cpio(1)").success());
+        root
+    }
+
     #[test]
     fn program_that_execs_a_core_becomes_its_process() {
         let guest = Guest::new();
@@ -300,14 +352,7 @@ mod qemu {
         checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--kill"]);
         vm.end();
         // An image that has the core as a program, and what it had mapped.
-        let root = guest.path("root");
-        std::fs::create_dir(&root).unwrap();
-        let archive = home().join("images/shell/rootfs.cpio");
-        let mut cpio = std::process::Command::new("cpio");
-        cpio.args(["-idm", "--quiet", "--no-absolute-filenames", "bin/*", "etc/*"])
-            .current_dir(&root);
-        let status = cpio.stdin(std::fs::File::open(archive).unwrap()).status();
-        assert!(status.expect("the tests need cpio(1)").success());
+        let root = shell_folder(&guest);
         let program = root.join("bin/core");
         std::fs::copy(dir.join("1.core"), &program).unwrap();
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -346,5 +391,39 @@ mod qemu {
         let done = guest.run(&["run", "--resume", dir, "bash"], "");
         assert_eq!(done.code, 125, "{done:?}");
         assert!(done.stderr.contains("process 1: "), "{done:?}");
+    }
+
+    #[test]
+    fn file_of_other_content_or_size_is_refused() {
+        let guest = Guest::new();
+        let root = shell_folder(&guest);
+        let (data, wait) = (root.join("data"), root.join("wait"));
+        std::fs::write(&data, "first\nsecond\n").unwrap();
+        std::fs::write(&wait, "").unwrap();
+        let script = "exec 7</data; read -r a <&7; echo ready
+            while [ -e /wait ]; do sleep 0.1; done; cat <&7; exit 4";
+        let image = root.to_str().unwrap();
+        let mut vm = Printing::run(&guest, &[image, "--", "/bin/sh", "-c", script]);
+        vm.read_until("ready");
+        let dir = guest.path("cores");
+        let dir = dir.to_str().unwrap();
+        checkpoint(&guest, &["t", "1", dir, "--kill"]);
+        vm.end();
+        std::fs::remove_file(&wait).unwrap();
+        for (content, why) in [
+            ("first\nSECOND\n", "descriptor 7: /data does not hold what it held"),
+            ("first\n", "descriptor 7: /data has 6 bytes, and had 13"),
+        ] {
+            std::fs::write(&data, content).unwrap();
+            let done = guest.run(&["run", "--resume", dir, image], "");
+            assert_eq!(done.code, 125, "{done:?}");
+            assert!(done.stderr.contains(&format!("process 1: {why}")), "{done:?}");
+        }
+        std::fs::write(&data, "first\nsecond\n").unwrap();
+        // As often as one likes: a checkpoint is not used up.
+        for _ in 0..2 {
+            let done = guest.run(&["run", "--resume", dir, image], "");
+            assert_eq!((done.code, &*done.stdout), (4, "second\n"), "{done:?}");
+        }
     }
 }

@@ -102,6 +102,43 @@ fn a_vm_that_could_not_be_saved_goes_on_even_if_it_was_to_stop() {
     guest.assert_clean();
 }
 
+#[test]
+fn processes_that_could_not_be_saved_go_on_even_if_they_were_to_end() {
+    let guest = Guest::new();
+    let shell = ["shell", "--", "sh", "-c", TICKS];
+    let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
+    let done = Done::from(command(&guest, &args).output().unwrap());
+    assert_eq!(done.code, 0, "{done:?}");
+    wait_for_output(&guest, "t", "tick 2\n");
+    let dir = guest.path("cores");
+    let name = dir.to_str().unwrap();
+    let checkpoint = ["checkpoint", "t", "1", name, "--tree"];
+    // What a process left that died in the middle of it is in nobody's way.
+    let left = guest.path(".cores.partial");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("1.core"), "half of a core").unwrap();
+    let done = guest.run(&checkpoint, "");
+    assert_eq!(done.code, 0, "{done:?}");
+    let former = std::fs::read(dir.join("checkpoint.json")).unwrap();
+    let pid = guest.vm_info("t")["pid"].as_u64().unwrap();
+    limit_file_size(pid as u32, 4096);
+    for kill in [&["--kill"][..], &[]] {
+        guest.run(&[&checkpoint[..], kill].concat(), "").assert_failed(&["1.core"]);
+    }
+    let ticks = console(&guest, "t").lines().count();
+    wait_for_output(&guest, "t", &format!("tick {}\n", ticks + 3));
+    assert_eq!(guest.run(&["kill", "t"], "").code, 0);
+    // The former cores are whole, and nothing lies beside them.
+    assert_eq!(std::fs::read(dir.join("checkpoint.json")).unwrap(), former);
+    assert_eq!(std::fs::read_dir(guest.path("")).unwrap().count(), 2, "run and cores");
+    let again = ["run", "--detach", "--name", "u", "--memory", RAM, "--resume", name, "shell"];
+    let done = guest.run(&again, "");
+    assert_eq!(done.code, 0, "{done:?}");
+    wait_for_output(&guest, "u", "tick");
+    assert_eq!(guest.run(&["kill", "u"], "").code, 0);
+    guest.assert_clean();
+}
+
 mod qemu {
     use super::*;
 

@@ -31,10 +31,20 @@ carried! {
     Directory = 1,
     /// A character device that keeps nothing of who has it open: by path.
     CharDevice = 2,
-    /// An end of a pipe: with what is in it.
+    /// An end of a pipe, or a FIFO: with what is in it.
     Pipe = 4,
+    /// A Unix socket whose other ends are in the same checkpoint: with what is queued at it.
+    Socket = 5,
     /// A terminal: by path.
     Tty = 7,
     /// An eventfd: with its count.
     EventFd = 8,
+    /// An epoll set: with what it watches.
+    Epoll = 9,
+    /// A timerfd: with what is left of it.
+    TimerFd = 10,
+    /// A signalfd: with its mask.
+    SignalFd = 11,
+    /// A pidfd of a process of the same checkpoint.
+    PidFd = 12,
 }

@@ -14,15 +14,17 @@
 //! Lock order: [`NESTING`], sets from watcher to watched, a file's list of watchers; then wait queues,
 //! then ready lists from watched to watcher.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use belljar_abi::Described;
+
 use super::poll::PollWaiter;
 use super::{FMode, File, FileKind, FileOps, PollFlags, PollTable};
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::{Link, List};
@@ -75,19 +77,27 @@ pub struct EpollEvent {
 crate::pod!(EpollEvent);
 
 /// One watched file.
-struct Item {
+#[repr(C)]
+#[derive(Described)]
+#[described(name = "EpollItem")]
+pub struct Item {
     ready: Link,
     file: *const File,
     fd: i32,
     events: AtomicU32,
     data: AtomicU64,
+    /// The first queue that it waits on, for who looks from outside: whose signals a signalfd watches.
+    #[described(as = "hex")]
+    queue: Cell<*const WaitQueue>,
+    #[described(skip)]
     set: Weak<EpollSet>,
     /// Entries on the file's queues; made when the file is added, under the set's lock.
     #[allow(clippy::vec_box, reason = "a queued entry does not move")]
+    #[described(skip)]
     hooks: UnsafeCell<Vec<alloc::boxed::Box<Hook>>>,
 }
 
-// SAFETY: `file` is good under the set's lock (module documentation), `hooks` is touched under it, and
+// SAFETY: `file` is good under the set's lock (module documentation), `hooks` and `queue` are touched under it, and
 // `ready` under the ready list's.
 unsafe impl Send for Item {}
 // SAFETY: as above.
@@ -107,14 +117,21 @@ struct Hook {
 }
 
 /// An epoll set.
+#[repr(C)]
+#[derive(Described)]
 pub struct EpollSet {
-    items: Mutex<BTreeMap<(usize, i32), Arc<Item>>>,
+    /// In the order of [`Item::key`].
+    items: Mutex<Array<Ref<Item>>>,
     ready: IrqLock<ReadyList>,
+    #[described(skip)]
     wait: WaitQueue,
     /// Where those wait who poll the set itself.
+    #[described(skip)]
     poll_wait: WaitQueue,
 }
 
+#[repr(C)]
+#[derive(Described)]
 struct ReadyList {
     list: List<Item, ReadyLink>,
     len: usize,
@@ -149,6 +166,15 @@ impl UpgradeInWake for Weak<EpollSet> {
 }
 
 impl Item {
+    /// What tells it from the others of its set: the file's address, and the descriptor.
+    fn key(&self) -> (usize, i32) {
+        (self.file as usize, self.fd)
+    }
+
+    fn flags(&self) -> EpollFlags {
+        EpollFlags::from_bits_truncate(self.events.load(Ordering::Relaxed))
+    }
+
     fn interest(&self) -> PollFlags {
         PollFlags::from_bits_retain(self.events.load(Ordering::Acquire) & !EpollFlags::all().bits())
     }
@@ -172,7 +198,7 @@ impl Item {
 
 /// Puts an item's hooks on the queues that its file names.
 struct Hooking<'a> {
-    item: &'a Arc<Item>,
+    item: &'a Ref<Item>,
     failed: bool,
 }
 
@@ -182,7 +208,7 @@ impl PollWaiter for Hooking<'_> {
         let hooks = unsafe { &mut *self.item.hooks.get() };
         let hook = crate::mm::try_box(Hook {
             wait: WaitEntry::with(Hook::wake, false),
-            item: Arc::as_ptr(self.item),
+            item: Ref::as_ptr(self.item),
             queue,
         });
         match hook {
@@ -190,6 +216,9 @@ impl PollWaiter for Hooking<'_> {
                 // SAFETY: boxed, and taken off by `unhook` before it or the file goes.
                 unsafe { queue.add(&hook.wait) };
                 hooks.push(hook);
+                if self.item.queue.get().is_null() {
+                    self.item.queue.set(queue);
+                }
             }
             _ => self.failed = true,
         }
@@ -200,7 +229,7 @@ impl EpollSet {
     /// An empty set.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            items: Mutex::new(BTreeMap::new()),
+            items: Mutex::new(Array::new()),
             ready: IrqLock::new(ReadyList { list: List::new(), len: 0 }),
             wait: WaitQueue::new(),
             poll_wait: WaitQueue::new(),
@@ -236,14 +265,53 @@ impl EpollSet {
 
     /// Watches a file (`EPOLL_CTL_ADD`).
     pub fn add(self: &Arc<Self>, fd: i32, file: &Ref<File>, event: EpollEvent) -> Result<()> {
-        let flags = EpollFlags::from_bits_truncate(event.events);
-        let watched_set = set_of(file);
-        if flags.contains(EpollFlags::EXCLUSIVE)
-            && (event.events & !EXCLUSIVE_OK != 0 || watched_set.is_some())
-        {
+        let always = (PollFlags::ERR | PollFlags::HUP).bits();
+        let kept = EpollEvent { events: event.events | always, ..event };
+        self.check_exclusive(event.events, file)?;
+        self.insert(fd, file, kept, |item, table| {
+            if !(file.ops().poll(file, table) & item.interest()).is_empty() {
+                self.make_ready(item);
+            }
+        })
+    }
+
+    /// Watches a file as a set elsewhere did: with what is left of its events. `hook` names the queues to wait on.
+    /// It is not ready until [`resume`](Self::resume) says so.
+    pub fn restore(
+        self: &Arc<Self>,
+        fd: i32,
+        file: &Ref<File>,
+        event: EpollEvent,
+        hook: impl FnOnce(&mut PollTable<'_>),
+    ) -> Result<()> {
+        self.check_exclusive(event.events, file)?;
+        self.insert(fd, file, event, |_, table| hook(table))
+    }
+
+    /// Puts a file that was restored on the list of those that may be ready; nobody waits yet.
+    pub fn resume(&self, fd: i32, file: &Ref<File>) {
+        let items = self.items.lock();
+        if let Ok(at) = find(&items, (Ref::as_ptr(file) as usize, fd)) {
+            self.link_again(&items[at]);
+        }
+    }
+
+    fn check_exclusive(&self, events: u32, file: &File) -> Result<()> {
+        let exclusive = events & EpollFlags::EXCLUSIVE.bits() != 0;
+        if exclusive && (events & !EXCLUSIVE_OK != 0 || set_of(file).is_some()) {
             return Err(Errno::EINVAL);
         }
-        let _nesting = match watched_set {
+        Ok(())
+    }
+
+    fn insert(
+        self: &Arc<Self>,
+        fd: i32,
+        file: &Ref<File>,
+        event: EpollEvent,
+        poll: impl FnOnce(&Item, &mut PollTable<'_>),
+    ) -> Result<()> {
+        let _nesting = match set_of(file) {
             Some(set) => {
                 let guard = NESTING.lock();
                 if Arc::ptr_eq(set, self) || set.leads_to(self, 1)? {
@@ -255,28 +323,25 @@ impl EpollSet {
         };
         let mut items = self.items.lock();
         let key = (Ref::as_ptr(file) as usize, fd);
-        if items.contains_key(&key) {
-            return Err(Errno::EEXIST);
-        }
-        let item = Arc::new(Item {
+        let Err(at) = find(&items, key) else { return Err(Errno::EEXIST) };
+        let item = Ref::try_new(Item {
             ready: Link::new(),
             file: Ref::as_ptr(file),
             fd,
-            events: AtomicU32::new(event.events | (PollFlags::ERR | PollFlags::HUP).bits()),
+            events: AtomicU32::new(event.events),
             data: AtomicU64::new(event.data),
+            queue: Cell::new(ptr::null()),
             set: Arc::downgrade(self),
             hooks: UnsafeCell::new(Vec::new()),
-        });
+        })?;
+        items.try_reserve(1)?;
         file.watchers.add(self)?;
-        items.insert(key, item.clone());
+        items.try_insert(at, item.clone())?;
         let mut hooking = Hooking { item: &item, failed: false };
-        let ready = file.ops().poll(file, &mut PollTable::new(&mut hooking));
+        poll(&item, &mut PollTable::new(&mut hooking));
         if hooking.failed {
             self.forget(&mut items, key);
             return Err(Errno::ENOMEM);
-        }
-        if !(ready & item.interest()).is_empty() {
-            self.make_ready(&item);
         }
         Ok(())
     }
@@ -284,7 +349,8 @@ impl EpollSet {
     /// Changes what is asked of a file (`EPOLL_CTL_MOD`).
     pub fn modify(&self, fd: i32, file: &Ref<File>, event: EpollEvent) -> Result<()> {
         let items = self.items.lock();
-        let item = items.get(&(Ref::as_ptr(file) as usize, fd)).ok_or(Errno::ENOENT)?;
+        let at = find(&items, (Ref::as_ptr(file) as usize, fd)).map_err(|_| Errno::ENOENT)?;
+        let item = &items[at];
         let exclusive = EpollFlags::EXCLUSIVE.bits();
         if (event.events | item.events.load(Ordering::Relaxed)) & exclusive != 0 {
             return Err(Errno::EINVAL);
@@ -302,15 +368,14 @@ impl EpollSet {
     pub fn delete(&self, fd: i32, file: &Ref<File>) -> Result<()> {
         let mut items = self.items.lock();
         let key = (Ref::as_ptr(file) as usize, fd);
-        if !items.contains_key(&key) {
-            return Err(Errno::ENOENT);
-        }
+        find(&items, key).map_err(|_| Errno::ENOENT)?;
         self.forget(&mut items, key);
         Ok(())
     }
 
-    fn forget(&self, items: &mut BTreeMap<(usize, i32), Arc<Item>>, key: (usize, i32)) {
-        if let Some(item) = items.remove(&key) {
+    fn forget(&self, items: &mut Array<Ref<Item>>, key: (usize, i32)) {
+        if let Ok(at) = find(items, key) {
+            let item = items.remove(at);
             item.unhook();
             self.take_off(&item);
             // SAFETY: the set's lock is held, so the file is there.
@@ -322,7 +387,12 @@ impl EpollSet {
     fn forget_file(&self, file: &File) {
         let mut items = self.items.lock();
         let at = ptr::from_ref(file) as usize;
-        while let Some((&key, _)) = items.range((at, i32::MIN)..=(at, i32::MAX)).next() {
+        loop {
+            let first = items.partition_point(|item| item.key() < (at, i32::MIN));
+            let Some(key) = items.get(first).map(|item| item.key()).filter(|key| key.0 == at)
+            else {
+                return;
+            };
             self.forget(&mut items, key);
         }
     }
@@ -386,7 +456,7 @@ impl EpollSet {
                 return if done > 0 { Ok(done) } else { Err(error) };
             }
             done += 1;
-            let flags = EpollFlags::from_bits_truncate(item.events.load(Ordering::Relaxed));
+            let flags = item.flags();
             if flags.contains(EpollFlags::ONESHOT) {
                 item.events.store(flags.bits(), Ordering::Release);
             } else if !flags.contains(EpollFlags::ET) {
@@ -423,7 +493,7 @@ impl EpollSet {
             return false;
         }
         let items = self.items.lock();
-        items.values().any(|item| {
+        items.iter().any(|item| {
             if !item.ready.is_linked() {
                 return false;
             }
@@ -441,7 +511,7 @@ impl EpollSet {
             return Err(Errno::ELOOP);
         }
         let items = self.items.lock();
-        for item in items.values() {
+        for item in items.iter() {
             // SAFETY: the set's lock is held.
             if let Some(set) = set_of(unsafe { &*item.file })
                 && (Arc::ptr_eq(set, target) || set.leads_to(target, depth + 1)?)
@@ -456,11 +526,16 @@ impl EpollSet {
 impl Drop for EpollSet {
     fn drop(&mut self) {
         let mut items = core::mem::take(&mut *self.items.lock());
-        while let Some((_, item)) = items.pop_first() {
+        while let Some(item) = items.pop() {
             item.unhook();
             self.take_off(&item);
         }
     }
+}
+
+/// Where the item with that key is among those of a set, or would be.
+fn find(items: &[Ref<Item>], key: (usize, i32)) -> core::result::Result<usize, usize> {
+    items.binary_search_by_key(&key, |item| item.key())
 }
 
 /// The sets that watch a file; a field of [`File`].
@@ -542,7 +617,7 @@ impl FileOps for EpollFile {
     fn release(&self, _file: &File) {
         // Nobody can add to the set any more: its file is going.
         let mut items = self.set.items.lock();
-        while let Some((&key, _)) = items.first_key_value() {
+        while let Some(key) = items.last().map(|item| item.key()) {
             self.set.forget(&mut items, key);
         }
     }
@@ -555,8 +630,12 @@ impl FileOps for EpollFile {
         Some(FileKind::Epoll)
     }
 
+    fn described(&self) -> usize {
+        Arc::as_ptr(&self.set) as usize
+    }
+
     fn show_fdinfo(&self, _file: &File, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        for item in self.set.items.lock().values() {
+        for item in self.set.items.lock().iter() {
             // SAFETY: the set's lock is held.
             let file = unsafe { &*item.file };
             writeln!(

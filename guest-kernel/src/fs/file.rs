@@ -155,8 +155,13 @@ const fn is_numbered(carried: Carried) -> bool {
         Carried::Directory => FileKind::Directory,
         Carried::CharDevice => FileKind::CharDevice,
         Carried::Pipe => FileKind::Pipe,
+        Carried::Socket => FileKind::Socket,
         Carried::Tty => FileKind::Tty,
         Carried::EventFd => FileKind::EventFd,
+        Carried::Epoll => FileKind::Epoll,
+        Carried::TimerFd => FileKind::TimerFd,
+        Carried::SignalFd => FileKind::SignalFd,
+        Carried::PidFd => FileKind::PidFd,
     };
     kind as u64 == carried as u64
 }

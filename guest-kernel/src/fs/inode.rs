@@ -93,7 +93,6 @@ pub struct Inode {
     #[described(as = "ptr Mapping")]
     pages: AtomicPtr<Mapping>,
     /// Advisory locks (fcntl(2), flock(2)).
-    #[described(skip)]
     pub locks: super::locks::InodeLocks,
     #[described(skip)]
     ops: Box<dyn InodeOps>,

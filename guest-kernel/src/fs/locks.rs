@@ -10,22 +10,28 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use belljar_abi::Described;
 
 use super::File;
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::sched::WaitQueue;
 use crate::sync::{Once, SpinLock};
 use crate::wait_event_interruptible;
 
 /// Which kind of lock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Described)]
+#[repr(u32)]
 pub enum LockKind {
     /// POSIX record lock.
-    Posix,
+    Posix = 0,
     /// Record lock of an open file.
-    Ofd,
+    Ofd = 1,
     /// flock(2).
-    Flock,
+    Flock = 2,
 }
 
 impl LockKind {
@@ -36,11 +42,14 @@ impl LockKind {
 }
 
 /// A lock, or a request for one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Described)]
+#[described(name = "FileLock")]
 pub struct Lock {
     /// Which kind.
     pub kind: LockKind,
     /// The descriptor table or open file, by address.
+    #[described(as = "hex")]
     pub owner: usize,
     /// The process that took it (`l_pid`).
     pub pid: i32,
@@ -70,15 +79,24 @@ impl Lock {
 }
 
 /// The locks on one file.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
+#[described(name = "FileLocks")]
 struct Table {
-    locks: SpinLock<Vec<Lock>>,
+    locks: SpinLock<Array<Lock>>,
+    #[described(skip)]
     released: WaitQueue,
 }
 
 /// The locks of one inode; nothing is allocated before the first lock.
+#[repr(C)]
+#[derive(Described)]
 pub struct InodeLocks {
+    #[described(skip)]
     table: Once<Box<Table>>,
+    /// The same, for who looks from outside; null before the first lock.
+    #[described(as = "ptr FileLocks")]
+    addr: AtomicPtr<Table>,
 }
 
 impl Default for InodeLocks {
@@ -126,6 +144,7 @@ impl Table {
         }
         // A request splits at most one lock in two, and adds one.
         locks.try_reserve(2).map_err(|_| Errno::ENOLCK)?;
+        // From here on nothing needs memory.
         let mut new = *request;
         let mut i = 0;
         while i < locks.len() {
@@ -150,14 +169,14 @@ impl Table {
             // What the old lock has beyond the request stays.
             locks.swap_remove(i);
             if old.start < request.start {
-                locks.push(Lock { end: request.start - 1, ..old });
+                locks.try_push(Lock { end: request.start - 1, ..old })?;
             }
             if old.end > request.end {
-                locks.push(Lock { start: request.end + 1, ..old });
+                locks.try_push(Lock { start: request.end + 1, ..old })?;
             }
         }
         if !unlock {
-            locks.push(new);
+            locks.try_push(new)?;
         }
         Ok(None)
     }
@@ -178,13 +197,17 @@ impl Table {
 impl InodeLocks {
     /// No locks.
     pub const fn new() -> Self {
-        Self { table: Once::new() }
+        Self { table: Once::new(), addr: AtomicPtr::new(ptr::null_mut()) }
     }
 
     fn table(&self) -> &Table {
         match self.table.try_get() {
             Some(table) => table,
-            None => self.table.set(Box::default()),
+            None => {
+                let table = self.table.set(Box::default());
+                self.addr.store(ptr::from_ref(&**table).cast_mut(), Ordering::Release);
+                table
+            }
         }
     }
 

@@ -246,6 +246,11 @@ impl Pipe {
         self.used.load(Ordering::Acquire) == 0
     }
 
+    /// How many open files read from it, and how many write to it.
+    pub fn ends(&self) -> (u32, u32) {
+        (self.readers.load(Ordering::Acquire), self.writers.load(Ordering::Acquire))
+    }
+
     fn is_full(&self) -> bool {
         self.used.load(Ordering::Acquire) >= self.slots.load(Ordering::Acquire)
     }

@@ -3,6 +3,8 @@
 //! When it rings it wakes whoever waits and stays off; a periodic one is started again by the next
 //! read, which counts the intervals that have passed. So nobody pays for a timer that nobody reads.
 
+use belljar_abi::Described;
+
 use super::{FMode, File, FileKind, FileOps, PollFlags, PollTable, UserBuf};
 use crate::container_of;
 use crate::errno::{Errno, Result};
@@ -11,35 +13,56 @@ use crate::sched::{ClockBase, Deadline, Timer, WaitQueue};
 use crate::sync::IrqLock;
 use crate::wait_event_interruptible;
 
-#[derive(Default)]
-struct State {
+/// When a timer file rings.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Described)]
+#[described(name = "TimerFdState")]
+pub struct State {
     /// When it rings next, on `base`; 0 if it does not.
-    deadline: u64,
+    pub deadline: u64,
     /// How long after that again; 0 for once.
-    interval: u64,
-    base: Option<ClockBase>,
+    pub interval: u64,
+    /// The deadline is on this clock.
+    pub base: ClockBase,
     /// It has rung since it was last read or set.
-    rung: bool,
+    pub rung: bool,
 }
 
 /// A timer file.
 #[repr(C)]
+#[derive(Described)]
 pub struct TimerFd {
+    #[described(skip)]
     timer: Timer,
-    clock: WallClock,
+    /// Number of the clock that absolute times are on.
+    clock: u32,
     state: IrqLock<State>,
+    #[described(skip)]
     wait: WaitQueue,
 }
 
 impl TimerFd {
     /// A timer that is not set.
     pub const fn new(clock: WallClock) -> Self {
-        let state = State { deadline: 0, interval: 0, base: None, rung: false };
+        let base = ClockBase::Monotonic;
+        Self::with(clock, State { deadline: 0, interval: 0, base, rung: false })
+    }
+
+    /// A timer as it was elsewhere; [`resume`](Self::resume) has it go on.
+    pub const fn with(clock: WallClock, state: State) -> Self {
         Self {
             timer: Timer::new(Self::ring),
-            clock,
+            clock: clock.number(),
             state: IrqLock::new(state),
             wait: WaitQueue::new(),
+        }
+    }
+
+    /// Goes on; once, when it lies in its file.
+    pub fn resume(&self) {
+        let state = self.state.lock();
+        if !state.rung {
+            self.start(&state);
         }
     }
 
@@ -50,7 +73,7 @@ impl TimerFd {
         {
             let mut state = this.state.lock();
             // It may have been set anew since it was taken off the queue.
-            if state.deadline == 0 || state.base.is_none_or(|base| base.now() < state.deadline) {
+            if state.deadline == 0 || state.base.now() < state.deadline {
                 return;
             }
             state.rung = true;
@@ -59,18 +82,16 @@ impl TimerFd {
     }
 
     fn start(&self, state: &State) {
-        if let Some(clock) = state.base
-            && state.deadline != 0
-        {
+        if state.deadline != 0 {
             // SAFETY: the file's operations lie in a box that does not move, and dropping the timer
             // cancels it.
-            unsafe { self.timer.start(Deadline { clock, ns: state.deadline }) };
+            unsafe { self.timer.start(Deadline { clock: state.base, ns: state.deadline }) };
         }
     }
 
     /// The clock that absolute times are on.
     pub fn clock(&self) -> WallClock {
-        self.clock
+        WallClock::from_number(self.clock).unwrap_or(WallClock::MONOTONIC)
     }
 
     /// Sets it (timerfd_settime(2)), in ns; returns value and interval as they were.
@@ -79,12 +100,12 @@ impl TimerFd {
         let mut state = self.state.lock();
         let old = Self::remaining(&state);
         let (base, now) = if absolute {
-            (self.clock.base, 0)
+            (self.clock().base, 0)
         } else {
             (ClockBase::Monotonic, ClockBase::Monotonic.now())
         };
         let deadline = if value == 0 { 0 } else { now.saturating_add(value).max(1) };
-        *state = State { deadline, interval, base: Some(base), rung: false };
+        *state = State { deadline, interval, base, rung: false };
         self.start(&state);
         old
     }
@@ -95,10 +116,10 @@ impl TimerFd {
     }
 
     fn remaining(state: &State) -> (u64, u64) {
-        let Some(base) = state.base.filter(|_| state.deadline != 0) else {
+        if state.deadline == 0 {
             return (0, state.interval);
-        };
-        let now = base.now();
+        }
+        let now = state.base.now();
         let value = match now.checked_sub(state.deadline) {
             None => state.deadline - now,
             Some(_) if state.interval == 0 => 0,
@@ -113,7 +134,7 @@ impl TimerFd {
         if !core::mem::take(&mut state.rung) {
             return None;
         }
-        let now = state.base?.now();
+        let now = state.base.now();
         if state.interval == 0 {
             state.deadline = 0;
             return Some(1);
@@ -158,11 +179,15 @@ impl FileOps for TimerFd {
         Some(FileKind::TimerFd)
     }
 
+    fn described(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
     fn show_fdinfo(&self, _file: &File, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         let (value, interval) = self.get();
         let part = |ns: u64| (ns / 1_000_000_000, ns % 1_000_000_000);
         let (value, interval) = (part(value), part(interval));
-        writeln!(out, "clockid: {}", self.clock.number())?;
+        writeln!(out, "clockid: {}", self.clock)?;
         writeln!(out, "it_value: ({}, {})", value.0, value.1)?;
         writeln!(out, "it_interval: ({}, {})", interval.0, interval.1)
     }

@@ -4,12 +4,13 @@
 //! It is described to readers outside the machine, who learn from it what `belljar fds` shows.
 
 use core::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
 use belljar_abi::Described;
 
 use super::address::{ADDRESS_MAX, Address};
+use super::unix::sock::UnixSock;
 use super::{MsgFlags, NetNs};
 use crate::errno::{Errno, Result};
 use crate::fs::PollFlags;
@@ -92,6 +93,9 @@ pub struct Common {
     /// Number of the inode of a Unix socket's peer.
     peer_ino: AtomicU64,
     names: SpinLock<Names>,
+    /// The Unix socket that this is of, for who looks from outside; null for other families.
+    #[described(as = "ptr UnixSock")]
+    unix: AtomicPtr<UnixSock>,
     /// Bytes of the peer's, or of our own, that wait to be read.
     pub rx_queued: AtomicUsize,
     /// Bytes sent that are still charged to this socket.
@@ -178,7 +182,8 @@ impl Common {
         Ok(common)
     }
 
-    fn owned_by(
+    /// The common part of a socket that `uid` made.
+    pub fn owned_by(
         uid: u32,
         net: Ref<NetNs>,
         family: u32,
@@ -192,6 +197,7 @@ impl Common {
             state: AtomicU32::new(state::CLOSE),
             ino: AtomicU64::new(0),
             peer_ino: AtomicU64::new(0),
+            unix: AtomicPtr::new(core::ptr::null_mut()),
             names: SpinLock::new(Names { local: NameBytes::EMPTY, peer: NameBytes::EMPTY }),
             rx_queued: AtomicUsize::new(0),
             tx_queued: AtomicUsize::new(0),
@@ -239,6 +245,11 @@ impl Common {
     /// Moves it to another state.
     pub fn set_state(&self, state: u32) {
         self.state.store(state, Relaxed);
+    }
+
+    /// It is of this Unix socket.
+    pub fn set_unix(&self, sock: &UnixSock) {
+        self.unix.store(core::ptr::from_ref(sock).cast_mut(), Relaxed);
     }
 
     /// Number of its inode.

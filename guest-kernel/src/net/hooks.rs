@@ -1,5 +1,7 @@
 //! What the floors above know of the caller and sockets must ask: the process floor installs it at boot.
 
+use belljar_abi::Described;
+
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::NetNs;
@@ -7,7 +9,8 @@ use crate::ns::{Cap, Cred, Pid, PidNs};
 use crate::sync::Once;
 
 /// Who sends, or made, something (`SCM_CREDENTIALS`, `SO_PEERCRED`).
-#[derive(Clone)]
+#[repr(C)]
+#[derive(Clone, Described)]
 pub struct Identity {
     /// The process.
     pub pid: Ref<Pid>,
@@ -16,6 +19,11 @@ pub struct Identity {
     /// Its effective group, or the one it claims.
     pub gid: u32,
 }
+
+const _: () = assert!(
+    size_of::<Option<Identity>>() == size_of::<Identity>(),
+    "a reader outside takes one without a process for none"
+);
 
 impl Identity {
     /// True if both are the same process and ids.

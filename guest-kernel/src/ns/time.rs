@@ -37,6 +37,16 @@ impl WallClock {
     pub const BOOTTIME: Self =
         Self { base: ClockBase::Monotonic, shifted: Some(OffsetClock::Boottime) };
 
+    /// By its number in clock_gettime(2): 0, 1 or 7.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::REALTIME),
+            1 => Some(Self::MONOTONIC),
+            7 => Some(Self::BOOTTIME),
+            _ => None,
+        }
+    }
+
     /// Its number in clock_gettime(2).
     pub const fn number(self) -> u32 {
         match self.shifted {

@@ -38,6 +38,7 @@ pub mod ptrace;
 pub mod restore;
 pub mod sigframe;
 pub mod signal;
+pub mod signalfd;
 pub mod sigpage;
 pub mod smp;
 pub mod sysv;

@@ -3,8 +3,10 @@
 
 use core::sync::atomic::Ordering;
 
+use belljar_abi::Described;
+
 use crate::errno::{Errno, Result};
-use crate::fs::{FMode, File, FileOps, OpenFlags, PollFlags, PollTable, anon};
+use crate::fs::{FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable, anon};
 use crate::kref::Ref;
 use crate::mm::try_box;
 use crate::ns::{Pid, PidType};
@@ -12,6 +14,8 @@ use crate::task::list::{self, TaskList};
 use crate::task::{self, EXIT_ALIVE, Task};
 
 /// A pid descriptor.
+#[repr(C)]
+#[derive(Described)]
 pub struct PidFd {
     pid: Ref<Pid>,
 }
@@ -20,6 +24,11 @@ pub struct PidFd {
 pub fn open(pid: Ref<Pid>, nonblocking: bool) -> Result<Ref<File>> {
     let mut flags = OpenFlags::RDWR;
     flags.set(OpenFlags::NONBLOCK, nonblocking);
+    new_file(pid, flags)
+}
+
+/// A descriptor of the process `pid` with these flags.
+pub fn new_file(pid: Ref<Pid>, flags: OpenFlags) -> Result<Ref<File>> {
     anon::new_file("[pidfd]", try_box(PidFd { pid })?, flags)
 }
 
@@ -50,6 +59,14 @@ impl FileOps for PidFd {
 
     fn abilities(&self) -> FMode {
         FMode::empty()
+    }
+
+    fn kind(&self) -> Option<FileKind> {
+        Some(FileKind::PidFd)
+    }
+
+    fn described(&self) -> usize {
+        core::ptr::from_ref(self) as usize
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut dyn core::fmt::Write) -> core::fmt::Result {

@@ -8,7 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::timerfd::TimerFd;
 use crate::fs::{File, OpenFlags, anon};
 use crate::kref::Ref;
-use crate::mm::UserPtr;
+use crate::mm::{UserPtr, try_box};
 use crate::ns::PidType;
 use crate::ns::time::WallClock;
 use crate::process::clocks::{self, ClockId, CpuTimeKind};
@@ -248,7 +248,7 @@ pub fn sys_timerfd_create(a: &mut Args) -> SysResult {
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let ops = Box::new(TimerFd::new(clock));
+    let ops: Box<TimerFd> = try_box(TimerFd::new(clock))?;
     let file = anon::new_file("[timerfd]", ops, flags | OpenFlags::RDWR)?;
     let me = task::current();
     let limit = me.signal.rlimits.soft(Resource::Nofile) as usize;

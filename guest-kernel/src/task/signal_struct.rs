@@ -130,7 +130,7 @@ pub struct SignalStruct {
     #[described(skip)]
     pub wait_chldexit: WaitQueue,
     /// Who waits for signals through a signalfd.
-    #[described(skip)]
+    #[described(as = "opaque")]
     pub signalfd_wait: WaitQueue,
     /// The controlling terminal.
     pub tty: ControllingTty,

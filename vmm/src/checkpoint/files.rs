@@ -1,13 +1,14 @@
 //! Descriptors and what they refer to.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use belljar_abi::carried::Carried;
-use belljar_abi::corenote::{self, Fd, Kind, Writer};
+use belljar_abi::corenote::{self, Fd, Kind, Lock, Timer, Watch, Writer};
 
 use super::content::Contents;
-use super::state::{put, table};
-use super::{Error, Result};
+use super::sockets::Sockets;
+use super::state::{clock_offset, put, table};
+use super::{Error, Result, locks, timers, watches};
 use crate::elfcore::Note;
 use crate::introspect::{Frames, Kernel, Object, Process, path_of};
 use crate::target::PAGE_SIZE;
@@ -28,17 +29,38 @@ pub(super) struct PipeEnd {
     pub ends: [bool; 2],
 }
 
-/// The notes about descriptors, and the ends of pipes among them.
-pub(super) fn notes<'k>(
+/// What a process has open.
+#[derive(Default)]
+pub(super) struct OpenFiles {
+    /// The notes about it.
+    pub notes: Vec<Note>,
+    /// The ends of pipes among it.
+    pub pipes: Vec<PipeEnd>,
+    /// The timers of its timerfds.
+    pub timers: Vec<Timer>,
+    /// What its epoll sets watch.
+    pub watches: Vec<Watch>,
+    /// Its pidfds: descriptor, number, and the kernel's own `Pid`.
+    pub pidfds: Vec<(u64, u64, u64)>,
+    /// Its Unix sockets.
+    pub sockets: Sockets,
+    /// The open files, by their addresses.
+    pub files: BTreeSet<u64>,
+}
+
+/// Describes what a process has open.
+pub(super) fn open_files<'k>(
     process: &Process<'k>,
     contents: &mut Contents<'k>,
-) -> Result<(Vec<Note>, Vec<PipeEnd>)> {
+) -> Result<OpenFiles> {
     let pid = process.pid()?;
     let kernel = process.task().kernel();
     let mut fds: Writer<Fd> = Writer::default();
     let mut files: Writer<corenote::File> = Writer::default();
-    let mut known: BTreeMap<u64, ()> = BTreeMap::new();
-    let mut pipes = vec![];
+    let mut found = OpenFiles::default();
+    let offset = clock_offset(process.task())?;
+    let mut locked: Writer<Lock> = Writer::default();
+    let mut seen = BTreeSet::new();
     if let Some(owner) = process.task().ptr("files")? {
         kernel.check_seq_of(&owner, "seq")?;
         let cloexec = owner.numbers("table.cloexec")?;
@@ -48,18 +70,43 @@ pub(super) fn notes<'k>(
             }
             let bit = cloexec.get(fd / 64).copied().unwrap_or(0) >> (fd % 64) & 1;
             fds.push(Fd { fd: fd as u64, file: addr, cloexec: bit });
-            if known.insert(addr, ()).is_none() {
+            if found.files.insert(addr) {
                 let file = Object::new(kernel, "File", addr)?;
                 let record = describe(pid, fd, &file, &mut files, contents)?;
-                let is_pipe = Carried::of(record.kind) == Some(Carried::Pipe);
-                if is_pipe && record.object != 0 {
-                    pipes.push(pipe_end(kernel, fd as u64, &record)?);
+                let detail = |name| Object::new(kernel, name, record.object);
+                match Carried::of(record.kind).filter(|_| record.object != 0) {
+                    Some(Carried::Pipe) => found.pipes.push(pipe_end(kernel, fd as u64, &record)?),
+                    Some(Carried::TimerFd) => {
+                        found.timers.push(timers::timerfd(addr, &detail("TimerFd")?, offset)?);
+                    }
+                    Some(Carried::Socket) => {
+                        found.sockets.add(pid, fd as u64, &detail("Common")?)?;
+                    }
+                    Some(Carried::PidFd) => {
+                        let pid = pid_of(&detail("PidFd")?)?;
+                        let (number, at) = pid.unwrap_or_default();
+                        found.pidfds.push((fd as u64, number, at));
+                    }
+                    Some(Carried::Epoll) => {
+                        watches::add(addr, &detail("EpollSet")?, &mut found.watches)?;
+                    }
+                    _ => {}
                 }
+                locks::add(&owner, &file, &mut seen, &mut locked)?;
                 files.push(record);
             }
         }
     }
-    Ok((vec![table(Kind::Fds, &fds), table(Kind::Files, &files)], pipes))
+    let mut watched: Writer<Watch> = Writer::default();
+    found.watches.iter().for_each(|watch| watched.push(*watch));
+    found.notes = vec![
+        table(Kind::Fds, &fds),
+        table(Kind::Files, &files),
+        table(Kind::Watches, &watched),
+        table(Kind::Locks, &locked),
+    ];
+    found.notes.extend(found.sockets.notes());
+    Ok(found)
 }
 
 fn pipe_end(kernel: &Kernel<'_>, fd: u64, record: &corenote::File) -> Result<PipeEnd> {
@@ -97,6 +144,8 @@ fn describe<'k>(
         mode: inode.uint("mode")?,
         size: inode.uint("size")?,
         rdev: inode.uint("rdev")?,
+        uid: inode.uint("uid")?,
+        gid: inode.uint("gid")?,
         object,
         ..corenote::File::default()
     };
@@ -117,8 +166,8 @@ fn describe<'k>(
         Carried::Regular if path.is_empty() => {
             return Err(refused("is a file that never had a name".into()));
         }
-        Carried::Pipe if !path.is_empty() => {
-            return Err(refused(format!("is the FIFO {shown}, which no core carries yet")));
+        Carried::Pipe if deleted => {
+            return Err(refused(format!("is a FIFO without a name any more ({shown})")));
         }
         Carried::Tty if is_pty(record.rdev) => {
             return Err(refused("is a pseudoterminal, which no core carries yet".into()));
@@ -135,6 +184,15 @@ fn describe<'k>(
             record.content_bytes = put(to, &content)?;
             record.value = pipe.uint("slots")?;
         }
+        Carried::Epoll | Carried::TimerFd | Carried::Socket => {}
+        Carried::PidFd => {
+            record.value =
+                pid_of(&Object::new(file.kernel(), "PidFd", object)?)?.map_or(0, |pid| pid.0);
+        }
+        Carried::SignalFd => {
+            let signals = Object::new(file.kernel(), "SignalFd", object)?;
+            record.value = !signals.uint("others")?;
+        }
         Carried::EventFd => {
             let counter = Object::new(file.kernel(), "EventFd", object)?;
             record.value = counter.uint("count")?;
@@ -142,6 +200,14 @@ fn describe<'k>(
         }
     }
     Ok(record)
+}
+
+/// The process of a pidfd: its number and the kernel's `Pid`.
+fn pid_of(pidfd: &Object<'_>) -> Result<Option<(u64, u64)>> {
+    let Some(pid) = pidfd.ptr("pid")? else { return Ok(None) };
+    let numbers = pid.array("numbers")?;
+    let number = numbers.first().map(|upid| upid.uint("nr")).transpose()?;
+    Ok(number.map(|number| (number, pid.addr())))
 }
 
 /// Whether a device number is that of a pseudoterminal, either side: 136 to 143 and anything, or /dev/ptmx.

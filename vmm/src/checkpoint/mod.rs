@@ -9,20 +9,23 @@
 //! - `memory`: which pages of a process are there, as segments.
 //! - `notes`: Linux's notes.
 //! - `write`: the file.
-//! - `state`, `timers`, `files`, `sharing`: our own notes; `content`: what files hold.
+//! - `state`, `timers`, `files`, `locks`, `sockets`, `watches`, `sharing`: our own notes; `content`: what files hold.
 //! - `tree`: a process, or it and its descendants, as a folder of cores.
 //! - `open`: such a folder, checked before it is used.
 
 mod content;
 mod files;
+mod locks;
 mod memory;
 mod notes;
 mod open;
 mod registers;
 mod sharing;
+mod sockets;
 mod state;
 mod timers;
 mod tree;
+mod watches;
 mod write;
 
 pub use open::Checkpoint;

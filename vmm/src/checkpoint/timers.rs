@@ -7,9 +7,14 @@ use super::state::{clock_offset, table};
 use crate::elfcore::Note;
 use crate::introspect::{Object, Process};
 
-/// The note about them; `threads` are the process's.
-pub(super) fn note(process: &Process<'_>, threads: &[&Process<'_>]) -> Result<Note> {
+/// The note about them and about its timerfds, `files`; `threads` are the process's.
+pub(super) fn note(
+    process: &Process<'_>,
+    threads: &[&Process<'_>],
+    files: &[Timer],
+) -> Result<Note> {
     let mut timers: Writer<Timer> = Writer::default();
+    files.iter().for_each(|timer| timers.push(*timer));
     let task = process.task();
     if let Some(signal) = task.ptr("signal")? {
         let offset = clock_offset(task)?;
@@ -71,8 +76,27 @@ fn describe(what: u64, timer: &Object<'_>, offset: i64, tids: &[u64]) -> Result<
     Ok(record)
 }
 
+/// The timer of a timerfd; `id` is the file's.
+pub(super) fn timerfd(id: u64, timer: &Object<'_>, offset: i64) -> Result<Timer> {
+    let base = timer.uint("state.base")?;
+    let deadline = match timer.uint("state.deadline")? {
+        ns if base == 0 && ns != 0 => shown(ns, offset),
+        ns => ns,
+    };
+    Ok(Timer {
+        what: corenote::TIMER_FILE,
+        id,
+        clock: timer.uint("clock")?,
+        base,
+        deadline,
+        interval: timer.uint("state.interval")?,
+        overrun: timer.uint("state.rung")?,
+        ..Timer::default()
+    })
+}
+
 /// A deadline on the machine's CLOCK_MONOTONIC as the process sees it; what lies before the start of
 /// its clock has come.
-pub(super) fn shown(deadline: u64, offset: i64) -> u64 {
+fn shown(deadline: u64, offset: i64) -> u64 {
     deadline.saturating_add_signed(offset).clamp(1, i64::MAX as u64)
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::open::hash;
+use super::state::clock_offset;
 use super::write::{Depth, Image, image};
 use super::{Error, Result};
 use crate::backend::CpuRegisters;
@@ -67,7 +68,11 @@ pub fn checkpoint(
         processes.push(member);
     }
     unshared(kernel, &processes)?;
+    same_clocks(kernel, &processes)?;
     both_ends(&processes, &images)?;
+    watched(&processes, &images)?;
+    pidfds(kernel, &processes, &images)?;
+    sockets(&processes, &images)?;
     let partial = Partial::create(dir, INDEX)?;
     for (member, image) in processes.iter_mut().zip(&images) {
         let mut file = partial.create_file(&member.file)?;
@@ -125,22 +130,96 @@ fn unshared(kernel: &Kernel<'_>, members: &[Member]) -> Result<()> {
     }
 }
 
+/// Refuses processes whose clocks are not the first one's: they go on in one time namespace.
+fn same_clocks(kernel: &Kernel<'_>, members: &[Member]) -> Result<()> {
+    let mut first = None;
+    for member in members {
+        let process = Process::find(kernel, u32::try_from(member.pid).unwrap_or(u32::MAX))?;
+        let offset = clock_offset(process.task())?;
+        if offset != *first.get_or_insert(offset) {
+            let of = members.first().map_or(0, |first| first.pid);
+            let what = format!("its time namespace is not that of process {of}");
+            return Err(Error::Refused { pid: member.pid, what });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses pipes that somebody outside has open too: what comes through them would be lost.
 fn both_ends(members: &[Member], images: &[Image<'_>]) -> Result<()> {
     let mut open: HashMap<u64, [u64; 2]> = HashMap::new();
     let mut seen = HashSet::new();
-    for end in images.iter().flat_map(|image| &image.pipes) {
+    for end in images.iter().flat_map(|image| &image.open.pipes) {
         if seen.insert(end.file) {
             let count = open.entry(end.pipe.0).or_default();
             count.iter_mut().zip(end.ends).for_each(|(count, is)| *count += u64::from(is));
         }
     }
     for (member, image) in members.iter().zip(images) {
-        let half = image.pipes.iter().find(|end| open.get(&end.pipe.0) != Some(&end.pipe.1));
+        let half = image.open.pipes.iter().find(|end| open.get(&end.pipe.0) != Some(&end.pipe.1));
         if let Some(end) = half {
             let what = format!(
                 "descriptor {} is a pipe that a process outside the checkpoint has open too",
                 end.fd
+            );
+            return Err(Error::Refused { pid: member.pid, what });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses sockets that are connected to somebody outside, or hold what somebody outside sent.
+fn sockets(members: &[Member], images: &[Image<'_>]) -> Result<()> {
+    let inside = |id| images.iter().any(|image| image.open.sockets.known.contains(&id));
+    for (member, image) in members.iter().zip(images) {
+        if let Some((fd, _)) = image.open.sockets.others.iter().find(|(_, other)| !inside(*other)) {
+            let what = format!(
+                "descriptor {fd} is a Unix socket whose other end only somebody outside the checkpoint has open"
+            );
+            return Err(Error::Refused { pid: member.pid, what });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses pidfds of processes that are not in the checkpoint.
+fn pidfds(kernel: &Kernel<'_>, members: &[Member], images: &[Image<'_>]) -> Result<()> {
+    if images.iter().all(|image| image.open.pidfds.is_empty()) {
+        return Ok(());
+    }
+    let inside = |pid| members.iter().any(|member| member.pid == pid);
+    let mut known = HashSet::new();
+    for leader in kernel.processes()? {
+        let process = Process::new(leader);
+        // A zombie is in its parent's core.
+        let is_zombie = process.task().uint("exit_state")? != 0;
+        let carried = if is_zombie { process.ppid()? } else { Some(process.pid()?) };
+        if carried.is_some_and(inside)
+            && let Some(pid) = process.task().ptr("thread_pid")?
+        {
+            known.insert(pid.addr());
+        }
+    }
+    for (member, image) in members.iter().zip(images) {
+        let foreign = image.open.pidfds.iter().find(|(_, _, at)| !known.contains(at));
+        if let Some((fd, number, _)) = foreign {
+            let what = format!(
+                "descriptor {fd} is of the kind PidFd, of process {number}, which is not in the checkpoint"
+            );
+            return Err(Error::Refused { pid: member.pid, what });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses epoll sets that watch files that nobody of the checkpoint has open: they are still open elsewhere.
+fn watched(members: &[Member], images: &[Image<'_>]) -> Result<()> {
+    let is_open = |file| images.iter().any(|image| image.open.files.contains(&file));
+    for (member, image) in members.iter().zip(images) {
+        if let Some(watch) = image.open.watches.iter().find(|watch| !is_open(watch.file)) {
+            let fd = watch.fd;
+            let what = format!(
+                "an epoll set watches what was its descriptor {fd}, which only somebody else has open now"
             );
             return Err(Error::Refused { pid: member.pid, what });
         }

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::content::Contents;
-use super::files::PipeEnd;
+use super::files::OpenFiles;
 use super::memory::{self, Piece};
 use super::registers::Registers;
 use super::{Error, Result, files, notes, registers, sharing, state, timers};
@@ -22,8 +22,8 @@ pub struct Image<'r> {
     core: Core,
     pieces: Vec<Piece>,
     size: u64,
-    /// Its ends of pipes.
-    pub(super) pipes: Vec<PipeEnd>,
+    /// What it has open.
+    pub(super) open: OpenFiles,
 }
 
 /// How much of a process goes into its core.
@@ -90,19 +90,18 @@ pub fn image<'r>(
             core.notes.extend(notes::files(&vmas));
         }
     }
-    let mut pipes = vec![];
+    let mut open = OpenFiles::default();
     if let (Depth::Whole { now }, Some(contents)) = (depth, &mut contents) {
         core.notes.extend(state::process(&process, &mm, &vmas, now)?);
         core.notes.extend(state::threads(&process, &alive, &all)?);
-        core.notes.push(timers::note(&process, &alive)?);
         core.notes.push(state::zombies(kernel, process.pid()?)?);
         core.notes.extend(state::terminal(process.task())?);
-        let (notes, ends) = files::notes(&process, contents)?;
-        core.notes.extend(notes);
-        pipes = ends;
+        open = files::open_files(&process, contents)?;
+        core.notes.append(&mut open.notes);
+        core.notes.push(timers::note(&process, &alive, &open.timers)?);
         core.notes.push(sharing::note(kernel, &mm, &vmas)?);
     }
-    Ok(Image { ram: kernel.space().ram(), core, pieces, size, pipes })
+    Ok(Image { ram: kernel.space().ram(), core, pieces, size, open })
 }
 
 impl Image<'_> {

@@ -26,7 +26,7 @@ pub use object::{List, Object, Value};
 pub use path::{Place, path_of};
 pub use root::Root;
 pub use symbols::{Location, SourceFrame, SourceMap, Symbols};
-pub use views::{Answer, Frames, Process, Request, log_text, schemas, view};
+pub use views::{Answer, Frames, Process, Request, log_text, schemas, socket_kind, view};
 
 use std::cell::{Cell, OnceCell};
 

@@ -124,8 +124,7 @@ impl UnixSock {
             if state.pending.len() > state.backlog {
                 return Ok(false);
             }
-            state.pending.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            state.pending.push_back(embryo.clone());
+            state.pending.try_push(embryo.clone())?;
             state.peer_identity.clone()
         };
         {

@@ -7,6 +7,7 @@
 //! | [`connect`] | connecting, listening, accepting, pairs |
 //! | [`stream`], [`dgram`] | sending and receiving bytes, and messages |
 //! | [`scm`] | files in flight (`SCM_RIGHTS`), and finding those that nobody can receive any more |
+//! | [`restore`] | sockets of processes that go on from a checkpoint |
 //! | [`protocol`] | all of it as a [`Protocol`](super::socket::Protocol) |
 //!
 //! What is sent lies in the receiver's queue and is charged to the sender until it is read: that, and
@@ -19,6 +20,7 @@ pub mod connect;
 pub mod dgram;
 pub mod name;
 pub mod protocol;
+pub mod restore;
 pub mod scm;
 pub mod show;
 pub mod sock;

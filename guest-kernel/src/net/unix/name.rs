@@ -5,6 +5,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use belljar_abi::Described;
+
 use super::sock::UnixSock;
 use crate::errno::{Errno, Result};
 use crate::fs::namei::{self, LookupFlags};
@@ -67,32 +69,41 @@ fn address_of(parts: &[&[u8]]) -> Result<Address> {
     Address::new(&bytes[..len])
 }
 
+fn bound(parts: &[&[u8]], inode: Option<Ref<Inode>>) -> Result<Ref<Bound>> {
+    Ref::try_new(Bound { address: address_of(parts)?, inode })
+}
+
 /// What stands behind the inode of a path.
 pub struct PathEntry(SpinLock<Option<Ref<UnixSock>>>);
 
 /// A socket's name.
+#[repr(C)]
+#[derive(Described)]
+#[described(name = "UnixBound")]
 pub struct Bound {
     /// As an address.
+    #[described(skip)]
     pub address: Address,
-    place: Place,
-}
-
-enum Place {
-    Path(Ref<Inode>),
-    Abstract,
+    /// What its path leads to; none if it is abstract.
+    inode: Option<Ref<Inode>>,
 }
 
 impl Bound {
+    /// What its path leads to; none if it is abstract.
+    pub fn inode(&self) -> Option<&Ref<Inode>> {
+        self.inode.as_ref()
+    }
+
     /// Takes the name off; the path itself stays.
     pub fn unbind(&self, sock: &UnixSock) {
-        match &self.place {
-            Place::Path(inode) => {
+        match &self.inode {
+            Some(inode) => {
                 if let Some(entry) = entry_of(inode) {
                     let old = entry.0.lock().take();
                     drop(old);
                 }
             }
-            Place::Abstract => {
+            None => {
                 sock.common.net.unix.unbind(sock.common.kind, &self.address.bytes()[3..]);
             }
         }
@@ -190,9 +201,9 @@ impl Names {
 }
 
 impl UnixSock {
-    fn set_bound(&self, address: Address, place: Place) {
-        self.common.set_local(address.bytes());
-        self.state.lock().bound = Some(Bound { address, place });
+    fn set_bound(&self, bound: Ref<Bound>) {
+        self.common.set_local(bound.address.bytes());
+        self.state.lock().bound = Some(bound);
     }
 
     /// bind(2).
@@ -204,10 +215,11 @@ impl UnixSock {
             UnixName::Auto => return if has_name { Ok(()) } else { self.bind_auto() },
             _ if has_name => return Err(Errno::EINVAL),
             UnixName::Abstract(name) => {
+                let bound = bound(&[&[0], name], None)?;
                 if !self.common.net.unix.bind(self, name)? {
                     return Err(Errno::EADDRINUSE);
                 }
-                self.set_bound(address_of(&[&[0], name])?, Place::Abstract);
+                self.set_bound(bound);
             }
             UnixName::Path(path) => self.bind_path(caller, path)?,
         }
@@ -225,8 +237,9 @@ impl UnixSock {
                 *digit = b"0123456789abcdef"[number as usize & 15];
                 number >>= 4;
             }
+            let bound = bound(&[&[0], &name], None)?;
             if names.bind(self, &name)? {
-                self.set_bound(address_of(&[&[0], &name])?, Place::Abstract);
+                self.set_bound(bound);
                 return Ok(());
             }
         }
@@ -250,7 +263,35 @@ impl UnixSock {
         let inode = place.inode()?.clone();
         inode.special.set(try_box(PathEntry(SpinLock::new(Some(self.to_ref()))))?);
         // The closing NUL is part of what getsockname(2) returns.
-        self.set_bound(address_of(&[path, &[0]])?, Place::Path(inode));
+        self.set_bound(bound(&[path, &[0]], Some(inode))?);
+        Ok(())
+    }
+
+    /// Takes a path again that it had, though the socket's inode may be there still. `EADDRINUSE` if another socket
+    /// has it, or it leads to something else.
+    pub fn bind_again(&self, caller: Caller<'_>, address: &[u8]) -> Result<()> {
+        let result = self.bind(caller, address);
+        let UnixName::Path(path) = parse(address)? else { return result };
+        if result != Err(Errno::EADDRINUSE) {
+            return result;
+        }
+        let _guard = self.binding.lock();
+        let place = namei::lookup(caller, None, path, LookupFlags::empty())?;
+        let inode = place.inode()?.clone();
+        if inode.file_type() != uapi::S_IFSOCK {
+            return result;
+        }
+        if inode.special.try_get().is_none() {
+            inode.special.set(try_box(PathEntry(SpinLock::new(None)))?);
+        }
+        let bound = bound(&[path, &[0]], Some(inode.clone()))?;
+        let mut there = entry_of(&inode).ok_or(Errno::EADDRINUSE)?.0.lock();
+        if there.is_some() {
+            return result;
+        }
+        *there = Some(self.to_ref());
+        drop(there);
+        self.set_bound(bound);
         Ok(())
     }
 }

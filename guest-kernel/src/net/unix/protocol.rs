@@ -27,7 +27,8 @@ pub fn unix_of(file: &File) -> Option<&Ref<UnixSock>> {
     Some(&socket.protocol_as::<UnixProtocol>()?.sock)
 }
 
-fn wrap(sock: Ref<UnixSock>) -> Result<Socket> {
+/// A socket of its own for one end.
+pub(super) fn wrap(sock: Ref<UnixSock>) -> Result<Socket> {
     Socket::new(sock.common.clone(), UnixProtocol { sock })
 }
 

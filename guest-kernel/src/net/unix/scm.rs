@@ -8,12 +8,15 @@
 //! Letting go of a file can release a socket whose queue holds files, and so on as deep as a program
 //! likes: [`discard`] does that in a loop instead of by recursion.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use belljar_abi::Described;
+
 use super::protocol::unix_of;
 use super::sock::{Skb, State, UnixSock};
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::File;
 use crate::kref::Ref;
@@ -42,7 +45,10 @@ static FLIGHT: SpinLock<Flight> =
 static FLYING: AtomicUsize = AtomicUsize::new(0);
 
 /// Files on their way.
+#[repr(C)]
+#[derive(Described)]
 pub struct InFlight {
+    #[described(skip)]
     files: Vec<Ref<File>>,
     user: u32,
 }
@@ -143,7 +149,7 @@ fn discard_files(files: Vec<Ref<File>>) {
 }
 
 /// Lets go of messages, and looks for garbage: a socket was released.
-pub fn discard(messages: Vec<Ref<Skb>>) {
+pub fn discard(messages: Array<Ref<Skb>>) {
     drop(messages);
     if FLYING.load(Ordering::Acquire) != 0 {
         collect();
@@ -174,8 +180,8 @@ fn each_message(sock: &UnixSock, f: &mut dyn FnMut(&Skb)) {
 /// Runs `f` on the index of each candidate that travels in a queue of `sock`.
 fn each_child(candidates: &[Candidate], sock: &UnixSock, f: &mut dyn FnMut(usize)) {
     each_message(sock, &mut |skb| {
-        let extras = skb.extras.lock();
-        let files = extras.as_ref().and_then(|extras| extras.files.as_ref());
+        let files = skb.extras.as_ref().map(|extras| extras.files.lock());
+        let files = files.as_ref().and_then(|files| files.as_ref());
         for file in files.iter().flat_map(|files| files.files()) {
             if let Ok(at) = candidates.binary_search_by_key(&key(file), |c| c.key) {
                 f(at);
@@ -186,11 +192,8 @@ fn each_child(candidates: &[Candidate], sock: &UnixSock, f: &mut dyn FnMut(usize
 
 /// Takes messages with files out of a queue.
 fn take_with_files(state: &mut State, into: &mut Vec<Ref<Skb>>) {
-    let queue = core::mem::take(&mut state.queue);
-    let (gone, kept): (VecDeque<_>, VecDeque<_>) =
-        queue.into_iter().partition(|skb| skb.has_files());
-    state.queue = kept;
-    into.extend(gone);
+    into.extend(state.queue.iter().filter(|skb| skb.has_files()).cloned());
+    state.queue.retain(|skb| !skb.has_files());
 }
 
 /// Finds sockets that are only referred to from each other's queues, and empties those queues.

@@ -1,12 +1,13 @@
 //! [`UnixSock`]: one end of Unix sockets' conversations, and [`Skb`], what is queued at it.
 
-use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, Ordering::Relaxed};
 
+use belljar_abi::Described;
+
 use super::name::Bound;
 use super::scm::InFlight;
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::address::Address;
@@ -15,24 +16,30 @@ use crate::net::hooks::Identity;
 use crate::sync::{Mutex, SpinLock};
 
 /// What travels with some bytes.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
+#[described(name = "UnixExtras")]
 pub struct Extras {
     /// Who sent them.
+    #[described(as = "struct Identity")]
     pub identity: Option<Identity>,
-    /// Files.
-    pub files: Option<InFlight>,
+    /// Files, until they are taken out by the first who reads.
+    pub files: SpinLock<Option<Ref<InFlight>>>,
 }
 
 /// Bytes that were sent in one piece. They are charged to the sender while this exists.
+#[repr(C)]
+#[derive(Described)]
 pub struct Skb {
     /// The bytes.
-    pub data: Vec<u8>,
+    pub data: Array<u8>,
     /// How many of them were read.
     pub read: AtomicUsize,
-    /// What travels with them; files are taken out by the first who reads.
-    pub extras: SpinLock<Option<Box<Extras>>>,
+    /// What travels with them.
+    pub extras: Option<Ref<Extras>>,
     /// Who sent them.
     pub sender: Ref<UnixSock>,
+    #[described(skip)]
     charge: usize,
 }
 
@@ -46,13 +53,13 @@ pub fn truesize(len: usize) -> usize {
 
 impl Skb {
     /// Bytes by `sender`, charged to it.
-    pub fn new(sender: &UnixSock, data: Vec<u8>, extras: Option<Box<Extras>>) -> Result<Ref<Self>> {
+    pub fn new(sender: &UnixSock, data: Vec<u8>, extras: Option<Ref<Extras>>) -> Result<Ref<Self>> {
         let charge = truesize(data.len());
         sender.common.tx_queued.fetch_add(charge, Relaxed);
         Ref::try_new(Self {
-            data,
+            data: data.into(),
             read: AtomicUsize::new(0),
-            extras: SpinLock::new(extras),
+            extras,
             sender: sender.to_ref(),
             charge,
         })
@@ -68,12 +75,12 @@ impl Skb {
 
     /// Who sent it, if that was noted.
     pub fn identity(&self) -> Option<Identity> {
-        self.extras.lock().as_ref().and_then(|extras| extras.identity.clone())
+        self.extras.as_ref().and_then(|extras| extras.identity.clone())
     }
 
     /// True if files travel with it.
     pub fn has_files(&self) -> bool {
-        self.extras.lock().as_ref().is_some_and(|extras| extras.files.is_some())
+        self.extras.as_ref().is_some_and(|extras| extras.files.lock().is_some())
     }
 }
 
@@ -86,33 +93,42 @@ impl Drop for Skb {
     }
 }
 
-/// What a socket's lock guards.
+/// What a socket's lock guards. Queues are short: taking the first out of an array costs little.
+#[repr(C)]
+#[derive(Described)]
+#[described(name = "UnixState")]
 pub struct State {
     /// Its name.
-    pub bound: Option<Bound>,
+    pub bound: Option<Ref<Bound>>,
     /// The other end.
     pub peer: Option<Ref<UnixSock>>,
     /// Most connections that wait to be accepted, less one; or messages in the queue.
     pub backlog: usize,
     /// Connections that wait to be accepted.
-    pub pending: VecDeque<Ref<UnixSock>>,
+    pub pending: Array<Ref<UnixSock>>,
     /// What was sent to it.
-    pub queue: VecDeque<Ref<Skb>>,
+    pub queue: Array<Ref<Skb>>,
     /// Who wants to be woken when the queue, or `pending`, has room.
+    #[described(skip)]
     pub blocked: Vec<Ref<UnixSock>>,
     /// Who was at the other end when it was connected; of a listener, who listens.
+    #[described(as = "struct Identity")]
     pub peer_identity: Option<Identity>,
 }
 
 /// One end.
+#[repr(C)]
+#[derive(Described)]
 pub struct UnixSock {
     /// What every socket has.
     pub common: Ref<Common>,
     /// See [`State`].
     pub state: SpinLock<State>,
     /// Held by whoever reads from a stream, so that readers do not mix.
+    #[described(skip)]
     pub reading: Mutex<()>,
     /// Held by whoever gives it a name or a peer.
+    #[described(skip)]
     pub binding: Mutex<()>,
     /// Messages in the queue, for looks without the lock.
     pub queued: AtomicUsize,
@@ -131,8 +147,8 @@ impl UnixSock {
                 bound: None,
                 peer: None,
                 backlog: MAX_DGRAM_QUEUE,
-                pending: VecDeque::new(),
-                queue: VecDeque::new(),
+                pending: Array::new(),
+                queue: Array::new(),
                 blocked: Vec::new(),
                 peer_identity: None,
             }),
@@ -142,6 +158,7 @@ impl UnixSock {
             dead: AtomicBool::new(false),
             common,
         })?;
+        sock.common.set_unix(&sock);
         sock.common.net.unix.insert(&sock);
         Ok(sock)
     }
@@ -201,10 +218,9 @@ impl UnixSock {
             if bounded && state.queue.len() > state.backlog {
                 return Err((Errno::EAGAIN, skb));
             }
-            if state.queue.try_reserve(1).is_err() {
+            if state.queue.try_reserve(1).is_err() || state.queue.try_push(skb.clone()).is_err() {
                 return Err((Errno::ENOMEM, skb));
             }
-            state.queue.push_back(skb);
             self.queued.store(state.queue.len(), Ordering::Release);
             self.common.rx_queued.fetch_add(len, Relaxed);
         }
@@ -292,10 +308,10 @@ impl UnixSock {
         for sock in blocked {
             sock.common.wake_writers();
         }
-        for embryo in pending {
+        for embryo in pending.iter() {
             embryo.release();
         }
-        super::scm::discard(queue.into());
+        super::scm::discard(queue);
     }
 
     /// The socket is a stream or a packet socket without a peer, or one whose peer is gone: true if it is

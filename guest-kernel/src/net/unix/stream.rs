@@ -1,7 +1,6 @@
 //! Bytes over a Unix stream. Each write is queued as it came: control data stays with the bytes that it
 //! was sent with, and a read does not go on past files or into bytes of somebody else.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{self, Relaxed};
 
@@ -9,12 +8,12 @@ use super::scm::InFlight;
 use super::sock::{Extras, Skb, UnixSock};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::mm::try_box;
 use crate::net::common::{SHUT_RECEIVE, SHUT_SEND, flag};
 use crate::net::hooks::{self, Identity};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::{MsgFlags, SIGPIPE};
 use crate::signal;
+use crate::sync::SpinLock;
 use crate::wait_channel;
 
 /// The most that one piece holds.
@@ -25,7 +24,7 @@ pub fn extras_for(
     message: &mut SendMsg<'_, '_>,
     sender: &UnixSock,
     peer: &UnixSock,
-) -> Result<Option<Box<Extras>>> {
+) -> Result<Option<Ref<Extras>>> {
     let files = core::mem::take(&mut message.files);
     let wanted = || sender.common.has(flag::PASSCRED) || peer.common.has(flag::PASSCRED);
     let identity = match &message.identity {
@@ -36,8 +35,8 @@ pub fn extras_for(
     if files.is_empty() && identity.is_none() {
         return Ok(None);
     }
-    let files = if files.is_empty() { None } else { Some(InFlight::new(files)?) };
-    Ok(Some(try_box(Extras { identity, files })?))
+    let files = if files.is_empty() { None } else { Some(Ref::try_new(InFlight::new(files)?)?) };
+    Ok(Some(Ref::try_new(Extras { identity, files: SpinLock::new(files) })?))
 }
 
 impl UnixSock {
@@ -236,18 +235,15 @@ impl Reader {
 
 /// The files of a message, received.
 pub fn take_files(skb: &Skb) -> Vec<Ref<crate::fs::File>> {
-    let mut extras = skb.extras.lock();
-    let files = extras.as_mut().and_then(|extras| extras.files.take());
-    drop(extras);
-    files.map_or(Vec::new(), InFlight::receive)
+    let files = skb.extras.as_ref().and_then(|extras| extras.files.lock().take());
+    files.and_then(Ref::into_inner).map_or(Vec::new(), InFlight::receive)
 }
 
 /// The files of a message, which go on their way all the same.
 pub fn peek_files(skb: &Skb) -> Result<Vec<Ref<crate::fs::File>>> {
-    let extras = skb.extras.lock();
-    let Some(files) = extras.as_ref().and_then(|extras| extras.files.as_ref()) else {
-        return Ok(Vec::new());
-    };
+    let Some(extras) = &skb.extras else { return Ok(Vec::new()) };
+    let files = extras.files.lock();
+    let Some(files) = &*files else { return Ok(Vec::new()) };
     let mut copies = Vec::new();
     copies.try_reserve_exact(files.files().len()).map_err(|_| Errno::ENOMEM)?;
     copies.extend(files.files().iter().cloned());

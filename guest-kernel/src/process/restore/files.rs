@@ -5,24 +5,40 @@ use core::fmt;
 
 use belljar_abi::carried::Carried;
 
-use super::Failure;
+use super::numbers::Numbers;
 use super::objects::{Expected, Objects, PipeEnds};
 use super::plan::{FilePlan, Plan};
+use super::{Failure, locks, timers};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
+use crate::fs::epoll::{EpollFile, EpollSet};
 use crate::fs::eventfd::EventFd;
 use crate::fs::open::{OpenHow, directory};
 use crate::fs::pipe::{self, pipe_of};
-use crate::fs::{self, Caller, File, Files, FsStruct, OpenFlags, UserBuf, anon};
+use crate::fs::{self, Caller, Dev, File, Files, FsStruct, OpenFlags, UserBuf, anon};
 use crate::kref::Ref;
+use crate::ns::NsProxy;
+use crate::process::{pidfd, signalfd};
+use crate::signal::SigSet;
+use crate::uapi::{S_IFCHR, S_IFIFO, S_IFMT};
+
+/// What files are made from.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// Who opens them.
+    pub(super) caller: Caller<'a>,
+    /// The process whose they are.
+    pub(super) plan: &'a Plan<'a>,
+    /// Its clocks.
+    pub(super) proxy: &'a NsProxy,
+    /// The processes of the checkpoint.
+    pub(super) numbers: &'a Numbers,
+}
 
 /// The table of descriptors.
 #[inline(never)]
-pub(super) fn table(
-    caller: Caller<'_>,
-    plan: &Plan<'_>,
-    objects: &mut Objects,
-) -> Result<Ref<Files>, Failure> {
+pub(super) fn table(around: Around<'_>, objects: &mut Objects) -> Result<Ref<Files>, Failure> {
+    let plan = around.plan;
     let failed = |errno| Failure::new(plan, errno, format_args!("its descriptors: {errno}"));
     let files = Files::new().map_err(failed)?;
     for fd in &plan.fds {
@@ -31,7 +47,7 @@ pub(super) fn table(
         let open = match objects.files.get(fd.file) {
             Some(open) => open.clone(),
             None => {
-                let open = open(caller, file, objects).map_err(|why| {
+                let open = open(around, file, objects).map_err(|why| {
                     let path = file.path.escape_ascii();
                     let what = format_args!("descriptor {number}: {path}{why}");
                     Failure::new(plan, why.errno(), what)
@@ -46,6 +62,7 @@ pub(super) fn table(
             return Err(failed(Errno::EEXIST));
         }
     }
+    locks::take(plan, &files, objects)?;
     Ok(files)
 }
 
@@ -135,7 +152,8 @@ pub(super) fn verify(file: &Ref<File>, expected: &Expected<'_>) -> Result<(), Wh
 }
 
 /// Opens or makes what a descriptor referred to.
-fn open(caller: Caller<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Result<Ref<File>, Why> {
+fn open(around: Around<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Result<Ref<File>, Why> {
+    let caller = around.caller;
     let record = &file.record;
     let flags = OpenFlags::from_bits_truncate(record.flags as u32)
         - (OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::TRUNC | OpenFlags::TMPFILE_BIT);
@@ -160,17 +178,37 @@ fn open(caller: Caller<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Resul
         }
         Carried::CharDevice | Carried::Tty => {
             let open = open(OpenFlags::NOCTTY)?;
-            if open.inode.mode() & crate::uapi::S_IFMT != crate::uapi::S_IFCHR {
+            if open.inode.mode() & S_IFMT != S_IFCHR {
                 return Err(Why::Kind);
             }
             Ok(open)
         }
-        Carried::Pipe => pipe_end(caller, file, flags, objects),
+        Carried::Pipe if file.path.is_empty() => pipe_end(caller, file, flags, objects),
+        Carried::Pipe => fifo(caller, file, flags, objects),
+        Carried::Socket => {
+            let cred = caller.cred;
+            let socket = objects.sockets.open(record.object, flags, cred.fsuid, cred.fsgid)?;
+            socket.set_flags(flags);
+            Ok(socket)
+        }
+        Carried::PidFd => {
+            let pid = around.numbers.get(record.value).ok_or(Errno::ESRCH)?;
+            Ok(pidfd::new_file(pid, flags)?)
+        }
         Carried::EventFd => {
             let counter = EventFd::new(record.value, record.semaphore != 0);
             let ops: Box<EventFd> = crate::mm::try_box(counter)?;
             Ok(anon::new_file("[eventfd]", ops, flags)?)
         }
+        Carried::Epoll => {
+            let ops: Box<EpollFile> = crate::mm::try_box(EpollFile::new(EpollSet::new()))?;
+            Ok(anon::new_file("[eventpoll]", ops, flags)?)
+        }
+        Carried::TimerFd => {
+            let timer = around.plan.file_timer(record.id).ok_or(Why::Kind)?;
+            Ok(timers::timerfd(timer, flags, around.proxy)?)
+        }
+        Carried::SignalFd => Ok(signalfd::new_file(SigSet(record.value), flags)?),
     }
 }
 
@@ -185,16 +223,7 @@ fn pipe_end(
     if objects.pipes.get(key).is_none() {
         let slots = OpenFlags::empty();
         let (reader, writer) = pipe::create(slots, caller.cred.fsuid, caller.cred.fsgid)?;
-        if let Some(pipe) = pipe_of(&writer) {
-            let slots = usize::try_from(file.record.value).ok().filter(|n| *n <= 1 << 18);
-            let bytes = slots.ok_or(Why::Kind)? * PAGE_SIZE;
-            // What it held must fit, so nothing here waits for a reader.
-            if file.content.len() > bytes {
-                return Err(Why::Kind);
-            }
-            pipe.set_capacity(bytes, true)?;
-        }
-        writer.write(&mut UserBuf::from_kernel(file.content))?;
+        fill(&writer, file)?;
         objects.pipes.insert(key, PipeEnds { reader, writer })?;
     }
     let Some(ends) = objects.pipes.get(key) else { return Err(Why::Kind) };
@@ -206,4 +235,65 @@ fn pipe_end(
     };
     end.set_flags(flags);
     Ok(end.clone())
+}
+
+/// Puts into a new pipe what it held.
+fn fill(writer: &File, file: &FilePlan<'_>) -> Result<(), Why> {
+    if let Some(pipe) = pipe_of(writer) {
+        let slots = usize::try_from(file.record.value).ok().filter(|n| *n <= 1 << 18);
+        let bytes = slots.ok_or(Why::Kind)? * PAGE_SIZE;
+        // What it held must fit, so nothing here waits for a reader.
+        if file.content.len() > bytes {
+            return Err(Why::Kind);
+        }
+        pipe.set_capacity(bytes, true)?;
+    }
+    writer.write(&mut UserBuf::from_kernel(file.content))?;
+    Ok(())
+}
+
+/// A FIFO, which is made where it is missing, and filled when it is opened for the first time. Nobody may have it
+/// open already: that would be another pipe under the same name.
+fn fifo(
+    caller: Caller<'_>,
+    file: &FilePlan<'_>,
+    flags: OpenFlags,
+    objects: &mut Objects,
+) -> Result<Ref<File>, Why> {
+    let open = |flags| {
+        let how = OpenHow { flags, ..OpenHow::default() };
+        fs::open::open(caller, None, file.path, how)
+    };
+    let key = file.record.object;
+    if objects.fifos.get(key).is_none() {
+        let both = OpenFlags::RDWR | OpenFlags::NONBLOCK;
+        let place = match open(OpenFlags::PATH) {
+            Err(Errno::ENOENT) => {
+                let mode = S_IFIFO | file.record.mode as u32 & 0o7777;
+                let made = fs::verbs::mknod(caller, None, file.path, mode, Dev::default())?;
+                if let Ok(inode) = made.inode() {
+                    inode.set_permissions(mode & 0o7777);
+                    inode.set_owner(file.record.uid as u32, file.record.gid as u32);
+                }
+                open(OpenFlags::PATH)?
+            }
+            other => other?,
+        };
+        if place.inode.mode() & S_IFMT != S_IFIFO {
+            return Err(Why::Kind);
+        }
+        let keeper = open(both)?;
+        if pipe_of(&keeper).is_none_or(|pipe| pipe.ends() != (1, 1) || !pipe.is_empty()) {
+            return Err(Why::Errno(Errno::EBUSY));
+        }
+        fill(&keeper, file)?;
+        objects.fifos.insert(key, keeper)?;
+    }
+    // It has both ends now, so that nobody waits for one.
+    let end = open(flags | OpenFlags::NONBLOCK)?;
+    if end.inode.mode() & S_IFMT != S_IFIFO {
+        return Err(Why::Kind);
+    }
+    end.set_flags(flags);
+    Ok(end)
 }

@@ -6,7 +6,9 @@
 //! | [`plan`] | what the notes say, checked |
 //! | `objects` | what several processes of a checkpoint have in common |
 //! | `numbers` | of processes and threads |
-//! | `memory`, `files`, `timers`, `state` | the parts of a process, built aside |
+//! | `memory`, `files`, `locks`, `timers`, `state` | the parts of a process, built aside |
+//! | `sockets` | Unix sockets |
+//! | `watches` | what epoll sets watch |
 //! | `tasks` | the tasks, and the moment when they go on |
 //!
 //! As for execve(2), everything that can fail is done first: all parts of all processes are built aside, then
@@ -23,16 +25,19 @@
 
 pub mod core;
 mod files;
+mod locks;
 mod memory;
 mod numbers;
 mod objects;
 pub mod plan;
+mod sockets;
 mod state;
 #[cfg(any(test, feature = "synthetic"))]
 #[doc(hidden)]
 pub mod synthetic;
 mod tasks;
 mod timers;
+mod watches;
 
 use ::core::fmt::{self, Write};
 use alloc::vec::Vec;
@@ -176,7 +181,8 @@ fn build(
             .map_err(|errno| Failure::new(plan, errno, format_args!("its memory: {errno}")))?;
     }
     let proxy = state::namespaces(task, &plans[0])?;
-    let numbers = Numbers::take_all(task, plans, become_root.is_some())?;
+    let mut numbers = Numbers::take_all(task, plans, become_root.is_some())?;
+    objects.sockets.build(caller, plans, &proxy.net, &mut numbers)?;
     let mut parts = Vec::new();
     parts
         .try_reserve_exact(plans.len())
@@ -184,6 +190,7 @@ fn build(
     for (source, plan) in sources.iter().zip(plans) {
         parts.push(state::Parts::build(caller, source, plan, &proxy, &numbers, &mut objects)?);
     }
+    watches::restore(task, plans, &parts, &objects, become_root.is_some())?;
     tasks::start(task, plans, parts, numbers, become_root)
 }
 

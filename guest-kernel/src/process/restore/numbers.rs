@@ -59,6 +59,25 @@ impl Numbers {
         self.0.iter().find(|(other, _)| u64::from(*other) == nr).map(|(_, pid)| pid.clone())
     }
 
+    /// A process that something remembers: of the checkpoint, or one that is gone and whose number is free. `None` if
+    /// somebody else has the number here.
+    pub(super) fn remembered(&mut self, nr: u64) -> Result<Option<Ref<Pid>>> {
+        if let Some(pid) = self.get(nr) {
+            return Ok(Some(pid));
+        }
+        if nr == 0 || nr >= u64::from(crate::ns::pid::pid_max()) {
+            return Ok(None);
+        }
+        match Pid::alloc(init_pid_ns(), &[nr as u32]) {
+            Ok(pid) => {
+                self.add(nr as u32, pid.clone())?;
+                Ok(Some(pid))
+            }
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn add(&mut self, nr: u32, pid: Ref<Pid>) -> Result<()> {
         self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         self.0.push((nr, pid));

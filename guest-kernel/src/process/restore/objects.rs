@@ -8,6 +8,7 @@ use belljar_abi::corenote;
 use super::Failure;
 use super::files::verify;
 use super::plan::{Plan, VmaPlan};
+use super::sockets::Sockets;
 use crate::addr::PAGE_SHIFT;
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenHow;
@@ -37,6 +38,10 @@ impl<V> Map<V> {
         Ok(())
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(u64, V)> {
+        self.0.iter()
+    }
+
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut V> {
         let at = self.0.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         self.0.get_mut(at).map(|(_, value)| value)
@@ -61,6 +66,9 @@ pub(super) struct PipeEnds {
 pub(super) struct Objects {
     pub(super) files: Map<Ref<File>>,
     pub(super) pipes: Map<PipeEnds>,
+    pub(super) sockets: Sockets,
+    /// FIFOs, each held open at both ends.
+    pub(super) fifos: Map<Ref<File>>,
     pub(super) pages: Map<FrameRef>,
     /// Shared anonymous memory by its number, and how long it must be.
     memory: Map<(u64, Option<Ref<MappedFile>>)>,

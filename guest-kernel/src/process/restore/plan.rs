@@ -2,11 +2,16 @@
 //! reference to something that is there. What depends on the machine (a file, a free number) is checked
 //! where it is used.
 
+mod things;
+
+pub use things::{MessagePlan, SocketPlan, TimerPlan};
+
 use alloc::vec::Vec;
 
+use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{
-    self, Fd, File, Frames, Kind, Limit, Pending, Record, SigAction, Table, Terminal, Thread,
-    Timer, Vma, Zombie,
+    self, Fd, File, Frames, Kind, Limit, Lock, Pending, Record, SigAction, Table, Terminal, Thread,
+    Vma, Watch, Zombie,
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
@@ -22,14 +27,11 @@ use crate::process::sigframe::user_pstate;
 use crate::sched::{ClockBase, Deadline, RestartBlock, RestartKind};
 use crate::signal::NSIG;
 use crate::task::rlimit::RLIM_NLIMITS;
-use crate::task::timers::{TimerClock, TimerClockKind};
 
 /// Descriptors beyond this cannot be (`fs.nr_open`).
 const MAX_FD: u64 = 1 << 20;
 /// Numbers of processes end below this.
 const MAX_PID: u64 = 4 << 20;
-/// Most timers of a process, and one more than the highest number of one.
-const MAX_TIMERS: usize = 1 << 20;
 /// Most CPU time of a process, in nanoseconds: 73 years.
 const MAX_CPU_TIME: u64 = 1 << 61;
 /// Most words of an auxiliary vector.
@@ -91,16 +93,6 @@ pub struct TerminalPlan {
     pub termios: Termios,
 }
 
-/// A timer.
-pub struct TimerPlan {
-    /// What its note says.
-    pub record: Timer,
-    /// What it counts.
-    pub clock: TimerClock,
-    /// The clock of its deadline.
-    pub base: ClockBase,
-}
-
 /// A process.
 pub struct Plan<'a> {
     /// What its note says; ids are in range.
@@ -139,6 +131,14 @@ pub struct Plan<'a> {
     pub terminal: Option<TerminalPlan>,
     /// Its timers; no two of a kind but those of timer_create(2), which have numbers of their own.
     pub timers: Vec<TimerPlan>,
+    /// What its epoll sets watch. The sets are among its files; what is watched may be another process's.
+    pub watches: Vec<Watch>,
+    /// Its locks, through files that it has open.
+    pub locks: Vec<Lock>,
+    /// Its Unix sockets, and those that wait to be accepted from them.
+    pub sockets: Vec<SocketPlan<'a>>,
+    /// What is queued at them; the oldest come first.
+    pub messages: Vec<MessagePlan<'a>>,
 }
 
 /// The records of a note that each pass `check`; too many for any process are refused.
@@ -249,9 +249,37 @@ impl<'a> Plan<'a> {
             None => Vec::new(),
         };
         let timers = match core.table(Kind::Timers) {
-            Some(table) => timers(&table, &threads)?,
+            Some(table) => things::timers(&table, &threads)?,
             None => Vec::new(),
         };
+        let watches = match core.table(Kind::Watches) {
+            Some(table) => records(&table, "Watches", MAX_FD as usize, |watch: &Watch| {
+                let set = find(&files, watch.set).map(|file| Carried::of(file.record.kind));
+                need(set == Some(Some(Carried::Epoll)), "Watches", "set", watch.set)?;
+                need(watch.fd < MAX_FD, "Watches", "fd", watch.fd)?;
+                let events = watch.events <= u64::from(u32::MAX);
+                need(events, "Watches", "events", watch.events)
+            })?,
+            None => Vec::new(),
+        };
+        let locks = match core.table(Kind::Locks) {
+            Some(table) => records(&table, "Locks", MAX_FD as usize, |lock: &Lock| {
+                let known = find(&files, lock.file).is_some();
+                need(known, "Locks", "file", lock.file)?;
+                need(lock.kind <= corenote::LOCK_FLOCK, "Locks", "kind", lock.kind)?;
+                let end = lock.end == u64::MAX || lock.end <= i64::MAX as u64;
+                need(end && lock.start <= lock.end, "Locks", "end", lock.end)?;
+                need(lock.start <= i64::MAX as u64, "Locks", "start", lock.start)
+            })?,
+            None => Vec::new(),
+        };
+        let (mut sockets, mut messages) = (Vec::new(), Vec::new());
+        if let Some(table) = core.table(Kind::Sockets) {
+            sockets = things::sockets(&table)?;
+        }
+        if let Some(table) = core.table(Kind::Messages) {
+            messages = things::messages(&table)?;
+        }
         check_cpu_time(&process, &threads)?;
         let mut words = room(MAX_AUXV)?;
         words.extend(
@@ -279,6 +307,10 @@ impl<'a> Plan<'a> {
             zombies,
             terminal,
             timers,
+            watches,
+            locks,
+            sockets,
+            messages,
         })
     }
 
@@ -290,6 +322,13 @@ impl<'a> Plan<'a> {
     /// The open file with this id.
     pub fn file(&self, id: u64) -> Option<&FilePlan<'a>> {
         find(&self.files, id)
+    }
+
+    /// The timer of the timerfd with this id.
+    pub fn file_timer(&self, id: u64) -> Option<&TimerPlan> {
+        let key = (corenote::TIMER_FILE, id);
+        let at = self.timers.binary_search_by_key(&key, TimerPlan::key).ok()?;
+        self.timers.get(at)
     }
 
     /// Where things are in its address space.
@@ -468,48 +507,6 @@ fn check_cpu_time(process: &corenote::Process, threads: &[ThreadPlan<'_>]) -> Re
     need(sum <= MAX_CPU_TIME, "Threads", "the CPU time in all", sum)
 }
 
-fn timers(table: &Table<'_>, threads: &[ThreadPlan<'_>]) -> Result<Vec<TimerPlan>> {
-    let mut timers: Vec<TimerPlan> = room(table.len().min(MAX_TIMERS))?;
-    for record in records::<Timer>(table, "Timers", MAX_TIMERS, |_| Ok(()))? {
-        let bad = |word, value| Bad::Value { note: "Timers", word, value };
-        need(record.what <= corenote::TIMER_PROF, "Timers", "what", record.what)?;
-        need(record.id < MAX_TIMERS as u64, "Timers", "id", record.id)?;
-        need(record.clock_tid < MAX_PID, "Timers", "clock_tid", record.clock_tid)?;
-        need(record.deadline <= i64::MAX as u64, "Timers", "deadline", record.deadline)?;
-        need(record.interval <= i64::MAX as u64, "Timers", "interval", record.interval)?;
-        need(record.overrun <= i64::MAX as u64, "Timers", "overrun", record.overrun)?;
-        need(record.signo <= NSIG as u64, "Timers", "signo", record.signo)?;
-        let told = record.notify_tid;
-        let known = told == 0 || threads.iter().any(|thread| thread.record.tid == told);
-        need(known, "Timers", "notify_tid", told)?;
-        let clock = TimerClock::of_number(record.clock as u32, record.clock_tid as u32);
-        let clock = clock.filter(|_| record.clock <= u64::from(u32::MAX));
-        timers.push(TimerPlan {
-            clock: clock.ok_or(bad("clock", record.clock))?,
-            base: match record.base {
-                0 => ClockBase::Monotonic,
-                1 => ClockBase::Realtime,
-                other => return Err(bad("base", other)),
-            },
-            record,
-        });
-    }
-    let key = |timer: &TimerPlan| match timer.record.what {
-        corenote::TIMER_POSIX => (corenote::TIMER_POSIX, timer.record.id),
-        what => (what, 0),
-    };
-    timers.sort_unstable_by_key(key);
-    match timers.windows(2).find(|pair| key(&pair[0]) == key(&pair[1])) {
-        Some(pair) => Err(Bad::Value { note: "Timers", word: "id", value: pair[0].record.id }),
-        None => Ok(timers),
-    }
-}
-
-const _: () = assert!(
-    TimerClockKind::ProcessUser as u64 == corenote::CLOCK_PROCESS_USER,
-    "core notes name the clocks as the kernel does"
-);
-
 fn zombies<'a>(table: &Table<'a>) -> Result<Vec<ZombiePlan<'a>>> {
     let mut zombies = room(table.len().min(65536))?;
     for record in records::<Zombie>(table, "Zombies", 65536, |_| Ok(()))? {
@@ -564,6 +561,9 @@ fn files<'a>(table: &Table<'a>) -> Result<Vec<FilePlan<'a>>> {
     for record in records::<File>(table, "Files", MAX_FD as usize, |_| Ok(()))? {
         need(record.flags <= u64::from(u32::MAX), "Files", "flags", record.flags)?;
         need(record.pos <= i64::MAX as u64, "Files", "pos", record.pos)?;
+        for (word, id) in [("uid", record.uid), ("gid", record.gid)] {
+            need(is_id(id), "Files", word, id)?;
+        }
         let content = table.bytes(record.content_bytes);
         files.push(FilePlan {
             path: path(table, Kind::Files, record.path_bytes)?,

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use super::files::Around;
 use super::numbers::Numbers;
 use super::objects::Objects;
 use super::plan::Plan;
@@ -52,7 +53,7 @@ impl Parts {
     ) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(plan, errno, format_args!("{errno}"));
         let cred = credentials(plan).map_err(failed)?;
-        let files = files::table(caller, plan, objects)?;
+        let files = files::table(Around { caller, plan, proxy, numbers }, objects)?;
         let fs = files::places(caller, plan)?;
         let sighand = dispositions(plan).map_err(failed)?;
         let limits = Rlimits::initial(crate::mm::total_pages() as u64);

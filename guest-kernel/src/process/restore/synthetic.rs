@@ -76,7 +76,43 @@ pub fn notes() -> Vec<Vec<u8>> {
             let content_bytes = to.bytes(b"in the pipe").unwrap_or(0);
             let kind = Carried::Pipe as u64;
             to.push(corenote::File { id: 64, kind, content_bytes, ..Default::default() });
+            for (id, kind) in [(128, Carried::Epoll), (160, Carried::TimerFd)] {
+                to.push(corenote::File { id, kind: kind as u64, ..Default::default() });
+            }
         }),
+        table(
+            Kind::Timers,
+            [(corenote::TIMER_POSIX, 3), (corenote::TIMER_POSIX, 1), (corenote::TIMER_FILE, 160)]
+                .map(|(what, id)| corenote::Timer {
+                    what,
+                    id,
+                    clock: 1,
+                    signo: 10,
+                    ..Default::default()
+                }),
+        ),
+        table_with(Kind::Sockets, |to| {
+            let name_bytes = to.bytes(b"\x01\0/run/s").unwrap_or(0);
+            let listener = corenote::Socket {
+                id: 7,
+                kind: 1,
+                state: 10,
+                bound: 1,
+                name_bytes,
+                ..Default::default()
+            };
+            to.push(listener);
+            to.push(corenote::Socket { id: 8, kind: 2, state: 1, peer: 7, ..Default::default() });
+        }),
+        table_with(Kind::Messages, |to| {
+            let data_bytes = to.bytes(b"a message").unwrap_or(0);
+            to.push(corenote::Message { socket: 8, sender: 7, data_bytes, ..Default::default() });
+        }),
+        table(
+            Kind::Locks,
+            [corenote::Lock { file: 96, exclusive: 1, end: 9, ..Default::default() }],
+        ),
+        table(Kind::Watches, [corenote::Watch { set: 128, file: 96, ..Default::default() }]),
         table(Kind::Fds, [0, 1].map(|fd| corenote::Fd { fd, file: 96 - 32 * fd, cloexec: 0 })),
         table(Kind::SigActions, [corenote::SigAction { signo: 10, ..Default::default() }]),
         table(Kind::Limits, [corenote::Limit { resource: 7, soft: 1024, hard: 4096 }]),
@@ -147,6 +183,10 @@ pub fn read(bytes: &[u8], look: impl FnOnce(&Plan<'_>)) -> Result<()> {
 pub fn check(plan: &Plan<'_>) {
     assert!(!plan.threads.is_empty());
     assert!(plan.threads.iter().all(|thread| thread.regs.from_user()));
+    assert!(plan.locks.iter().all(|lock| plan.file(lock.file).is_some()));
+    assert!(plan.sockets.iter().all(|socket| socket.name.len() <= 128));
+    assert!(plan.watches.iter().all(|watch| plan.file(watch.set).is_some()));
+    assert!(plan.timers.iter().all(|timer| timer.record.deadline <= i64::MAX as u64));
     assert!(plan.fds.iter().all(|fd| plan.file(fd.file).is_some()));
     assert!(plan.vmas.windows(2).all(|pair| pair[0].record.end <= pair[1].record.start));
     assert!(plan.segments.windows(2).all(|p| p[0].start + p[0].len <= p[1].start));
@@ -192,6 +232,13 @@ mod tests {
             assert_eq!(plan.shared_frame(0x40_1000), None);
             assert_eq!(plan.auxv, [6, 4096]);
             assert_eq!(plan.zombies[0].record.status, 0x300);
+            assert_eq!(plan.timers.iter().map(|t| t.record.id).collect::<Vec<_>>(), [1, 3, 160]);
+            assert_eq!(plan.file_timer(160).map(|t| t.record.clock), Some(1));
+            assert_eq!(
+                (plan.sockets[0].name, plan.messages[0].data),
+                (&b"\x01\0/run/s"[..], &b"a message"[..])
+            );
+            assert_eq!((plan.watches[0].file, plan.locks[0].end), (96, 9));
             seen = true;
         })
         .unwrap();

@@ -1,5 +1,6 @@
 //! Timers: made aside, and started when their process goes on.
 
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use belljar_abi::corenote;
@@ -7,7 +8,10 @@ use belljar_abi::corenote;
 use super::numbers::Numbers;
 use super::plan::{Plan, TimerPlan};
 use crate::errno::{Errno, Result};
+use crate::fs::timerfd::{self, TimerFd};
+use crate::fs::{File, OpenFlags, anon};
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::ns::time::WallClock;
 use crate::ns::{NsProxy, Pid};
 use crate::process::timers::{self, timer_of};
@@ -46,6 +50,8 @@ pub(super) fn build(
             corenote::TIMER_REAL => {
                 *to.real.lock() = Some(make(owner.clone(), -1, timer, Notify::ALARM, proxy)?);
             }
+            // Made with its file.
+            corenote::TIMER_FILE => {}
             which => {
                 let which = usize::from(which != corenote::TIMER_VIRTUAL);
                 let (deadline, interval) = (record.deadline, record.interval);
@@ -76,8 +82,24 @@ fn make(
     timer_of(owner, id, timer.clock, notify, state)
 }
 
+/// Makes a timerfd, which goes on at once.
+pub(super) fn timerfd(timer: &TimerPlan, flags: OpenFlags, proxy: &NsProxy) -> Result<Ref<File>> {
+    let record = &timer.record;
+    let clock = timer.clock.wall().ok_or(Errno::EINVAL)?;
+    let deadline = match record.deadline {
+        0 => 0,
+        ns => on_machine(timer.base, ns, proxy),
+    };
+    let rung = record.overrun != 0;
+    let state = timerfd::State { deadline, interval: record.interval, base: timer.base, rung };
+    let ops: Box<TimerFd> = try_box(TimerFd::with(clock, state))?;
+    let file = anon::new_file("[timerfd]", ops, flags)?;
+    file.ops_as::<TimerFd>().ok_or(Errno::EINVAL)?.resume();
+    Ok(file)
+}
+
 /// When the machine's clock shows what the process's shows as `ns`; not 0, which is never.
-pub(super) fn on_machine(base: ClockBase, ns: u64, proxy: &NsProxy) -> u64 {
+fn on_machine(base: ClockBase, ns: u64, proxy: &NsProxy) -> u64 {
     match base {
         ClockBase::Monotonic => proxy.time.to_machine(WallClock::MONOTONIC, ns).max(1),
         ClockBase::Realtime => ns,

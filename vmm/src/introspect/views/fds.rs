@@ -214,7 +214,22 @@ const SOCK_SEQPACKET: u64 = 5;
 fn socket(common: &Object<'_>, row: &mut Fd, holders: &Holders) -> Result<()> {
     let (family, kind) = (common.uint("family")?, common.uint("kind")?);
     let protocol = common.uint("protocol")?;
-    row.kind = match (family, kind) {
+    row.kind = socket_kind(family, kind, protocol);
+    row.state = Some(state(family, kind, common.uint("state")?).into());
+    row.local = address(common, "names.local")?;
+    row.peer = address(common, "names.peer")?;
+    let peer_ino = common.uint("peer_ino")?;
+    if family == AF_UNIX && peer_ino != 0 {
+        let ends = holders.sockets.get(&peer_ino).map_or(&[][..], Vec::as_slice);
+        let others = join(ends.iter().map(Place::text));
+        row.peer = join([row.peer.take(), others].into_iter().flatten());
+    }
+    Ok(())
+}
+
+/// What a socket is, as people call it.
+pub fn socket_kind(family: u64, kind: u64, protocol: u64) -> String {
+    match (family, kind) {
         (AF_UNIX, SOCK_STREAM) => "unix-stream".into(),
         (AF_UNIX, SOCK_DGRAM) => "unix-dgram".into(),
         (AF_UNIX, SOCK_SEQPACKET) => "unix-seqpacket".into(),
@@ -226,17 +241,7 @@ fn socket(common: &Object<'_>, row: &mut Fd, holders: &Holders) -> Result<()> {
         (AF_NETLINK, _) => "netlink".into(),
         (AF_PACKET, _) => "packet".into(),
         _ => format!("socket-{family}"),
-    };
-    row.state = Some(state(family, kind, common.uint("state")?).into());
-    row.local = address(common, "names.local")?;
-    row.peer = address(common, "names.peer")?;
-    let peer_ino = common.uint("peer_ino")?;
-    if family == AF_UNIX && peer_ino != 0 {
-        let ends = holders.sockets.get(&peer_ino).map_or(&[][..], Vec::as_slice);
-        let others = join(ends.iter().map(Place::text));
-        row.peer = join([row.peer.take(), others].into_iter().flatten());
     }
-    Ok(())
 }
 
 /// A state's name; datagram sockets are merely connected or not.

@@ -17,6 +17,7 @@ mod stack;
 mod task;
 mod vtop;
 
+pub use fds::socket_kind;
 pub use frames::{Frame, Frames};
 pub use log::text as log_text;
 pub use process::Process;
