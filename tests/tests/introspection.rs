@@ -111,6 +111,35 @@ fn bt_names_the_call_that_sleeps_and_its_way_in() {
 }
 
 #[test]
+fn bt_of_a_task_on_a_cpu_shows_where_it_is() {
+    // One hardly leaves the kernel and one hardly enters it; neither ever sleeps.
+    let vm = Waiting::start(
+        "dd if=/dev/zero of=/dev/null bs=4M & while :; do :; done & sleep 1; echo END; wait",
+    );
+    let rows = vm.guest.rows(&["ps", "t"]);
+    let copier = row(&rows, "comm", json!("dd"))["pid"].as_u64().unwrap();
+    let busy = |row: &&Value| row["comm"] == "sh" && row["ppid"] == 1 && row["state"] == "R";
+    let counter = rows.iter().find(busy).unwrap()["pid"].as_u64().unwrap();
+    // What the process's stack looks like at a moment when it is on the CPU.
+    let caught = |pid: u64, wanted: &dyn Fn(&[String]) -> bool| {
+        eventually("the process is caught", || {
+            assert_eq!(vm.guest.run(&["pause", "t"], "").code, 0);
+            let on_cpu = row(&vm.rows("task", pid), "field", json!("se.on_cpu"))["value"] == true;
+            let frames = vm.rows("bt", pid);
+            assert_eq!(vm.guest.run(&["unpause", "t"], "").code, 0);
+            let name = |frame: &Value| frame["function"].as_str().unwrap_or_default().to_owned();
+            on_cpu && wanted(&frames.iter().map(name).collect::<Vec<_>>())
+        });
+    };
+    caught(copier, &|functions| {
+        functions.len() > 2
+            && functions.iter().any(|function| function.contains("read"))
+            && functions.last().is_some_and(|last| last == "el0_sync")
+    });
+    caught(counter, &|functions| functions == ["(in the program on CPU 0)"]);
+}
+
+#[test]
 fn vtop_ends_at_the_page_that_maps_counts() {
     let vm = Waiting::start("sleep 1; echo END; sleep 1000");
     let maps = vm.rows("maps", 1);

@@ -148,20 +148,24 @@ fn resume(vm: &Vm, from: &ResumeFrom) -> Result<ResumedProcess, (u16, String)> {
 /// Makes the view `name` with the arguments in `query` while the guest stands still.
 fn show(vm: &Vm, name: &str, query: &str) -> Result<Envelope, (u16, String)> {
     let request = parse_view(name, query).map_err(|error| (400, error))?;
-    let source = match request {
-        introspect::Request::Bt { .. } => source_map(vm),
-        _ => None,
-    };
+    let walks_stacks = matches!(request, introspect::Request::Bt { .. });
+    let source = if walks_stacks { source_map(vm) } else { None };
     // From here on hostile memory is read.
     sandbox::close_files();
-    let answer = vm.look(|memory| {
-        let answer = Kernel::open(memory, true)
-            .and_then(|kernel| introspect::view(&kernel, &request, source.as_ref()));
-        let quiesced =
-            answer.as_ref().is_ok_and(|answer| answer.consistency == Consistency::Quiesced);
+    let answer = vm.look_at_machine(|machine| {
+        // QEMU takes a while to tell them, so nobody else asks.
+        let cpus = if walks_stacks { machine.registers() } else { Ok(vec![]) };
+        let memory = machine.memory();
+        let answer = cpus.map_err(VmError::from).map(|cpus| {
+            let cpus = cpus.iter().map(|cpu| cpu.general);
+            let kernel = Kernel::open(&*memory, true).map(|kernel| kernel.with_cpus(cpus));
+            kernel.and_then(|kernel| introspect::view(&kernel, &request, source.as_ref()))
+        });
+        let quiesced = matches!(&answer, Ok(Ok(seen)) if seen.consistency == Consistency::Quiesced);
         (answer, quiesced)
     });
-    let answer = answer.map_err(vm_error)?.map_err(|e| (422, e.to_string()))?;
+    let answer = answer.and_then(|answer| answer).map_err(vm_error)?;
+    let answer = answer.map_err(|e| (422, e.to_string()))?;
     Ok(answer.envelope(vm.info().name.clone()))
 }
 

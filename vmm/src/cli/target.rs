@@ -83,7 +83,8 @@ impl StoredRam {
             }),
             _ => None,
         };
-        let kernel = Kernel::open(&*self.ram, true)?;
+        let cpus = self.cpus.iter().map(|cpu| cpu.general);
+        let kernel = Kernel::open(&*self.ram, true)?.with_cpus(cpus);
         let answer = introspect::view(&kernel, request, source.as_ref())?;
         Ok(answer.envelope(self.path.display().to_string()))
     }

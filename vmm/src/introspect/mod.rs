@@ -32,6 +32,7 @@ use std::cell::{Cell, OnceCell};
 
 use belljar_abi::root::BootState;
 
+use crate::elfcore::regs::General;
 use crate::render::Consistency;
 use crate::target::{Ram, Space};
 
@@ -42,6 +43,7 @@ pub struct Kernel<'r> {
     space: Space<'r>,
     symbols: OnceCell<Symbols>,
     consistency: Cell<Consistency>,
+    cpus: Vec<General>,
 }
 
 impl<'r> Kernel<'r> {
@@ -60,7 +62,20 @@ impl<'r> Kernel<'r> {
             space,
             symbols: OnceCell::new(),
             consistency: Cell::new(consistency),
+            cpus: vec![],
         })
+    }
+
+    /// The same kernel with the registers of its CPUs, in their order: those of a task that is on a CPU are
+    /// nowhere else.
+    #[must_use]
+    pub fn with_cpus(self, cpus: impl IntoIterator<Item = General>) -> Self {
+        Self { cpus: cpus.into_iter().collect(), ..self }
+    }
+
+    /// The registers of CPU `index`, if they are known.
+    pub fn cpu(&self, index: u64) -> Option<&General> {
+        self.cpus.get(usize::try_from(index).ok()?)
     }
 
     /// The root page.

@@ -6,7 +6,7 @@ use super::super::symbols::SourceMap;
 use super::super::{Kernel, Result};
 use super::hex;
 use super::process::Process;
-use super::stack;
+use super::stack::{self, Start};
 use crate::render::{Column, Kind, Schema, Shape};
 
 pub(super) static SCHEMA: Schema = Schema {
@@ -36,14 +36,31 @@ pub(super) fn rows(
     source: Option<&SourceMap>,
 ) -> Result<Vec<Frame>> {
     let process = Process::find(kernel, pid)?;
-    if process.on_cpu()? {
-        // Its registers are in the CPU, not in memory.
-        let function = Some(format!("(running on CPU {})", process.cpu()?));
-        return Ok(vec![Frame { frame: 0, pc: hex(0), function, offset: None, source: None }]);
-    }
+    let start = match process.on_cpu()? {
+        false => Start::saved(process.task())?,
+        true => {
+            let cpu = process.cpu()?;
+            let only = |pc, what| {
+                let function = Some(format!("({what} on CPU {cpu})"));
+                Ok(vec![Frame { frame: 0, pc: hex(pc), function, offset: None, source: None }])
+            };
+            match kernel.cpu(cpu) {
+                // Its registers are in the CPU, not in memory, and nobody knows them.
+                None => return only(0, "running"),
+                // Nothing of it is in the kernel.
+                Some(cpu) if cpu.is_user() => return only(cpu.pc, "in the program"),
+                Some(cpu) => Start::of_cpu(cpu),
+            }
+        }
+    };
     let mut frames = vec![];
-    for (index, pc) in stack::code_addresses(kernel, process.task())?.into_iter().enumerate() {
-        let call = stack::call_site(kernel, index, pc);
+    for (index, pc) in stack::code_addresses(kernel, process.task(), start)?.into_iter().enumerate()
+    {
+        let call = match index {
+            // An instruction, not a return address.
+            0 if start.on_cpu => pc,
+            _ => stack::call_site(kernel, index, pc),
+        };
         let mut lines = source.map(|s| s.frames(call)).unwrap_or_default();
         // The outermost is the function itself, which the symbol table knows too.
         let own = lines.pop();

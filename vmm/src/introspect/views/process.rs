@@ -1,7 +1,7 @@
 //! One task as the views see it: what `ps` and its relatives have in common.
 
 use super::super::{Error, Kernel, Object, Result, optional};
-use super::stack;
+use super::stack::{self, Start};
 use crate::render::Consistency;
 
 /// Order of the pids in `SignalStruct.pids`, which is that of the kernel's `PidType`.
@@ -190,7 +190,7 @@ impl<'k> Process<'k> {
             return channel.text("name").map(Some);
         }
         // It said nothing: the function that called the scheduler, as Linux's get_wchan has it.
-        let addresses = stack::code_addresses(self.kernel, &self.task)?;
+        let addresses = stack::code_addresses(self.kernel, &self.task, Start::saved(&self.task)?)?;
         let mut functions = addresses.into_iter().enumerate().filter_map(|(index, pc)| {
             let location =
                 self.kernel.symbols().lookup(stack::call_site(self.kernel, index, pc))?;
