@@ -2,7 +2,8 @@
 //!
 //! It prints `stub`, then echoes what it reads from the console. `0` to `9` end it with that exit
 //! status, the end of input (or Ctrl-D) with 0, `p` with a panic, `r` with a reset; `n` reads two registers
-//! of the UART at once, which KVM cannot take apart. It leaves its end in a root page, as the
+//! of the UART at once, which KVM cannot take apart; `j` jumps to where there is no memory, with the vectors where they
+//! are after reset, and `v` with those there, too. It leaves its end in a root page, as the
 //! kernel does.
 
 use std::fs;
@@ -15,10 +16,10 @@ const ROOT: usize = 0x1000;
 
 /// The code; `x19` is the UART, `x20` the root page.
 #[rustfmt::skip]
-const CODE: [u32; 40] = [
+const CODE: [u32; 48] = [
     0xd2a12013, // mov  x19, #0x9000000
     0x10007df4, // adr  x20, root
-    0x100004c1, // adr  x1, greeting
+    0x100005c1, // adr  x1, greeting
     0x38401420, // ldrb w0, [x1], #1
     0x34000060, // cbz  w0, read
     0xb9000260, // str  w0, [x19]
@@ -29,18 +30,22 @@ const CODE: [u32; 40] = [
     0x7100401f, // cmp  w0, #0x10         the escape of framed input
     0x54ffff80, // b.eq read
     0x7100101f, // cmp  w0, #4
-    0x54000180, // b.eq zero
+    0x54000200, // b.eq zero
     0x7101c01f, // cmp  w0, #'p'
-    0x540001e0, // b.eq panic
+    0x54000260, // b.eq panic
     0x7101c81f, // cmp  w0, #'r'
-    0x54000240, // b.eq reset
+    0x540002c0, // b.eq reset
     0x7101b81f, // cmp  w0, #'n'
-    0x54000260, // b.eq fault
+    0x540002e0, // b.eq fault
+    0x7101a81f, // cmp  w0, #'j'
+    0x54000320, // b.eq jump
+    0x7101d81f, // cmp  w0, #'v'
+    0x540002a0, // b.eq vectors
     0x5100c003, // sub  w3, w0, #'0'
     0x7100247f, // cmp  w3, #9
     0x54000089, // b.ls exit
     0xb9000260, // str  w0, [x19]
-    0x17ffffef, // b    read
+    0x17ffffeb, // b    read
     0x52800003, // zero: mov w3, #0
     0x53185c63, // exit: lsl w3, w3, #8
     0xb9011e83, // str  w3, [x20, #284]   exit_status
@@ -55,7 +60,11 @@ const CODE: [u32; 40] = [
     0x72800120, // movk w0, #9            SYSTEM_RESET
     0xd4000002, // hvc  #0
     0xa9400660, // fault: ldp x0, x1, [x19]
-    0x17ffffe0, // b    read
+    0x17ffffdc, // b    read
+    0xd2c00400, // vectors: mov x0, #0x2000000000
+    0xd518c000, // msr  vbar_el1, x0
+    0xd2c00400, // jump: mov x0, #0x2000000000
+    0xd61f0000, // br   x0
 ];
 
 /// The `Image`.

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::time::Duration;
 
 /// The media type of the format.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -109,22 +110,24 @@ pub fn of_process(processes: &[(&str, u32)]) -> Family {
     family
 }
 
-/// How long the threads that run the guest's CPUs, those of the process `pid` in the order of the CPUs,
-/// have been on a CPU of the host.
-pub fn of_vcpus(pid: u32, threads: impl IntoIterator<Item = i64>) -> Family {
+/// How long the thread `thread` of the process `pid` has been on a CPU of the host; `None` if the host does
+/// not tell.
+pub fn cpu_time(pid: u32, thread: i64) -> Option<Duration> {
+    // Time on a CPU in nanoseconds, time waited for one, slices (Linux's scheduler/sched-stats).
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// `times`: how long the threads that run the guest's CPUs have been on a CPU of the host, in the order of the
+/// guest's CPUs.
+pub fn of_vcpus(times: &[Duration]) -> Family {
     let mut family = Family::new(
         "belljar_vcpu_cpu_seconds_total",
         Kind::Counter,
         "CPU time of the host that the guest's CPU has had",
     );
-    for (index, thread) in threads.into_iter().enumerate() {
-        // Time on a CPU in nanoseconds, time waited for one, slices (Linux's scheduler/sched-stats).
-        let path = format!("/proc/{pid}/task/{thread}/schedstat");
-        let text = fs::read_to_string(path).unwrap_or_default();
-        if let Some(nanos) = text.split_whitespace().next().and_then(|word| word.parse().ok()) {
-            let nanos: f64 = nanos;
-            family.push(&[("vcpu", &index.to_string())], nanos / 1e9);
-        }
+    for (index, time) in times.iter().enumerate() {
+        family.push(&[("vcpu", &index.to_string())], time.as_secs_f64());
     }
     family
 }

@@ -174,6 +174,8 @@ pub trait Machine: Send + Sync {
     fn metrics(&self) -> Vec<Family> {
         vec![]
     }
+    /// The threads that run the guest's CPUs, in the order of the CPUs, as far as they have started.
+    fn threads(&self) -> Vec<i64>;
     /// The process that the host accounts the guest's CPU time to, if it is not this one.
     fn pid(&self) -> Option<u32>;
     /// Whether the guest has ever opened port 0 of its virtio console, as far as it did so before this

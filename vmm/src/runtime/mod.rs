@@ -16,6 +16,7 @@ mod processes;
 mod supervise;
 pub mod terminal;
 mod vm;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;

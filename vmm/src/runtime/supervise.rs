@@ -28,6 +28,7 @@ use super::guard::Guard;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
+use super::watch;
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
 use crate::sandbox::{self, Role};
@@ -180,6 +181,8 @@ fn run_guarded(
     let outcome = match resumed {
         Ok(()) => {
             info!("guest runs");
+            // It is confined as this thread is, and the guest need not wait for it.
+            watch::start(&vm).map_err(Error::Host)?;
             ready(folder.name());
             life.until_end()
         }

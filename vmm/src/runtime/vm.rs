@@ -265,6 +265,27 @@ impl Vm {
         }
     }
 
+    /// The registers of the CPUs at this moment, in their order; `None` if the machine stands still, or
+    /// somebody is at work on it.
+    pub(super) fn glance(&self) -> Option<Vec<CpuRegisters>> {
+        let state = self.state.try_lock().ok()?;
+        if *state != State::Running {
+            return None;
+        }
+        self.machine.pause().ok()?;
+        let registers = self.machine.registers();
+        // A machine that cannot go on says so itself.
+        let _ = self.machine.resume();
+        registers.ok()
+    }
+
+    /// What each CPU has had of the host's time, as far as that is known.
+    pub(super) fn cpu_times(&self) -> Vec<Duration> {
+        let pid = self.info.backend_pid.unwrap_or(self.info.pid);
+        let threads = self.machine.threads().into_iter();
+        threads.map_while(|thread| metrics::cpu_time(pid, thread)).collect()
+    }
+
     /// Writes memory and registers as an ELF core to `path`. The CPUs stand still meanwhile.
     pub fn dump(&self, path: &Path) -> Result<(), Error> {
         self.look_at_machine(|machine| (write_dump(machine, path), true))?
@@ -316,6 +337,7 @@ impl Vm {
             gauge("belljar_vm_cpus", "CPUs of the guest").with(&[], self.info.cpus.into()),
             gauge("belljar_vm_memory_bytes", "RAM of the guest").with(&[], self.info.memory as f64),
             metrics::of_process(&processes),
+            metrics::of_vcpus(&self.cpu_times()),
         ];
         families.extend(self.machine.metrics());
         metrics::render(&families)

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::Kvm;
 use crate::devices::virtio::Counters;
-use crate::metrics::{self, Family, Kind};
+use crate::metrics::{Family, Kind};
 
 /// How often the guest was left for this process, by cause.
 #[derive(Debug, Default)]
@@ -35,6 +35,12 @@ impl Threads {
             let id = rustix::thread::gettid().as_raw_nonzero().get();
             slot.store(id.into(), Ordering::Relaxed);
         }
+    }
+
+    /// The ids of those that run, up to the first that does not yet.
+    pub(super) fn known(&self) -> Vec<i64> {
+        let ids = self.0.iter().map(|id| id.load(Ordering::Relaxed));
+        ids.take_while(|id| *id != 0).collect()
     }
 }
 
@@ -109,7 +115,5 @@ pub(super) fn of(machine: &Kvm) -> Vec<Family> {
         "Accesses of the guest to where no device is",
     )
     .with(&[], load(&machine.unclaimed));
-    let threads = machine.shared.threads.0.iter().map(|id| id.load(Ordering::Relaxed));
-    let time = metrics::of_vcpus(std::process::id(), threads);
-    vec![all, by_cause, to_user, time, notifications, requests, interrupts, unclaimed]
+    vec![all, by_cause, to_user, notifications, requests, interrupts, unclaimed]
 }

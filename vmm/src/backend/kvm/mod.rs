@@ -436,6 +436,10 @@ impl Machine for Kvm {
         metrics::of(self)
     }
 
+    fn threads(&self) -> Vec<i64> {
+        self.shared.threads.known()
+    }
+
     fn pid(&self) -> Option<u32> {
         None
     }

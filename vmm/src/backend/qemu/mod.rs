@@ -24,7 +24,6 @@ use command::{Command, find};
 use super::ram::{map, memory_file};
 use super::{Card, Config, CpuRegisters, Event, Events, Initrd, Machine, Network, Start, Started};
 use crate::machine::RAM_BASE;
-use crate::metrics::{self, Family};
 use crate::target::{LiveRam, ProcessRam};
 use process::Child;
 use qapi::qmp::CpuInfoFast;
@@ -260,14 +259,14 @@ impl Machine for Qemu {
         Ok(registers::read(&self.qmp)?)
     }
 
-    fn metrics(&self) -> Vec<Family> {
+    fn threads(&self) -> Vec<i64> {
         // A machine that has ended has no threads to ask for.
         let cpus = self.qmp.execute(qapi::qmp::query_cpus_fast {}).unwrap_or_default();
         let threads = cpus.iter().filter_map(|cpu| match cpu {
             CpuInfoFast::aarch64(cpu) => Some(cpu.thread_id),
             _ => None,
         });
-        vec![metrics::of_vcpus(self.child.pid(), threads)]
+        threads.collect()
     }
 
     fn pid(&self) -> Option<u32> {
