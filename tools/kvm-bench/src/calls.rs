@@ -1,4 +1,4 @@
-//! The least that a machine with this guest takes: KVM's calls, and nothing else.
+//! The least that a machine with this guest takes: KVM's calls, and nothing else. What the guest says is printed.
 
 use kvm_bindings::{
     KVM_ARM_VCPU_PSCI_0_2, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR,
@@ -8,7 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit};
 
-use crate::measure::OFF;
+use crate::guest::CODE;
 
 const RAM: u64 = 0x4000_0000;
 const SIZE: usize = 64 << 20;
@@ -26,7 +26,7 @@ pub fn run() {
         libc::mmap(std::ptr::null_mut(), SIZE, access, kind, -1, 0)
     };
     assert_ne!(memory, libc::MAP_FAILED, "memory for the guest");
-    let code: Vec<u8> = OFF.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let code: Vec<u8> = CODE.iter().flat_map(|word| word.to_le_bytes()).collect();
     // SAFETY: the memory is there, larger than the code, and nobody else's.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), memory.cast(), code.len()) };
     let region = kvm_userspace_memory_region {
@@ -54,8 +54,13 @@ pub fn run() {
     init.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
     vcpu.vcpu_init(&init).expect("a CPU after reset");
     vcpu.set_one_reg(PC, &RAM.to_le_bytes()).expect("the program counter");
-    match vcpu.run() {
-        Ok(VcpuExit::SystemEvent(..)) => {}
-        other => panic!("the guest did not switch itself off: {other:?}"),
+    let mut said = Vec::new();
+    loop {
+        match vcpu.run() {
+            Ok(VcpuExit::MmioWrite(_, data)) => said.push(data[0]),
+            Ok(VcpuExit::SystemEvent(..)) => break,
+            other => panic!("the guest did not switch itself off: {other:?}"),
+        }
     }
+    println!("{}", String::from_utf8_lossy(&said));
 }
