@@ -20,8 +20,8 @@ use std::time::Duration;
 
 /// The package of the end-to-end tests.
 pub const TESTS: &str = "belljar-tests";
-/// The package of the VMM.
-const BELLJAR: &str = "belljar";
+/// The package of the VMM, and the suite of its unit tests.
+pub const BELLJAR: &str = "belljar";
 /// Where it stands in the machine; it finds its home beside its folder.
 pub const BELLJAR_PATH: &str = "/bin/belljar";
 
@@ -85,7 +85,7 @@ pub fn nested(cpus: u32, plan: &Path, folder: &Path) -> Result<Command> {
     Ok(machine.command(&reference::kernel()?, &initrd))
 }
 
-/// Runs the end-to-end tests that concern KVM in one boot of the machine, what they print in `out`: of
+/// Runs the end-to-end tests that concern KVM and those unit tests of the VMM that are about its machine in one boot of the machine, what they print in `out`: of
 /// `suites` (name and program) all tests whose name contains `filter`. `share` is the machine's
 /// [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
 pub fn end_to_end(
@@ -101,7 +101,9 @@ pub fn end_to_end(
         "export BELLJAR={BELLJAR_PATH} {SHARE}={SHARE_PATH}; status=0
          for suite in /tests/*; do
              echo; echo \"     Running $suite\"
-             $suite --color never --include-ignored {SKIP_HOST} \"$@\" </dev/null || status=1
+             names=
+             [ $# = 0 ] && [ $suite = /tests/{BELLJAR} ] && names='{UNITS}'
+             $suite --color never --include-ignored {SKIP_HOST} $names \"$@\" </dev/null || status=1
          done
          exit $status"
     );
@@ -135,6 +137,9 @@ pub fn end_to_end(
 
 /// The variable that names the shared folder to a test.
 pub const SHARE: &str = "BELLJAR_SHARE";
+/// Of the VMM's unit tests, those of the modules that do other things on an AArch64 host, or are confined there by
+/// other lists of system calls.
+const UNITS: &str = "backend:: devices:: sandbox::";
 /// Which tests do not run in the machine, by their modules: there is no QEMU in it, and what prepares
 /// or judges the tests there runs on the host.
 const SKIP_HOST: &str = "--skip qemu:: --skip before_kvm:: --skip after_kvm::";
@@ -147,16 +152,19 @@ pub fn prepare() -> Result<()> {
     exec::run(toolchain.linux("build").args(["-p", BELLJAR]))
 }
 
-/// Builds the suites of end-to-end tests for the machine: name and program of each.
+/// Builds the suites of end-to-end tests and the VMM's unit tests for the machine: name and program of each.
 pub fn suites() -> Result<Vec<(String, PathBuf)>> {
-    let mut command = ensure(&[Need::Cross])?.linux("test");
-    command.args(["--no-run", "--message-format", "json", "-p", TESTS, "--test", "*"]);
+    let toolchain = ensure(&[Need::Cross])?;
     let mut suites = Vec::new();
-    for line in exec::output(&mut command)?.lines() {
-        let message: serde_json::Value = serde_json::from_str(line)?;
-        let name = message["target"]["name"].as_str();
-        if let (Some(name), Some(program)) = (name, message["executable"].as_str()) {
-            suites.push((name.to_string(), PathBuf::from(program)));
+    for targets in [&["-p", TESTS, "--test", "*"][..], &["-p", BELLJAR, "--lib"]] {
+        let mut command = toolchain.linux("test");
+        command.args(["--no-run", "--message-format", "json"]).args(targets);
+        for line in exec::output(&mut command)?.lines() {
+            let message: serde_json::Value = serde_json::from_str(line)?;
+            let name = message["target"]["name"].as_str();
+            if let (Some(name), Some(program)) = (name, message["executable"].as_str()) {
+                suites.push((name.to_string(), PathBuf::from(program)));
+            }
         }
     }
     suites.sort();

@@ -366,8 +366,9 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         Some(suite) => (suites.into_iter().filter(|(name, _)| name == suite).collect(), None),
         None => (suites, filter),
     };
-    // What the host does before and after belongs together: one test alone has neither.
+    // What the host does before and after belongs together: one test alone has neither, and no unit test.
     let on_both_sides = suite.or(filter.is_none().then_some("*"));
+    let on_both_sides = on_both_sides.filter(|suite| *suite != kvm::BELLJAR);
     on_host(on_both_sides, "before_kvm::", counts)?;
     let mut report = Libtest { layer: "kvm-e2e", counts, line: Vec::new(), failed: 0 };
     let status = kvm::end_to_end(&suites, filter, share.path(), &mut report);
