@@ -123,7 +123,7 @@ fn memory() {
     sleep(Duration::from_secs(1));
     // All mappings but the guest's RAM, each a line with its name and then lines with its figures (proc(5)).
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", child.id())).expect("its mappings");
-    let (mut program, mut data, mut name) = (0.0, 0.0, "");
+    let (mut program, mut heap, mut data, mut name) = (0.0, 0.0, 0.0, "");
     for line in smaps.lines() {
         if let Some(kib) =
             line.strip_prefix("Rss:").and_then(|rest| rest.trim().strip_suffix(" kB"))
@@ -132,6 +132,7 @@ fn memory() {
             match name {
                 name if name.contains("belljar-ram") => {}
                 BELLJAR => program += kib,
+                "[heap]" => heap += kib,
                 _ => data += kib,
             }
         } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
@@ -139,8 +140,10 @@ fn memory() {
         }
     }
     print("resident beside the guest's RAM: the program itself", program / 1024.0, "MiB", None);
-    print("resident beside the guest's RAM: data", data / 1024.0, "MiB", None);
-    print("resident beside the guest's RAM", (program + data) / 1024.0, "MiB", Some(5.0));
+    print("resident beside the guest's RAM: heap", heap / 1024.0, "MiB", None);
+    print("resident beside the guest's RAM: stacks and other data", data / 1024.0, "MiB", None);
+    let all = (program + heap + data) / 1024.0;
+    print("resident beside the guest's RAM", all, "MiB", Some(5.0));
     drop(child.stdin.take());
     child.wait().expect("the VM's end");
 }

@@ -6,7 +6,6 @@ use std::io::{self, Cursor, Read};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Request, Response, Server};
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::{
     CheckpointTo, DumpTo, Failure, GcoreTo, ResumeFrom, ResumedProcess, SnapshotRequest, Status,
@@ -29,16 +28,14 @@ use crate::sandbox::{self, Role};
 
 /// Serves `vm` on `listener` until the process ends.
 pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
-    let (ready, started) = channel();
     thread::Builder::new().name("api".into()).spawn(move || {
         // The threads that the server starts are confined with this one.
         sandbox::enter(Role::Api);
         let server = match Server::from_listener(listener, None) {
             Ok(server) => server,
-            Err(error) => return drop(ready.send(Err(io::Error::other(error)))),
+            // Whoever connects is told that nobody is there.
+            Err(error) => return error!(%error, "nobody can be served"),
         };
-        // Who started us waits for it.
-        let _ = ready.send(Ok(()));
         for mut request in server.incoming_requests() {
             let vm = Arc::clone(&vm);
             let answer = move || {
@@ -53,7 +50,7 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
             let _ = thread::Builder::new().name("api-request".into()).spawn(answer);
         }
     })?;
-    started.recv().map_err(io::Error::other)?
+    Ok(())
 }
 
 type Body = Response<Cursor<Vec<u8>>>;

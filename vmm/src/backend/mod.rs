@@ -115,13 +115,13 @@ pub struct Thaw {
     pub note: (u64, Vec<u8>),
 }
 
-/// An initial RAM disk: a file on disk that is used as it is, or one made in memory.
+/// An initial RAM disk.
 #[derive(Debug)]
 pub enum Initrd {
-    /// A file with a path.
+    /// A file with a path, which is used as it is.
     Path(PathBuf),
-    /// A memory file without one.
-    Memory(File),
+    /// Files that follow each other in the guest's memory, each from its start.
+    Files(Vec<File>),
 }
 
 /// The registers of one CPU.
@@ -227,12 +227,13 @@ impl fmt::Display for Kind {
 }
 
 /// Which backend was chosen, and why.
-#[derive(Clone, Debug)]
 pub struct Choice {
     /// The backend.
     pub kind: Kind,
     /// The reason, as the end of a sentence: "qemu, because …".
     pub why: String,
+    /// What was made to find out.
+    kvm: Option<kvm::Ready>,
 }
 
 /// Why a machine could not be built or driven.
@@ -256,15 +257,16 @@ pub enum Error {
 
 /// Decides which backend serves `request` on this host.
 pub fn choose(request: Request) -> Result<Choice, Error> {
-    let asked = |kind| Choice { kind, why: "it was asked for".to_owned() };
+    let asked = "it was asked for".to_owned();
     Ok(match (request, kvm::check) {
-        (Request::Qemu, _) => asked(Kind::Qemu),
-        (Request::Kvm, check) => check().map(|()| asked(Kind::Kvm))?,
+        (Request::Qemu, _) => Choice { kind: Kind::Qemu, why: asked, kvm: None },
+        (Request::Kvm, check) => Choice { kind: Kind::Kvm, why: asked, kvm: Some(check()?) },
         (Request::Auto, check) => match check() {
-            Ok(()) => {
-                Choice { kind: Kind::Kvm, why: "this host's KVM can run the guest".to_owned() }
+            Ok(ready) => {
+                let why = "this host's KVM can run the guest".to_owned();
+                Choice { kind: Kind::Kvm, why, kvm: Some(ready) }
             }
-            Err(why) => Choice { kind: Kind::Qemu, why: why.reason() },
+            Err(why) => Choice { kind: Kind::Qemu, why: why.reason(), kvm: None },
         },
     })
 }
@@ -285,11 +287,12 @@ pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
     }
 }
 
-/// Begins to build a machine of `kind`, its CPUs still standing; [`Machine::stand`] waits for the rest.
-pub fn start(kind: Kind, config: Config, events: Events) -> Result<Started, Error> {
-    match kind {
+/// Begins to build a machine of the kind that was chosen, its CPUs still standing; [`Machine::stand`] waits for
+/// the rest.
+pub fn start(choice: &mut Choice, config: Config, events: Events) -> Result<Started, Error> {
+    match choice.kind {
         Kind::Qemu => qemu::start(config, events),
-        Kind::Kvm => kvm::start(&config, events),
+        Kind::Kvm => kvm::start(&config, events, choice.kvm.take()),
     }
 }
 
@@ -299,7 +302,7 @@ mod tests {
 
     #[test]
     fn choose_auto_takes_kvm_where_it_works_and_names_a_reason() {
-        let choice = choose(Request::Auto).unwrap();
+        let choice = choose(Request::Auto).map_err(|e| e.to_string()).unwrap();
         assert_eq!(choice.kind == Kind::Kvm, check(Kind::Kvm).is_ok());
         assert!(!choice.why.is_empty() && !choice.why.contains("--backend"), "{}", choice.why);
     }

@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::render::{self, Envelope, Schema};
 use crate::runtime::FAILURE;
@@ -47,7 +47,7 @@ struct Cli {
     #[command(flatten)]
     log: log::Args,
     #[command(subcommand)]
-    command: Command,
+    command: Described,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +71,42 @@ enum Command {
     Clone(restore::CloneArgs),
     Checkpoint(checkpoint::Args),
     Resume(resume::Args),
+}
+
+/// A subcommand as clap is told of it: `run` without the others if it is the one that is called. To describe
+/// all of them takes longer than most of what starts a VM.
+#[derive(Debug)]
+struct Described(Command);
+
+impl FromArgMatches for Described {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Command::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Subcommand for Described {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        const RUN: &str = "run";
+        match std::env::args_os().nth(1) {
+            Some(first) if first == RUN => {
+                let run = run::Args::augment_args(clap::Command::new(RUN));
+                command.subcommand(run).subcommand_required(true)
+            }
+            _ => Command::augment_subcommands(command),
+        }
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Command::augment_subcommands_for_update(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Command::has_subcommand(name)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -109,7 +145,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(FAILURE);
     }
     let format = cli.format.into();
-    let result = match cli.command {
+    let result = match cli.command.0 {
         Command::Run(args) => run::run(args),
         Command::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ls(args) => ls::run(&args, format).map(|()| ExitCode::SUCCESS),

@@ -152,7 +152,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     let cards: Vec<_> = args.net.iter().map(NetArg::open).collect::<Result<_, _>>()?;
     let start = Start::Boot(backend::Boot {
         kernel: boot.kernel,
-        initrd: boot.initrd.map(Initrd::Memory),
+        initrd: boot.initrd.map(Initrd::Files),
         cmdline: cmdline(console, ip_word(&cards), args.append.as_deref()),
     });
     let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks, cards };

@@ -28,7 +28,7 @@ pub fn build(
 
     let mut initrd = Vec::new();
     // No initrd: a built Image is rebuilt with what it carries.
-    if let Some(mut file) = image.initrd(program)? {
+    for mut file in image.initrd(program)?.into_iter().flatten() {
         file.seek(SeekFrom::Start(0)).map_err(Error::Memory)?;
         file.read_to_end(&mut initrd).map_err(Error::Memory)?;
     }

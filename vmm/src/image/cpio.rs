@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use cpio::newc::{Builder, ModeFileType, Reader};
 
@@ -24,8 +25,7 @@ const MAX_TARGET: u32 = 4096;
 /// link targets are read. Says in words what is wrong with it.
 pub(super) fn scan(file: &File) -> Result<Tree, String> {
     let len = file.metadata().map_err(|e| e.to_string())?.len();
-    let mut reader = BufReader::with_capacity(4096, file);
-    reader.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
+    let mut reader = Headers::new(file);
     let mut tree = Tree::default();
     // A hard link beyond the first has no bytes of its own.
     let mut linked = HashMap::new();
@@ -66,6 +66,53 @@ pub(super) fn scan(file: &File) -> Result<Tree, String> {
         };
         tree.insert(head.name(), node);
         reader = entry.skip().map_err(|e| e.to_string())?;
+    }
+}
+
+/// Reads a file from its start, for who skips most of it: a skip is a sum, not a call, and what was read ahead
+/// stays.
+struct Headers<'f> {
+    file: &'f File,
+    at: u64,
+    /// Bytes of the file, and where they begin there.
+    ahead: Vec<u8>,
+    from: u64,
+}
+
+impl<'f> Headers<'f> {
+    fn new(file: &'f File) -> Self {
+        Self { file, at: 0, ahead: vec![], from: 0 }
+    }
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        /// Many headers, little else.
+        const AHEAD: usize = 4096;
+        let inside = self.from..self.from + self.ahead.len() as u64;
+        if !inside.contains(&self.at) {
+            self.ahead.resize(AHEAD, 0);
+            let count = self.file.read_at(&mut self.ahead, self.at)?;
+            self.ahead.truncate(count);
+            self.from = self.at;
+        }
+        let rest = &self.ahead[(self.at - self.from) as usize..];
+        let count = rest.len().min(out.len());
+        out[..count].copy_from_slice(&rest[..count]);
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(to) => Some(to),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(_) => None,
+        };
+        self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
@@ -259,7 +306,6 @@ pub(super) fn is_gzip(reader: &mut impl BufRead) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
 
     fn memory() -> File {
         rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()

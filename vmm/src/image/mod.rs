@@ -189,8 +189,8 @@ enum Files {
 pub struct Boot {
     /// The arm64 `Image`.
     pub kernel: PathBuf,
-    /// The initrd; a built Image without another program brings its own.
-    pub initrd: Option<File>,
+    /// The archives of the initrd, which follow each other; a built Image without another program brings its own.
+    pub initrd: Option<Vec<File>>,
     /// Bytes of RAM that kernel and files take until the guest has booted: the initrd is there twice
     /// while it is unpacked.
     pub footprint: u64,
@@ -291,12 +291,13 @@ impl Image {
         };
         let header = kernel_header(&kernel)?;
         let initrd = self.initrd(program)?;
-        let len = initrd.as_ref().map(|file| file.metadata().map(|m| m.len()).unwrap_or(0));
-        Ok(Boot { kernel, initrd, footprint: header.image_size + 2 * len.unwrap_or(0) })
+        let len = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
+        let len: u64 = initrd.iter().flatten().map(len).sum();
+        Ok(Boot { kernel, initrd, footprint: header.image_size + 2 * len })
     }
 
     /// The files of the image and of `/.belljar`; none if the kernel carries them already.
-    fn initrd(self, program: &Program) -> Result<Option<File>, Error> {
+    fn initrd(self, program: &Program) -> Result<Option<Vec<File>>, Error> {
         let (rootfs, alone) = match self.files {
             Files::Rootfs(rootfs) => (rootfs, None),
             Files::Program(rootfs, path) => (rootfs, Some(path)),

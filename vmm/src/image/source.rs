@@ -101,17 +101,25 @@ impl Rootfs {
         }
     }
 
-    /// Appends an archive with the files of `/.belljar` and returns the whole as a memory file.
+    /// The archive, and behind it one with the files of `/.belljar`: in the same file if that is ours.
     pub(super) fn into_initrd(
         self,
         extra: &[(&str, Vec<u8>)],
         cores: &[Arc<File>],
-    ) -> Result<File, Error> {
+    ) -> Result<Vec<File>, Error> {
+        /// Where an archive may begin behind another one.
+        const STEP: u64 = 4;
+        let aligned =
+            self.archive.metadata().is_ok_and(|metadata| metadata.len().is_multiple_of(STEP));
+        if !self.in_memory && aligned {
+            let own = append(memory_file()?, extra, cores).map_err(Error::Memory)?;
+            return Ok(vec![self.archive, own]);
+        }
         let archive = match self.in_memory {
             true => self.archive,
             false => copy_to_memory(self.archive).map_err(Error::Memory)?,
         };
-        append(archive, extra, cores).map_err(Error::Memory)
+        Ok(vec![append(archive, extra, cores).map_err(Error::Memory)?])
     }
 }
 
@@ -162,7 +170,7 @@ pub(super) fn open(path: &Path) -> Result<File, Error> {
 
 /// The first bytes of `path`, enough to tell what it is.
 pub(super) fn head(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(elf::HEAD);
     open(path)?.take(elf::HEAD as u64).read_to_end(&mut head).map_err(read_error(path))?;
     Ok(head)
 }

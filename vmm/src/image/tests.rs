@@ -46,7 +46,9 @@ fn resolve(path: &Path) -> Result<Image, Error> {
 
 fn initrd(image: Image, cmd: &[&str]) -> Result<File, Error> {
     let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
-    Ok(image.initrd(&Program { cmd, env: vec!["A=b c".into()], cores: vec![] })?.unwrap())
+    let program = Program { cmd, env: vec!["A=b c".into()], cores: vec![] };
+    let mut archives = image.initrd(&program)?.unwrap();
+    Ok(archives.pop().unwrap())
 }
 
 /// The content of `name` in the second archive of an initrd.

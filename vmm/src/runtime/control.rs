@@ -75,22 +75,26 @@ struct Answers {
 }
 
 impl Control {
-    /// Starts to read from `stream`.
-    pub(super) fn start(stream: UnixStream, handlers: Handlers) -> io::Result<Arc<Self>> {
-        let reader = stream.try_clone()?;
-        let control = Arc::new(Self {
+    /// Over `stream`, to which nobody listens yet.
+    pub(super) fn new(stream: UnixStream) -> Arc<Self> {
+        Arc::new(Self {
             writer: Mutex::new(Writer { stream, sequence: 0 }),
             state: Mutex::default(),
             changed: Condvar::new(),
-        });
-        let this = Arc::clone(&control);
+        })
+    }
+
+    /// Starts to listen.
+    pub(super) fn listen(self: &Arc<Self>, handlers: Handlers) -> io::Result<()> {
+        let reader = self.writer.lock().unwrap().stream.try_clone()?;
+        let this = Arc::clone(self);
         thread::Builder::new().name("control".into()).spawn(move || {
             let Handlers { confine, hello, wanted } = handlers;
             confine();
             this.read(reader, &Answers { hello, wanted });
             this.note(|state| state.closed = true);
         })?;
-        Ok(control)
+        Ok(())
     }
 
     /// Sends a message with a number of its own, which is returned.
@@ -270,7 +274,9 @@ mod tests {
                 sender.send(format!("{sequence} {name}")).unwrap();
             }),
         };
-        (theirs, Control::start(ours, handlers).unwrap(), said)
+        let control = Control::new(ours);
+        control.listen(handlers).unwrap();
+        (theirs, control, said)
     }
 
     #[test]

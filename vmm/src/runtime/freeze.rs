@@ -3,7 +3,7 @@
 
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use belljar_abi::control::Message;
@@ -17,7 +17,7 @@ use super::supervise::Message as Order;
 use super::terminal;
 use super::vm::{Error, State, Vm};
 use crate::introspect::Root;
-use crate::sandbox::{self, Role};
+use crate::sandbox;
 use crate::snapshot::{Cpu, Facts, Save, Source, Thaw};
 use crate::target::LiveRam;
 
@@ -223,9 +223,9 @@ impl Vm {
     }
 }
 
-/// What is done when the guest speaks of its own accord. `vm` is known once it runs; `snapshots` says whether
-/// and where the guest may save itself.
-pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<OwnSnapshots>) -> Handlers {
+/// What is done when the guest of `vm` speaks of its own accord; `snapshots` says whether and where it may save
+/// itself.
+pub(super) fn handlers(vm: Weak<Vm>, snapshots: Option<OwnSnapshots>) -> Handlers {
     let folder = snapshots.as_ref().map(|own| own.folder.clone());
     let wanted = move |control: &Arc<Control>, sequence: u32, name: &str| {
         let refuse = |why: &str| {
@@ -238,7 +238,7 @@ pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<OwnSnapsho
         let Some(dir) = folder_of(folder, name) else {
             return refuse("that is no name: use up to 64 letters, digits, and -_. inside");
         };
-        let Some(vm) = vm.get().and_then(Weak::upgrade) else {
+        let Some(vm) = vm.upgrade() else {
             return refuse("it is about to end");
         };
         let thread_control = Arc::clone(control);
@@ -260,8 +260,8 @@ pub(super) fn handlers(vm: Arc<OnceLock<Weak<Vm>>>, snapshots: Option<OwnSnapsho
         }
     };
     let confine = move || {
-        // Beside its frames it asks the terminal for its size, and its threads write snapshots.
-        sandbox::enter(Role::Supervisor);
+        // Beside its frames it asks the terminal for its size, and its threads write snapshots: all that the
+        // supervisor may do, which started it.
         sandbox::only_files(&[], folder.as_deref().as_slice());
     };
     Handlers {

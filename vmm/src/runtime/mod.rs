@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod folder;
 mod freeze;
 mod guard;
+mod heap;
 mod outcome;
 mod processes;
 mod supervise;

@@ -5,18 +5,19 @@
 //! taken down in one place.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use belljar_abi::root::Console as GuestConsole;
 use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::iterator::Signals;
 use tracing::{debug, info};
 
 use super::Error;
@@ -25,6 +26,7 @@ use super::control::Control;
 use super::folder::{self, Folder};
 use super::freeze::{self, OwnSnapshots};
 use super::guard::Guard;
+use super::heap;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
@@ -75,8 +77,8 @@ pub struct Plan {
     pub unverified: Option<Snapshot>,
 }
 
-/// Runs a VM from start to end. `serve` gets the VM and its socket before the guest's first
-/// instruction, `ready` its name once the guest runs.
+/// Runs a VM from start to end. `serve` gets the VM and its socket as soon as the guest runs, and `ready` its name
+/// when both do.
 ///
 /// Must be called on the main thread while there is no other one: children are forked, and they die
 /// with the thread that started them.
@@ -85,6 +87,7 @@ pub fn run(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<(String, Outcome), Error> {
+    heap::share();
     let folder = Folder::claim(plan.name.as_deref(), &plan.label)?;
     let tty = match plan.console {
         Console::Terminal => terminal::settings(),
@@ -101,13 +104,13 @@ pub fn run(
 }
 
 fn run_guarded(
-    plan: Plan,
+    mut plan: Plan,
     folder: &Folder,
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<Outcome, Error> {
     let (sender, messages) = channel();
-    watch_signals(sender.clone()).map_err(Error::Host)?;
+    let signals = catch_signals().map_err(Error::Host)?;
     let socket = UnixListener::bind(folder.short_path().join(folder::SOCKET));
     let listener = socket.map_err(|cause| Error::folder(folder, cause))?;
 
@@ -127,7 +130,7 @@ fn run_guarded(
         // The loop is gone only if the process is about to end.
         let _ = events.send(Message::Machine(event));
     });
-    let started = backend::start(plan.choice.kind, plan.config, on_event)?;
+    let started = backend::start(&mut plan.choice, plan.config, on_event)?;
     info!(backend_pid = started.machine.pid(), "machine started");
     if let Some(snapshot) = plan.unverified {
         // Nobody has looked into the memory yet, and no CPU runs before the end of this function. A backend that
@@ -151,24 +154,26 @@ fn run_guarded(
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };
     let tail = Arc::new(Tail::default());
-    let this = Arc::new(OnceLock::new());
-    let handlers = freeze::handlers(Arc::clone(&this), plan.snapshots);
-    let control = Control::start(started.control, handlers).map_err(Error::Host)?;
+    let control = Control::new(started.control);
     let vm = Vm::new(info, started.machine, Arc::clone(&tail), sender.clone(), control);
     let vm = Arc::new(vm);
-    let _ = this.set(Arc::downgrade(&vm));
-    serve(Arc::clone(&vm), listener).map_err(Error::Host)?;
 
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
-    let lines = Lines { console: started.console, serial: started.serial };
-    connect_console(&vm, lines, plan.console, tail, &sender).map_err(Error::Host)?;
     vm.machine().stand()?;
-    // From here on others find it.
-    write_info(folder, vm.info()).map_err(|cause| Error::folder(folder, cause))?;
-    // Every other thread has started. From here on this one cleans up and ends.
+    // From here on this thread starts others, cleans up and ends.
     sandbox::enter(Role::Supervisor);
     let resumed = vm.machine().resume();
+
+    // The guest need not wait for what waits for it. These threads have at most what this one has.
+    write_info(folder, vm.info()).map_err(|cause| Error::folder(folder, cause))?;
+    report_signals(signals, sender.clone()).map_err(Error::Host)?;
+    let handlers = freeze::handlers(Arc::downgrade(&vm), plan.snapshots);
+    vm.control().listen(handlers).map_err(Error::Host)?;
+    serve(Arc::clone(&vm), listener).map_err(Error::Host)?;
+    let lines = Lines { console: started.console, serial: started.serial };
+    connect_console(&vm, lines, plan.console, tail, &sender).map_err(Error::Host)?;
+    watch::start(&vm).map_err(Error::Host)?;
 
     let mut life = Life {
         vm: &vm,
@@ -181,8 +186,6 @@ fn run_guarded(
     let outcome = match resumed {
         Ok(()) => {
             info!("guest runs");
-            // It is confined as this thread is, and the guest need not wait for it.
-            watch::start(&vm).map_err(Error::Host)?;
             ready(folder.name());
             life.until_end()
         }
@@ -397,12 +400,15 @@ impl Life<'_> {
     }
 }
 
-/// Starts a thread that reports signals, except those that our parent had ignored (nohup(1), `&`).
-fn watch_signals(sender: Sender<Message>) -> io::Result<()> {
+/// Catches signals, except those that our parent had ignored (nohup(1), `&`).
+fn catch_signals() -> io::Result<Signals> {
     let ignored = ignored_signals();
     let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH];
-    let wanted = wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    Signals::new(wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0))
+}
+
+/// Starts a thread that reports what is caught.
+fn report_signals(mut signals: Signals, sender: Sender<Message>) -> io::Result<()> {
     thread::Builder::new().name("signals".into()).spawn(move || {
         sandbox::enter(Role::Pump);
         for signal in signals.forever() {
@@ -417,7 +423,11 @@ fn watch_signals(sender: Sender<Message>) -> io::Result<()> {
 
 /// The signals that this process ignores, as the mask in proc(5).
 fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // At once: the kernel makes the text again for each read.
+    let mut status = vec![0; 4096];
+    let read = File::open("/proc/self/status").and_then(|mut file| file.read(&mut status));
+    status.truncate(read.unwrap_or(0));
+    let status = String::from_utf8_lossy(&status);
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -389,7 +389,7 @@ impl Vm {
     }
 
     /// The control port.
-    pub(super) fn control(&self) -> &Control {
+    pub(super) fn control(&self) -> &Arc<Control> {
         &self.control
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::heap;
 use super::supervise::Message;
 use super::vm::Vm;
 use crate::backend::Event;
@@ -36,11 +37,17 @@ pub(super) fn start(vm: &Arc<Vm>) -> io::Result<()> {
 
 fn watch(vm: &Weak<Vm>) {
     let (mut cpus, mut interval, mut last) = (vec![], SHORTEST, Instant::now());
+    let mut first = true;
     loop {
         thread::sleep(interval);
         let Some(vm) = vm.upgrade() else { return };
         let passed = last.elapsed();
         last = Instant::now();
+        if first {
+            // By now everybody has started.
+            heap::trim();
+            first = false;
+        }
         if let Some(cause) = look(&vm, &mut cpus, passed) {
             return vm.order(Message::Machine(Event::Died(cause)));
         }

@@ -41,7 +41,7 @@ pub enum Role {
     Monitor,
     /// Answers requests at the socket, and starts threads that do.
     Api,
-    /// Waits for the end of the VM and cleans up.
+    /// Starts the other threads that the guest need not wait for, waits for the end of the VM and cleans up.
     Supervisor,
 }
 
@@ -92,10 +92,8 @@ pub fn enter(role: Role) {
         Role::Vcpu | Role::Devices | Role::Pump | Role::Monitor => close_files(),
         Role::Api | Role::Supervisor => {}
     }
-    for program in filter::programs(role) {
-        if let Err(error) = apply_filter(program) {
-            trap::give_up(&format!("cannot confine a thread: {error}"));
-        }
+    if let Err(error) = apply_filter(filter::program(role)) {
+        trap::give_up(&format!("cannot confine a thread: {error}"));
     }
 }
 

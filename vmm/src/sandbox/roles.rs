@@ -217,8 +217,9 @@ const API: &[Entry] = &[
     (Sysno::rename, Allowed::Always),
 ];
 
-/// Beside what the API does: the terminal.
+/// Beside what the API does: the terminal, and threads that confine themselves further.
 const SUPERVISOR: &[Entry] = &[
+    (Sysno::seccomp, Allowed::First(libc::SECCOMP_SET_MODE_FILTER as u64)),
     (Sysno::ioctl, Allowed::Command(libc::TCGETS)),
     (Sysno::ioctl, Allowed::Command(libc::TCGETS2)),
     (Sysno::ioctl, Allowed::Command(libc::TCSETS2)),

@@ -4,12 +4,12 @@
 //! at the very start, as when QEMU thaws a snapshot, the RAM disk where QEMU puts it: in the middle of RAM, but not above 128 MiB.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
 use belljar_abi::image::{HEADER_LEN, Header};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::fdt::{self, Board};
 use super::{Error, arch};
@@ -32,11 +32,11 @@ pub(super) fn load(memory: &GuestMemory, config: &Config, virtio: &[u32]) -> Res
             let kernel = load_kernel(memory, &boot.kernel)?;
             let initrd = match &boot.initrd {
                 None => None,
-                Some(Initrd::Path(path)) => Some(open(path)?),
-                Some(Initrd::Memory(file)) => Some(file.try_clone().map_err(Error::Host)?),
+                Some(Initrd::Path(path)) => Some(&[open(path)?][..]),
+                Some(Initrd::Files(files)) => Some(&files[..]),
             };
             let initrd = initrd
-                .map(|mut file| load_initrd(memory, &mut file, kernel.end, config.memory))
+                .map(|files| load_initrd(memory, files, kernel.end, config.memory))
                 .transpose()?;
             (kernel.start, &*boot.cmdline, initrd)
         }
@@ -96,23 +96,49 @@ fn load_device_tree(
     memory.write_slice(&blob, GuestAddress(RAM_BASE)).map_err(short)
 }
 
-/// Copies the RAM disk; gives back where it stands.
+/// Copies the RAM disk, which is in `files`; gives back where it stands.
 fn load_initrd(
     memory: &GuestMemory,
-    file: &mut File,
+    files: &[File],
     kernel_end: u64,
     size: u64,
 ) -> Result<(u64, u64), Error> {
     const PAGE: u64 = 4096;
     const HIGHEST: u64 = 128 << 20;
     let start = (RAM_BASE + (size / 2).min(HIGHEST)).max(kernel_end.next_multiple_of(PAGE));
-    let length = file.seek(SeekFrom::End(0)).map_err(Error::Host)?;
-    file.rewind().map_err(Error::Host)?;
+    let lengths = files.iter().map(|mut file| file.seek(SeekFrom::End(0)));
+    let lengths: Vec<u64> = lengths.collect::<Result<_, _>>().map_err(Error::Host)?;
+    let length = lengths.iter().sum();
     let short = || Error::Initrd { length, memory: size };
     let end = start.checked_add(length).filter(|end| *end <= RAM_BASE + size).ok_or_else(short)?;
-    let count = usize::try_from(length).map_err(|_| short())?;
-    memory.read_exact_volatile_from(GuestAddress(start), file, count).map_err(|_| short())?;
+    let mut to = start;
+    for (file, length) in files.iter().zip(lengths) {
+        copy_in(memory, file, to, length).map_err(Error::Host)?;
+        to += length;
+    }
     Ok((start, end))
+}
+
+/// Copies the first `length` bytes of `file` to `start`. Where RAM is a file, the host's kernel copies from file
+/// to file: it need not map what this process does not touch.
+fn copy_in(memory: &GuestMemory, mut file: &File, start: u64, length: u64) -> io::Result<()> {
+    file.rewind()?;
+    let region = memory.find_region(GuestAddress(start));
+    let backing = region.and_then(|region| Some((region.file_offset()?, region.start_addr())));
+    let copied = match backing {
+        Some((backing, first)) => {
+            let mut ram = backing.file();
+            ram.seek(SeekFrom::Start(backing.start() + (start - first.raw_value())))?;
+            io::copy(&mut file.take(length), &mut ram)?
+        }
+        None => {
+            let count = usize::try_from(length).map_err(io::Error::other)?;
+            let mut file = file.try_clone()?;
+            let copied = memory.read_volatile_from(GuestAddress(start), &mut file, count);
+            copied.map_err(io::Error::other)? as u64
+        }
+    };
+    if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 #[cfg(test)]
@@ -135,17 +161,17 @@ mod tests {
     fn initrd_stands_in_the_middle_but_behind_the_kernel() {
         let memory = memory(16 << 20);
         let half = RAM_BASE + (8 << 20);
-        let low = load_initrd(&memory, &mut file(5000), KERNEL_BASE, 16 << 20).unwrap();
+        let low = load_initrd(&memory, &[file(3000), file(2000)], KERNEL_BASE, 16 << 20).unwrap();
         assert_eq!(low, (half, half + 5000));
         assert_eq!(memory.read_obj::<u8>(GuestAddress(half + 4999)).unwrap(), 0x5a);
-        let high = load_initrd(&memory, &mut file(5000), half + 1, 16 << 20).unwrap();
+        let high = load_initrd(&memory, &[file(3000), file(2000)], half + 1, 16 << 20).unwrap();
         assert_eq!(high.0, half + 4096);
     }
 
     #[test]
     fn initrd_that_does_not_fit_is_refused() {
         let memory = memory(16 << 20);
-        let error = load_initrd(&memory, &mut file(9 << 20), KERNEL_BASE, 16 << 20).unwrap_err();
+        let error = load_initrd(&memory, &[file(9 << 20)], KERNEL_BASE, 16 << 20).unwrap_err();
         assert!(error.to_string().contains("--memory"), "{error}");
     }
 }

@@ -184,17 +184,31 @@ fn open() -> Result<Host, Error> {
     }
 }
 
-/// Whether this backend works here.
-pub(super) fn check() -> Result<(), Error> {
+/// KVM, and a VM that can have all that the board needs, with nothing in it yet.
+pub(super) struct Ready {
+    host: Host,
+    vm: VmFd,
+    /// A VM is its process's alone, however many have the descriptor (Linux's kvm/api.rst).
+    process: u32,
+}
+
+impl Ready {
+    fn is_ours(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+/// Whether this backend works here. That takes a VM to try, which need not be made again.
+pub(super) fn check() -> Result<Ready, Error> {
     let host = open()?;
     let vm = host.create_vm().map_err(failed("create a VM"))?;
-    arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))
+    arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))?;
+    Ok(Ready { host, vm, process: std::process::id() })
 }
 
 /// What the host's KVM gives a guest.
 pub(super) fn capabilities() -> Result<String, Error> {
-    check()?;
-    let host = open()?;
+    let Ready { host, .. } = check()?;
     Ok(format!("/dev/kvm, GICv3, up to {} CPUs", most_cpus(&host)))
 }
 
@@ -212,7 +226,7 @@ pub(super) fn command_line(config: &Config) -> String {
             let _ = match &boot.initrd {
                 None => Ok(()),
                 Some(Initrd::Path(path)) => write!(text, ", initrd {}", path.display()),
-                Some(Initrd::Memory(_)) => write!(text, ", initrd from memory"),
+                Some(Initrd::Files(_)) => write!(text, ", initrd from open files"),
             };
             write!(text, ", command line {:?}", boot.cmdline)
         }
@@ -255,9 +269,14 @@ impl Line for Spi {
     }
 }
 
-/// Builds the machine, its vCPUs standing.
-pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::Error> {
-    let host = open()?;
+/// Builds the machine, its vCPUs standing, in `ready` if that was made by this process.
+pub(super) fn start(
+    config: &Config,
+    events: Events,
+    ready: Option<Ready>,
+) -> Result<Started, super::Error> {
+    let ready = ready.filter(Ready::is_ours).map_or_else(check, Ok)?;
+    let Ready { host, vm, .. } = ready;
     check_cpus(&host, config.cpus)?;
     let (memory, ram): (_, Arc<dyn LiveRam>) = match &config.start {
         Start::Boot(_) => {
@@ -271,7 +290,7 @@ pub(super) fn start(config: &Config, events: Events) -> Result<Started, super::E
             (memory, Arc::new(ram))
         }
     };
-    let vm = Arc::new(host.create_vm().map_err(failed("create a VM"))?);
+    let vm = Arc::new(vm);
     give_memory(&vm, &memory)?;
 
     let vcpus = (0..config.cpus)

@@ -180,7 +180,7 @@ fn boot_args(boot: &Boot) -> Vec<OsString> {
     match &boot.initrd {
         None => {}
         Some(Initrd::Path(path)) => args.extend(["-initrd".into(), path.clone().into()]),
-        Some(Initrd::Memory(_)) => {
+        Some(Initrd::Files(_)) => {
             args.extend(["-initrd".into(), format!("/proc/self/fd/{INITRD_FD}").into()]);
         }
     }

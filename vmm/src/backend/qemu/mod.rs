@@ -12,7 +12,7 @@ mod qmp;
 mod registers;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -120,7 +120,7 @@ impl GuestFiles {
                 let ram = memory_file("belljar-ram").map_err(Error::from)?;
                 let mapped: Arc<dyn LiveRam> = Arc::new(map(&ram, config.memory)?);
                 let initrd = match &boot.initrd {
-                    Some(Initrd::Memory(file)) => Some(file.try_clone().map_err(Error::from)?),
+                    Some(Initrd::Files(files)) => Some(joined(files)?),
                     Some(Initrd::Path(_)) | None => None,
                 };
                 Ok(Self { ram, mapped: Some(mapped), initrd, note: None })
@@ -133,6 +133,17 @@ impl GuestFiles {
             }
         }
     }
+}
+
+/// What is in `files` in one memory file: QEMU takes one.
+fn joined(files: &[File]) -> Result<File, Error> {
+    let mut all = memory_file("belljar-initrd")?;
+    for mut file in files {
+        file.rewind()?;
+        // File to file: the kernel copies, nothing passes through this process.
+        std::io::copy(&mut file, &mut all)?;
+    }
+    Ok(all)
 }
 
 /// A descriptor for the child of each card's tap.
