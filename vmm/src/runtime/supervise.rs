@@ -161,6 +161,7 @@ fn run_guarded(
     let terminal = plan.console == Console::Terminal;
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     vm.machine().stand()?;
+    info!("machine built");
     // From here on this thread starts others, cleans up and ends.
     sandbox::enter(Role::Supervisor);
     let resumed = vm.machine().resume();
