@@ -9,6 +9,7 @@
 use crate::{exec, paths};
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -74,10 +75,8 @@ impl Apt {
     /// Fetches `packages`, with all that they depend on if `dependencies`, and gives back the folders
     /// that each was unpacked into, dependencies included.
     pub fn unpacked(&self, packages: &[String], dependencies: bool) -> Result<Vec<PathBuf>> {
-        let mut key = packages.to_vec();
-        key.sort();
-        let key = format!("{}{}", key.join("+"), if dependencies { "+dependencies" } else { "" });
-        let list = self.dir.join("unpacked").join(format!("{key}.list"));
+        let list =
+            self.dir.join("unpacked").join(format!("{:016x}.list", key(packages, dependencies)));
         if let Ok(text) = fs::read_to_string(&list) {
             let folders: Vec<_> = text.lines().map(|line| self.dir.join(line)).collect();
             if folders.iter().all(|folder| folder.is_dir()) {
@@ -158,6 +157,16 @@ impl Apt {
         let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         Ok(names.map(|name| name.trim_end_matches(":arm64").to_string()).collect())
     }
+}
+
+/// Stands for a list of packages, in any order, in the name of the file that remembers their folders: the
+/// names themselves may be longer than a file's name can be.
+fn key(packages: &[String], dependencies: bool) -> u64 {
+    let mut sorted: Vec<_> = packages.iter().collect();
+    sorted.sort();
+    let mut hasher = DefaultHasher::new();
+    (sorted, dependencies).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The host's own source list for Debian, if the host has our release: it may name a mirror.

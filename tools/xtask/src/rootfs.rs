@@ -205,10 +205,11 @@ impl Rootfs {
                 let target = fs::read_link(entry.path())?;
                 self.add_symlink(&path, &target.to_string_lossy());
             } else if metadata.is_file() {
-                // Git keeps only the execute bit, and the umask of a checkout is anybody's guess.
-                let executable = metadata.permissions().mode() & 0o100 != 0;
-                let mode = if executable { 0o755 } else { 0o644 };
-                self.add_file(&path, mode, fs::read(entry.path())?);
+                // Git keeps only the execute bit, and the umask of a checkout is anybody's guess; a
+                // package's set-id bits are kept.
+                let found = metadata.permissions().mode();
+                let mode = if found & 0o100 != 0 { 0o755 } else { 0o644 };
+                self.add_file(&path, mode | found & 0o6000, fs::read(entry.path())?);
             }
         }
         Ok(())
