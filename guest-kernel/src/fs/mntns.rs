@@ -13,7 +13,7 @@ use belljar_abi::Described;
 use super::mount::{MountLocks, is_under};
 use super::propagation::{self, CopyAs, copy_all, copy_tree, cut, is_shared, is_unbindable};
 use super::superblock::{MountRequest, find_filesystem};
-use super::{Dentry, FsStruct, Mount, MountFlags, Mutex, Path, SuperBlock};
+use super::{Dentry, FileSystem, FsStruct, Inode, Mount, MountFlags, Mutex, Path, SuperBlock};
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -50,23 +50,23 @@ static NEXT_SEQ: AtomicU64 = AtomicU64::new(1);
 static TREES: Mutex<()> = Mutex::new(());
 
 /// The lock of all trees, and what is to be dropped after it.
-struct Trees {
+pub(super) struct Trees {
     // Fields are dropped in this order.
     _lock: MutexGuard<'static, ()>,
     gone: Vec<(Option<Path>, Ref<Mount>)>,
 }
 
-fn lock_trees() -> Trees {
+pub(super) fn lock_trees() -> Trees {
     Trees { _lock: TREES.lock(), gone: Vec::new() }
 }
 
 impl Trees {
     /// Room for that many mounts to be let go of.
-    fn reserve(&mut self, n: usize) -> Result<()> {
+    pub(super) fn reserve(&mut self, n: usize) -> Result<()> {
         self.gone.try_reserve(2 * n).map_err(|_| Errno::ENOMEM)
     }
 
-    fn let_go(&mut self, place: Option<Path>, mount: Ref<Mount>) {
+    pub(super) fn let_go(&mut self, place: Option<Path>, mount: Ref<Mount>) {
         self.gone.push((place, mount));
     }
 }
@@ -225,6 +225,13 @@ impl MntNs {
     /// Mounts a new file system (mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`).
     pub fn mount(&self, fs_type: &[u8], request: &MountRequest<'_>, place: &Path) -> Result<()> {
         let fs = find_filesystem(fs_type)?;
+        let root = Self::new_super(fs, request)?;
+        self.attach(&self.new_mount(fs, root, request.source, request.flags)?, place)
+    }
+
+    /// Makes a file system, or finds the one there is; its root. `EPERM` if the caller may not mount that
+    /// type.
+    pub fn new_super(fs: &dyn FileSystem, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let may = if fs.allows_user_ns() {
             request.cred.ns_capable(&fs.owner(request), Cap::SysAdmin)
         } else {
@@ -239,11 +246,23 @@ impl MntNs {
         if sb.mounts.is_empty() {
             sb.set_read_only(request.flags.contains(MountFlags::RDONLY));
         }
-        let mount = Mount::new(root, request.source, request.flags)?;
+        Ok(root)
+    }
+
+    /// A mount, at no place yet, of the file system with this root. `EPERM` if it would reveal what this
+    /// namespace does not see.
+    pub fn new_mount(
+        &self,
+        fs: &dyn FileSystem,
+        root: Ref<Dentry>,
+        source: &[u8],
+        flags: MountFlags,
+    ) -> Result<Ref<Mount>> {
+        let mount = Mount::new(root, source, flags)?;
         if fs.shows_the_machine() && self.common.user_ns().level > 0 && !self.sees_already(&mount) {
             return Err(Errno::EPERM);
         }
-        self.attach(&mount, place)
+        Ok(mount)
     }
 
     /// True if a file system of the same type can be seen whole in this namespace already, so that one
@@ -272,6 +291,18 @@ impl MntNs {
     /// `foreign` allows a `from` that is in no tree: a namespace's file.
     pub fn bind(&self, from: &Path, place: &Path, recursive: bool, foreign: bool) -> Result<()> {
         let mut trees = lock_trees();
+        let copy = self.copy_to_bind(from, recursive, foreign)?;
+        self.graft(&mut trees, &copy, place.clone()).inspect_err(|_| cut(&copy))
+    }
+
+    /// What [`bind`](Self::bind) would mount, without a place (open_tree(2), `OPEN_TREE_CLONE`).
+    pub fn detached_copy(&self, from: &Path, recursive: bool, foreign: bool) -> Result<Ref<Mount>> {
+        let _trees = lock_trees();
+        self.copy_to_bind(from, recursive, foreign)
+    }
+
+    /// A copy of the tree at `from`. The caller holds the lock of all trees.
+    fn copy_to_bind(&self, from: &Path, recursive: bool, foreign: bool) -> Result<Ref<Mount>> {
         let known = self.contains(&from.mnt) || foreign && from.mnt.is_pseudo();
         if !known || is_unbindable(&from.mnt) {
             return Err(Errno::EINVAL);
@@ -293,21 +324,33 @@ impl MntNs {
             copy
         };
         copy.set_locks(copy.locks().difference(MountLocks::PLACE));
-        self.graft(&mut trees, &copy, place.clone()).inspect_err(|_| cut(&copy))
+        Ok(copy)
     }
 
-    /// Moves a mount (`MS_MOVE`).
-    pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
+    /// Moves a mount, or gives a detached tree a place (mount(2), `MS_MOVE`; move_mount(2)). `ELOOP` if the
+    /// tree holds something that may not be in this namespace, of which `fits` tells.
+    pub fn move_mount(
+        &self,
+        from: &Path,
+        place: &Path,
+        fits: &dyn Fn(&Inode) -> bool,
+    ) -> Result<()> {
         let mut trees = lock_trees();
         let mount = &from.mnt;
-        if !Ref::ptr_eq(&from.dentry, &mount.root) || !self.contains(mount) {
+        let detached = mount.is_detached();
+        if !Ref::ptr_eq(&from.dentry, &mount.root) || !detached && !self.contains(mount) {
             return Err(Errno::EINVAL);
         }
-        let old_place = mount.place().ok_or(Errno::EINVAL)?;
-        if is_shared(&old_place.mnt) || mount.locks().contains(MountLocks::PLACE) {
+        let old_place = mount.place();
+        let may_leave = old_place.as_ref().map_or(detached, |old| !is_shared(&old.mnt));
+        if !may_leave || mount.locks().contains(MountLocks::PLACE) {
             return Err(Errno::EINVAL);
         }
-        let place = self.check_place(place.clone(), mount)?;
+        // A directory on a file or the reverse is another error here than for a new mount.
+        let place = self.check_place(place.clone(), mount).map_err(|error| match error {
+            Errno::ENOTDIR => Errno::EINVAL,
+            other => other,
+        })?;
         let tree = Mount::subtree(mount)?;
         if is_shared(&place.mnt) && tree.iter().any(|m| is_unbindable(m)) {
             return Err(Errno::EINVAL);
@@ -315,6 +358,14 @@ impl MntNs {
         if tree.iter().any(|m| Ref::ptr_eq(m, &place.mnt)) {
             return Err(Errno::ELOOP);
         }
+        if tree.iter().any(|m| m.root.inode().is_some_and(|inode| !fits(inode))) {
+            return Err(Errno::ELOOP);
+        }
+        let Some(old_place) = old_place else {
+            self.graft(&mut trees, mount, place)?;
+            mount.set_detached(false);
+            return Ok(());
+        };
         trees.reserve(2 * tree.len())?;
         if let Some((old, mount)) = Mount::detach(mount) {
             trees.let_go(Some(old), mount);
@@ -338,15 +389,7 @@ impl MntNs {
             return Err(Errno::EINVAL);
         }
         let tree = if recursive { Mount::subtree(&at.mnt)? } else { alloc::vec![at.mnt.clone()] };
-        for mount in &tree {
-            match how {
-                Propagation::Shared => propagation::make_shared(mount)?,
-                Propagation::Private => propagation::make_private(mount),
-                Propagation::Slave => propagation::make_slave(mount),
-                Propagation::Unbindable => propagation::make_unbindable(mount),
-            }
-        }
-        Ok(())
+        tree.iter().try_for_each(|mount| propagation::set(mount, how))
     }
 
     /// Changes flags of the mount at `at` (`MS_REMOUNT`); without `bind` the file system's options and
@@ -371,17 +414,7 @@ impl MntNs {
         if !cred.ns_capable(&sb.user_ns, Cap::SysAdmin) {
             return Err(Errno::EPERM);
         }
-        let read_only = flags.contains(MountFlags::RDONLY);
-        let ends_writing = read_only && !sb.is_read_only();
-        if ends_writing {
-            sb.make_read_only()?;
-        }
-        sb.ops.remount(sb, data).inspect_err(|_| {
-            if ends_writing {
-                sb.set_read_only(false);
-            }
-        })?;
-        sb.set_read_only(read_only);
+        sb.reconfigure(data, flags.contains(MountFlags::RDONLY))?;
         at.mnt.set_flags(flags);
         Ok(())
     }

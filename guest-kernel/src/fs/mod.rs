@@ -7,6 +7,7 @@
 //! | [`dentry`] | [`Dentry`]: a name in a directory, cached, absent names too |
 //! | [`mount`] | [`Mount`]: where a tree is attached |
 //! | [`mntns`], `propagation` | [`MntNs`]: the mounts that a task sees; how changes spread |
+//! | [`detached`], [`context`] | trees of mounts without a place yet; a file system being configured |
 //! | [`path`], [`namei`] | [`Path`] (mount and dentry), its text, and the walk from text to path |
 //! | [`verbs`], [`open`] | what names can undergo: create, link, unlink, rename, open |
 //! | [`perm`] | who may |
@@ -25,7 +26,9 @@
 pub mod anon;
 pub mod block;
 pub mod chrdev;
+pub mod context;
 pub mod dentry;
+pub mod detached;
 pub mod dev;
 pub mod epoll;
 pub mod eventfd;

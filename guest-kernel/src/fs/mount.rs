@@ -36,6 +36,8 @@ bitflags::bitflags! {
         const NOATIME = uapi::MS_NOATIME;
         /// Nor those of directories.
         const NODIRATIME = uapi::MS_NODIRATIME;
+        /// Symbolic links in it lead nowhere.
+        const NOSYMFOLLOW = uapi::MS_NOSYMFOLLOW;
         /// Access times are kept while they are older than the last change; the default of mount(2).
         const RELATIME = uapi::MS_RELATIME;
     }
@@ -57,7 +59,10 @@ impl MountFlags {
                 out.write_str(name)?;
             }
         }
-        if self.contains(Self::RELATIME) { out.write_str(",relatime") } else { Ok(()) }
+        if self.contains(Self::RELATIME) {
+            out.write_str(",relatime")?;
+        }
+        if self.contains(Self::NOSYMFOLLOW) { out.write_str(",nosymfollow") } else { Ok(()) }
     }
 }
 
@@ -155,6 +160,9 @@ pub struct Mount {
     /// Files that are open for writing through it. It grows under the file system's lock for that.
     #[described(skip)]
     writers: AtomicU32,
+    /// It is the top of a tree that a descriptor holds and that has no place yet (`super::detached`).
+    #[described(skip)]
+    detached: AtomicBool,
     /// Marked by `MNT_EXPIRE`: the next such call takes it away.
     #[described(skip)]
     expiring: AtomicBool,
@@ -207,6 +215,7 @@ impl Mount {
             source,
             pseudo,
             writers: AtomicU32::new(0),
+            detached: AtomicBool::new(false),
             expiring: AtomicBool::new(false),
             tree: SpinLock::new(Tree::default()),
             ns: AtomicPtr::new(core::ptr::null_mut()),
@@ -332,6 +341,16 @@ impl Mount {
 
     pub(super) fn set_namespace(&self, ns: *const MntNs) {
         self.ns.store(ns.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// True if it is the top of a detached tree.
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Relaxed)
+    }
+
+    /// Makes it the top of a detached tree, or one no more; true if it was one.
+    pub(super) fn set_detached(&self, on: bool) -> bool {
+        self.detached.swap(on, Ordering::Relaxed)
     }
 
     /// Marks it for `MNT_EXPIRE`; true if it was marked already.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::dentry::{self, Dentry};
 use super::inode::{InodeFlags, Link};
-use super::{Caller, Inode, NAME_MAX, Path, perm};
+use super::{Caller, Inode, MountFlags, NAME_MAX, Path, perm};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::uapi;
@@ -259,7 +259,9 @@ impl Position<'_> {
     /// Where `link` leads: its text, or nothing more to walk if it leads straight to a place.
     fn follow(&mut self, link: &Path) -> Result<Option<Arc<[u8]>>> {
         self.links += 1;
-        if self.links > MAX_LINKS || self.flags.contains(LookupFlags::NO_SYMLINKS) {
+        let forbidden = self.flags.contains(LookupFlags::NO_SYMLINKS)
+            || link.mnt.flags().contains(MountFlags::NOSYMFOLLOW);
+        if self.links > MAX_LINKS || forbidden {
             return Err(Errno::ELOOP);
         }
         let inode = link.inode()?;

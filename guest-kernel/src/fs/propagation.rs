@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::mntns::MntNs;
+use super::mntns::{MntNs, Propagation};
 use super::mount::{MemberLink, SlaveLink};
 use super::{Dentry, Mount, Path};
 use crate::errno::{Errno, Result};
@@ -153,6 +153,17 @@ pub(super) fn make_private(mount: &Mount) {
 pub(super) fn make_unbindable(mount: &Mount) {
     make_private(mount);
     mount.bonds.lock().unbindable = true;
+}
+
+/// Makes a mount what mount(2) asks for.
+pub(super) fn set(mount: &Mount, how: Propagation) -> Result<()> {
+    match how {
+        Propagation::Shared => make_shared(mount)?,
+        Propagation::Private => make_private(mount),
+        Propagation::Slave => make_slave(mount),
+        Propagation::Unbindable => make_unbindable(mount),
+    }
+    Ok(())
 }
 
 /// A mount goes: nobody may find it any more.

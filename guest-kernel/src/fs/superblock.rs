@@ -155,6 +155,22 @@ impl SuperBlock {
         Ok(())
     }
 
+    /// Takes new options, and whether nobody may write (`MS_REMOUNT`). `EBUSY` as in
+    /// [`make_read_only`](Self::make_read_only).
+    pub(super) fn reconfigure(&self, options: &[u8], read_only: bool) -> Result<()> {
+        let ends_writing = read_only && !self.is_read_only();
+        if ends_writing {
+            self.make_read_only()?;
+        }
+        self.ops.remount(self, options).inspect_err(|_| {
+            if ends_writing {
+                self.set_read_only(false);
+            }
+        })?;
+        self.set_read_only(read_only);
+        Ok(())
+    }
+
     /// The file system's own part as a `T`.
     pub fn ops_as<T: SuperOps>(&self) -> Option<&T> {
         (&*self.ops as &dyn Any).downcast_ref()
@@ -209,6 +225,11 @@ pub trait FileSystem: Send + Sync {
     /// already.
     fn shows_the_machine(&self) -> bool {
         false
+    }
+
+    /// True if it would take the options of the request, as far as can be said before it is mounted.
+    fn knows(&self, _request: &MountRequest<'_>) -> bool {
+        true
     }
 
     /// Makes a file system, or finds the one there is, and returns its root.

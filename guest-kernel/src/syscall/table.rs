@@ -248,6 +248,12 @@ pub const ROWS: &[Row] = &[
     (287, "pwritev2", fs::rw::sys_pwritev2),
     (291, "statx", fs::stat::sys_statx),
     (424, "pidfd_send_signal", pidfd::sys_pidfd_send_signal),
+    (428, "open_tree", fs::mount_fd::sys_open_tree),
+    (429, "move_mount", fs::mount_fd::sys_move_mount),
+    (430, "fsopen", fs::mount_fd::sys_fsopen),
+    (431, "fsconfig", fs::mount_fd::sys_fsconfig),
+    (432, "fsmount", fs::mount_fd::sys_fsmount),
+    (433, "fspick", fs::mount_fd::sys_fspick),
     (434, "pidfd_open", pidfd::sys_pidfd_open),
     (435, "clone3", process::sys_clone3),
     (436, "close_range", fs::open::sys_close_range),
@@ -255,6 +261,7 @@ pub const ROWS: &[Row] = &[
     (438, "pidfd_getfd", pidfd::sys_pidfd_getfd),
     (439, "faccessat2", fs::stat::sys_faccessat2),
     (441, "epoll_pwait2", poll::sys_epoll_pwait2),
+    (442, "mount_setattr", fs::mount_fd::sys_mount_setattr),
     (452, "fchmodat2", fs::stat::sys_fchmodat2),
 ];
 

@@ -241,6 +241,10 @@ impl FileSystem for Tmpfs {
         true
     }
 
+    fn knows(&self, request: &MountRequest<'_>) -> bool {
+        Options::parse(request).is_ok()
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let options = Options::parse(request)?;
         let quota = Quota::unlimited();

@@ -70,12 +70,17 @@ fn options() -> Options {
 }
 
 /// Takes options; `EINVAL` for one that there is not.
-fn set_options(data: &[u8]) -> Result<()> {
+fn parse_options(data: &[u8]) -> Result<Options> {
     let mut new = Options::empty();
     for option in data.split(|&b| b == b',').filter(|option| !option.is_empty()) {
         let known = OPTION_NAMES.iter().find(|(_, name)| name.as_bytes() == option);
         new |= known.ok_or(Errno::EINVAL)?.0;
     }
+    Ok(new)
+}
+
+fn set_options(data: &[u8]) -> Result<()> {
+    let new = parse_options(data)?;
     let initial = crate::ns::init_nsproxy().cgroup.common.inum;
     if task::current().nsproxy().cgroup.common.inum == initial {
         OPTIONS.store(new.bits(), Relaxed);
@@ -141,6 +146,10 @@ impl FileSystem for CgroupFs {
 
     fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
         task::current().nsproxy().cgroup.common.user_ns().clone()
+    }
+
+    fn knows(&self, request: &MountRequest<'_>) -> bool {
+        parse_options(request.data).is_ok()
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {

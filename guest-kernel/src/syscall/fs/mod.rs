@@ -5,6 +5,7 @@ pub mod fcntl;
 pub mod ioctl;
 pub mod link;
 pub mod mount;
+pub mod mount_fd;
 pub mod open;
 pub mod rw;
 pub mod special;

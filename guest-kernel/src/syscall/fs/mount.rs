@@ -7,7 +7,7 @@ use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::fs::mntns::{Propagation, UmountFlags};
 use crate::fs::namei::{LookupFlags, lookup};
-use crate::fs::{MntNs, MountFlags, MountRequest, Path};
+use crate::fs::{Inode, MntNs, MountFlags, MountRequest, Path};
 use crate::kref::Ref;
 use crate::mm::user;
 use crate::ns::{Cap, Namespace};
@@ -15,11 +15,12 @@ use crate::procfs::nsfs;
 use crate::{task, uapi};
 
 /// The mounts that the caller sees.
-fn namespace() -> &'static Ref<MntNs> {
+pub(super) fn namespace() -> &'static Ref<MntNs> {
     &task::current().nsproxy().mnt
 }
 
-fn require_admin() -> Result<()> {
+/// `EPERM` unless the caller may change them.
+pub(super) fn require_admin() -> Result<()> {
     let admin = caller().cred.ns_capable(namespace().common.user_ns(), Cap::SysAdmin);
     if admin { Ok(()) } else { Err(Errno::EPERM) }
 }
@@ -83,7 +84,7 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
         ns.set_propagation(&place, how, raw & uapi::MS_REC != 0)?;
     } else if raw & uapi::MS_MOVE != 0 {
         let from = directory_or_file(a.u64(0), LookupFlags::FOLLOW)?;
-        ns.move_mount(&from, &place)?;
+        ns.move_mount(&from, &place, &|inode| fits(inode, ns))?;
     } else {
         let (source, fs_type) = (text(a.u64(0))?, text(a.u64(2))?);
         let data = options(a.u64(4))?;
@@ -96,11 +97,15 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
 
 /// True if `place` is the file of a namespace, which can be bound though it is in no tree. A mount
 /// namespace must be younger than the one that is to hold it, or they could hold each other.
-fn is_namespace(place: &Path, into: &MntNs) -> Result<bool> {
-    match nsfs::namespace_at(place.inode()?) {
-        Some(Namespace::Mnt(ns)) if ns.seq <= into.seq => Err(Errno::EINVAL),
-        other => Ok(other.is_some()),
-    }
+pub(super) fn is_namespace(place: &Path, into: &MntNs) -> Result<bool> {
+    let inode = place.inode()?;
+    let is = nsfs::namespace_at(inode).is_some();
+    if fits(inode, into) { Ok(is) } else { Err(Errno::EINVAL) }
+}
+
+/// False for a mount namespace that is not younger than `into`.
+pub(super) fn fits(inode: &Inode, into: &MntNs) -> bool {
+    !matches!(nsfs::namespace_at(inode), Some(Namespace::Mnt(ns)) if ns.seq <= into.seq)
 }
 
 /// umount2(2).

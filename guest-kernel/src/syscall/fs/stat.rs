@@ -171,6 +171,7 @@ fn statfs_flags(path: &Path) -> i64 {
         (mount.contains(MountFlags::NOATIME), 0x400),
         (mount.contains(MountFlags::NODIRATIME), 0x800),
         (!mount.contains(MountFlags::NOATIME), 0x1000),
+        (mount.contains(MountFlags::NOSYMFOLLOW), 0x2000),
     ];
     bits.iter().filter(|(on, _)| *on).fold(ST_VALID, |all, (_, bit)| all | bit)
 }
