@@ -42,7 +42,8 @@ impl HasCommon for NetNs {
 impl NetNs {
     /// A fresh namespace.
     pub fn new(common: NsCommon) -> Result<Ref<Self>> {
-        publish(Self { common, unix: unix::Names::new(), stack: Stack::new()? })
+        let stack = Stack::new(common.inum)?;
+        publish(Self { common, unix: unix::Names::new(), stack })
     }
 
     /// True if `cred` has `cap` over this namespace.

@@ -212,6 +212,11 @@ fn enlist(common: &NsCommon) {
     unsafe { registry.all.push_back(common) };
 }
 
+/// True if there is a namespace of that kind with that inode number.
+pub fn exists(kind: NsKind, inum: u32) -> bool {
+    REGISTRY.lock().all.iter().any(|ns| ns.kind == kind && ns.inum == inum)
+}
+
 /// How many namespaces of a kind there are, for tests and statistics.
 pub fn count(kind: NsKind) -> usize {
     REGISTRY.lock().all.iter().filter(|ns| ns.kind == kind).count()

@@ -11,7 +11,7 @@
 //! | [`pid`] | /proc/PID and /proc/PID/task/TID |
 //! | [`cgroupfs`] | control groups as directories |
 //! | [`nsfs`] | namespaces as files: where /proc/PID/ns leads |
-//! | [`sysfs`] | the little of /sys that programs cannot do without |
+//! | [`sysfs`], `sysnet` | the little of /sys that programs cannot do without; network interfaces |
 //!
 //! The content of a file is made when it is read from its start, and later parts of the same reading
 //! come from that. Formats are those of Linux 6.1, to the byte where programs parse them.
@@ -25,6 +25,7 @@ pub mod pid;
 pub mod root;
 pub mod sysctl;
 pub mod sysfs;
+mod sysnet;
 pub mod system;
 pub mod sysvipc;
 pub mod text;

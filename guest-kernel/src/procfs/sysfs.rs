@@ -1,8 +1,9 @@
-//! The little of sysfs that programs ask for: which CPUs and disks there are, and which terminal the console
-//! is.
+//! The little of sysfs that programs ask for: which CPUs, disks and network interfaces there are, and which
+//! terminal the console is.
 
 use alloc::boxed::Box;
 
+use super::sysnet;
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, text};
 use crate::addr::PAGE_SIZE;
@@ -10,9 +11,9 @@ use crate::arch;
 use crate::drivers::tty;
 use crate::errno::{Errno, Result};
 use crate::fs::block;
-use crate::fs::superblock::PlainSuper;
-use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock};
+use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock, SuperOps};
 use crate::kref::Ref;
+use crate::net::inet::stack::Stack;
 use crate::ns::UserNs;
 use crate::process::smp;
 use crate::put;
@@ -35,58 +36,57 @@ macro_rules! disk_text {
 static ENTRIES: &[Entry] = &[
     dir("block", &[Entry { name: "", kind: Kind::PerDisk(DISK) }]),
     dir("bus", &[]),
-    dir(
-        "class",
-        &[dir(
-            "tty",
-            &[
-                dir(
-                    "console",
-                    &[
-                        text("active", |_, out| {
-                            let hvc0 = tty::console::kind() == tty::console::Kind::Virtio;
-                            out.bytes(if hvc0 { b"ttyAMA0 hvc0\n" } else { b"ttyAMA0\n" })
-                        }),
-                        text("dev", |_, out| out.bytes(b"5:1\n")),
-                    ],
-                ),
-                dir("ptmx", &[text("dev", |_, out| out.bytes(b"5:2\n"))]),
-                dir("tty", &[text("dev", |_, out| out.bytes(b"5:0\n"))]),
-                dir("ttyAMA0", &[text("dev", |_, out| out.bytes(b"204:64\n"))]),
-            ],
-        )],
-    ),
+    dir("class", &[Entry { name: "net", kind: Kind::Own(sysnet::class) }, dir("tty", TTY)]),
     dir("dev", &[]),
     dir(
         "devices",
-        &[dir(
-            "system",
-            &[
-                dir(
-                    "cpu",
-                    &[
-                        Entry { name: "cpu", kind: Kind::PerCpu(CPU) },
-                        text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
-                        text("offline", |_, out| ranges(out, possible_mask() & !online_mask())),
-                        text("online", |_, out| ranges(out, online_mask())),
-                        text("possible", present),
-                        text("present", present),
-                    ],
-                ),
-                dir(
-                    "node",
-                    &[
-                        text("online", |_, out| out.bytes(b"0\n")),
-                        text("possible", |_, out| out.bytes(b"0\n")),
-                    ],
-                ),
-            ],
-        )],
+        &[
+            dir("virtual", &[Entry { name: "net", kind: Kind::Own(sysnet::devices) }]),
+            dir(
+                "system",
+                &[
+                    dir(
+                        "cpu",
+                        &[
+                            Entry { name: "cpu", kind: Kind::PerCpu(CPU) },
+                            text("kernel_max", |_, out| put!(out, "{}\n", MAX_CPUS - 1)),
+                            text("offline", |_, out| ranges(out, possible_mask() & !online_mask())),
+                            text("online", |_, out| ranges(out, online_mask())),
+                            text("possible", present),
+                            text("present", present),
+                        ],
+                    ),
+                    dir(
+                        "node",
+                        &[
+                            text("online", |_, out| out.bytes(b"0\n")),
+                            text("possible", |_, out| out.bytes(b"0\n")),
+                        ],
+                    ),
+                ],
+            ),
+        ],
     ),
     dir("firmware", &[]),
     dir("fs", &[dir("cgroup", &[])]),
     dir("kernel", &[dir("mm", &[]), dir("security", &[]), dir("debug", &[]), dir("tracing", &[])]),
     dir("module", &[]),
+];
+
+static TTY: &[Entry] = &[
+    dir(
+        "console",
+        &[
+            text("active", |_, out| {
+                let hvc0 = tty::console::kind() == tty::console::Kind::Virtio;
+                out.bytes(if hvc0 { b"ttyAMA0 hvc0\n" } else { b"ttyAMA0\n" })
+            }),
+            text("dev", |_, out| out.bytes(b"5:1\n")),
+        ],
+    ),
+    dir("ptmx", &[text("dev", |_, out| out.bytes(b"5:2\n"))]),
+    dir("tty", &[text("dev", |_, out| out.bytes(b"5:0\n"))]),
+    dir("ttyAMA0", &[text("dev", |_, out| out.bytes(b"204:64\n"))]),
 ];
 
 static CPU: &[Entry] = &[
@@ -197,6 +197,19 @@ pub fn range_list(out: &mut Text, mask: u64) -> Result<()> {
     Ok(())
 }
 
+/// What a mount of sysfs holds.
+struct SysSuper {
+    /// What it shows interfaces of; the mount does not keep the namespace alive.
+    stack: Ref<Stack>,
+}
+
+impl SuperOps for SysSuper {}
+
+/// What a mount shows interfaces of.
+pub(super) fn stack_of(sb: &SuperBlock) -> Result<&Ref<Stack>> {
+    sb.ops_as::<SysSuper>().map(|ops| &ops.stack).ok_or(Errno::ENODEV)
+}
+
 /// The type, for mount(2).
 pub struct SysFs;
 
@@ -219,7 +232,8 @@ impl FileSystem for SysFs {
     }
 
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, Box::new(PlainSuper))?;
+        let ops = Box::new(SysSuper { stack: task::current().nsproxy().net.stack.clone() });
+        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, ops)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, None)?)
     }
 }

@@ -38,6 +38,8 @@ pub enum Kind {
     Setting(Show, Store),
     /// A directory.
     Dir(&'static [Entry]),
+    /// A directory whose names come and go: what makes its operations.
+    Own(fn() -> Box<dyn InodeOps>),
     /// Directories `NAME0`, `NAME1`, ..., one a CPU.
     PerCpu(&'static [Entry]),
     /// A directory for each disk, by its name. Files below are of the kind [`Kind::CpuText`], and are told
@@ -84,7 +86,7 @@ impl Kind {
         match self {
             Self::Text(_) | Self::Watched(..) | Self::CpuText(_) => S_IFREG | 0o444,
             Self::Setting(..) | Self::CpuSetting(..) => S_IFREG | 0o644,
-            Self::Dir(_) | Self::PerCpu(_) | Self::PerDisk(_) => S_IFDIR | 0o555,
+            Self::Dir(_) | Self::Own(_) | Self::PerCpu(_) | Self::PerDisk(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
         }
     }
@@ -103,8 +105,15 @@ fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
 
 /// The inode of an entry.
 pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
-    let node = Node { kind: entry.kind, cpu };
-    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), Box::new(node))?;
+    let ops: Box<dyn InodeOps> = match entry.kind {
+        Kind::Own(make) => make(),
+        kind => Box::new(Node { kind, cpu }),
+    };
+    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), ops)?;
+    if matches!(entry.kind, Kind::Own(_)) {
+        inode.set_nlink(2);
+        inode.set_flags(InodeFlags::NO_NEGATIVE);
+    }
     if let Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
         inode.set_nlink(2 + dirs as u32);
@@ -286,6 +295,8 @@ impl InodeOps for Node {
             Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) => {
                 return Ok(Box::new(TableDir { entries }));
             }
+            // It has operations of its own.
+            Kind::Own(_) => return Err(Errno::ENXIO),
             Kind::Link(_) | Kind::FixedLink(_) => return Err(Errno::ELOOP),
         };
         Ok(Box::new(TextFile::new(NodeSource { show, store, sb })))

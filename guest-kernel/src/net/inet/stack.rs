@@ -24,7 +24,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::IFNAMSIZ;
 use crate::net::dev::{IFF_UP, IfAddress, Kind, NetDevice, device_name, trimmed};
-use crate::net::netlink::sock::NetlinkTable;
+use crate::net::netlink::{nsid, sock::NetlinkTable};
 use crate::net::packet::PacketTable;
 use crate::sync::{PreemptGuard, SpinLock};
 
@@ -65,6 +65,10 @@ pub struct Stack {
     pub packet: SpinLock<PacketTable>,
     /// Netlink sockets.
     pub netlink: SpinLock<NetlinkTable>,
+    /// What this namespace calls others.
+    pub numbers: SpinLock<nsid::Numbers>,
+    /// The inode number of the namespace.
+    pub inum: u32,
     /// Packets that came in pieces.
     pub fragments: SpinLock<fragment::Assembler>,
     /// The number of the next IPv4 packet.
@@ -97,8 +101,8 @@ fn work_off() {
 }
 
 impl Stack {
-    /// A stack with a loopback device that is down.
-    pub fn new() -> Result<Ref<Self>> {
+    /// The stack of the namespace with this inode number, with a loopback device that is down.
+    pub fn new(inum: u32) -> Result<Ref<Self>> {
         let stack = Ref::try_new(Self {
             devices: SpinLock::new(Vec::new()),
             routes: SpinLock::new(Routes::default()),
@@ -108,6 +112,8 @@ impl Stack {
             raw: SpinLock::new(RawTable::default()),
             packet: SpinLock::new(PacketTable::default()),
             netlink: SpinLock::new(NetlinkTable::default()),
+            numbers: SpinLock::new(nsid::Numbers::default()),
+            inum,
             fragments: SpinLock::new(fragment::Assembler::default()),
             next_id: AtomicU16::new(1),
             next_index: AtomicU32::new(1),

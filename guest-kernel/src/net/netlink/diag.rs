@@ -34,6 +34,9 @@ const SHOW_NAME: u32 = 1 << 0;
 const SHOW_PEER: u32 = 1 << 2;
 const SHOW_RQLEN: u32 = 1 << 4;
 
+/// A socket: its own end, the other end, and what waits to be received and to be sent.
+type Row = (Ref<Common>, Endpoint, Option<Endpoint>, [usize; 2]);
+
 /// Works off a request.
 pub fn handle(net: &NetNs, request: &Request<'_>, port: u32) -> Result<Answer> {
     if request.kind != BY_FAMILY {
@@ -58,37 +61,44 @@ fn inet(net: &NetNs, request: &Request<'_>, family: u32, answer: &mut Answer) ->
     let states = u32_at(fixed, 4);
     let half = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
     let (sport, dport) = (half(8), half(10));
-    let rows: Vec<(Ref<Common>, Endpoint, Option<Endpoint>)> = match fixed[1] {
+    let queued = |common: &Common| [common.rx_queued.load(Relaxed), common.tx_queued.load(Relaxed)];
+    let rows: Vec<Row> = match fixed[1] {
         IPPROTO_TCP => {
             let sockets = net.stack.tcp.lock().all()?;
             try_collect(sockets.iter().map(|sock| {
                 let names = *sock.names.lock();
-                (sock.common.clone(), names.local, names.peer)
+                // A listener's are the connections that wait, and how many may.
+                let listener = sock.listener.lock();
+                let queues = listener.as_ref().map_or_else(
+                    || queued(&sock.common),
+                    |listener| [listener.ready.len(), listener.backlog],
+                );
+                (sock.common.clone(), names.local, names.peer, queues)
             }))?
         }
         IPPROTO_UDP => {
             let sockets = net.stack.udp.lock().all()?;
             try_collect(sockets.iter().map(|sock| {
                 let (local, peer) = sock.endpoints();
-                (sock.common.clone(), local, peer)
+                (sock.common.clone(), local, peer, queued(&sock.common))
             }))?
         }
         _ => {
             let sockets = net.stack.raw.lock().all()?;
             try_collect(sockets.iter().map(|sock| {
                 let (local, peer) = sock.endpoints();
-                (sock.common.clone(), local, peer)
+                (sock.common.clone(), local, peer, queued(&sock.common))
             }))?
         }
     };
-    for (common, local, peer) in rows {
+    for (common, local, peer, queues) in rows {
         let peer = peer.unwrap_or(Endpoint::new(any(family), 0));
         if common.family == family
             && states & (1 << common.state()) != 0
             && (sport == 0 || sport == local.port)
             && (dport == 0 || dport == peer.port)
         {
-            write_inet(&common, local, peer, answer);
+            write_inet(&common, local, peer, queues, answer);
         }
     }
     Ok(())
@@ -102,7 +112,13 @@ fn put_address(bytes: &mut [u8], family: u32, address: IpAddress) {
 }
 
 /// A `struct inet_diag_msg`.
-fn write_inet(common: &Common, local: Endpoint, peer: Endpoint, answer: &mut Answer) {
+fn write_inet(
+    common: &Common,
+    local: Endpoint,
+    peer: Endpoint,
+    [rx, tx]: [usize; 2],
+    answer: &mut Answer,
+) {
     let mut fixed = [0; 72];
     fixed[0] = common.family as u8;
     fixed[1] = common.state() as u8;
@@ -112,13 +128,7 @@ fn write_inet(common: &Common, local: Endpoint, peer: Endpoint, answer: &mut Ans
     put_address(&mut fixed[24..40], common.family, peer.addr);
     fixed[40..44].copy_from_slice(&common.bound_dev.load(Relaxed).to_ne_bytes());
     fixed[44..52].copy_from_slice(&cookie(common).to_ne_bytes());
-    let words = [
-        0,
-        common.rx_queued.load(Relaxed) as u32,
-        common.tx_queued.load(Relaxed) as u32,
-        common.uid,
-        common.ino() as u32,
-    ];
+    let words = [0, rx as u32, tx as u32, common.uid, common.ino() as u32];
     for (to, word) in fixed[52..].chunks_exact_mut(4).zip(words) {
         to.copy_from_slice(&word.to_ne_bytes());
     }

@@ -2,7 +2,7 @@
 
 use super::message::{Answer, Attributes, CREATE, EXCL, Request};
 use super::route::kind;
-use super::u32_at;
+use super::{nsid, u32_at};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::dev::{Kind, Mac, NetDevice, Stats, device_name, random_mac, trimmed};
@@ -41,7 +41,7 @@ const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
 
 /// `RFC 2863` states of an interface.
-fn operstate(device: &NetDevice) -> u8 {
+pub fn operstate(device: &NetDevice) -> u8 {
     const UNKNOWN: u8 = 0;
     const DOWN: u8 = 2;
     const LOWER_LAYER_DOWN: u8 = 3;
@@ -101,8 +101,10 @@ pub fn write(stack: &Stack, device: &NetDevice, kind: u16, answer: &mut Answer) 
     answer.attribute(STATS, &narrow);
     if let Some(peer) = device.veth_peer() {
         answer.number(LINK, peer.index());
-        if peer.home().is_none_or(|home| !core::ptr::eq(&*home, stack)) {
-            answer.number(LINK_NETNSID, 0);
+        if let Some(home) = peer.home().filter(|home| !core::ptr::eq(&**home, stack))
+            && let Ok(id) = nsid::number_of(stack, &home)
+        {
+            answer.number(LINK_NETNSID, id as u32);
         }
     }
     if matches!(device.kind, Kind::Veth(_)) {

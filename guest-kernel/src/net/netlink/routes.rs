@@ -32,24 +32,22 @@ const RTN_BROADCAST: u8 = 3;
 /// Priority of IPv6 routes that say none.
 const V6_METRIC: u32 = 1024;
 
+/// `RTM_F_CLONED`: not a line of the table, but what one means for an address.
+const RTM_F_CLONED: u32 = 0x200;
+
 /// Writes one route.
 pub fn write(route: &Route, kind: u16, answer: &mut Answer) {
+    write_flagged(route, kind, 0, answer);
+}
+
+fn write_flagged(route: &Route, kind: u16, flags: u32, answer: &mut Answer) {
     let family = family_of(route.dst.address());
     let table = if route.table < 256 { route.table as u8 } else { 252 };
-    let fixed = [
-        family as u8,
-        route.dst.prefix_len(),
-        0,
-        0,
-        table,
-        route.protocol,
-        route.scope,
-        route.kind,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let mut fixed = [0; RTMSG];
+    fixed[0] = family as u8;
+    fixed[1] = route.dst.prefix_len();
+    fixed[4..8].copy_from_slice(&[table, route.protocol, route.scope, route.kind]);
+    fixed[8..].copy_from_slice(&flags.to_ne_bytes());
     answer.begin(kind, &fixed);
     answer.number(TABLE, route.table);
     if route.dst.prefix_len() != 0 {
@@ -142,7 +140,7 @@ pub fn get(stack: &Stack, request: &Request<'_>, answer: &mut Answer) -> Result<
         kind: if hop.local { RTN_LOCAL } else { RTN_UNICAST },
         table: if hop.local { RT_TABLE_LOCAL } else { RT_TABLE_MAIN },
     };
-    write(&route, kind::NEWROUTE, answer);
+    write_flagged(&route, kind::NEWROUTE, RTM_F_CLONED, answer);
     Ok(())
 }
 

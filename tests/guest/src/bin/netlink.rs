@@ -1,5 +1,7 @@
 //! rtnetlink(7) as iproute2 uses it: interfaces, addresses, routes, veth pairs, events; packet sockets;
 //! refusals. Debian keeps veth and sock_diag in modules, so only our kernel must have them.
+//!
+//! PROCESS_MODEL.md, Namespaces: net (interfaces, routes; loopback, veth pairs).
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
 
 const GETLINK: u16 = 18;

@@ -1,0 +1,250 @@
+//! Network interfaces in sysfs (Linux, Documentation/ABI/testing/sysfs-class-net): `/sys/class/net` has a
+//! link for each interface of the network namespace that the mount shows, and `/sys/devices/virtual/net` a
+//! directory with what there is to say about it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::sysfs::stack_of;
+use super::text::{Source, Text, TextFile};
+use super::tree::ino_of;
+use crate::errno::{Errno, Result};
+use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
+use crate::kref::Ref;
+use crate::mm::try_box;
+use crate::net::IFNAMSIZ;
+use crate::net::dev::{NetDevice, trimmed};
+use crate::net::netlink::link::operstate;
+use crate::net::packet::hardware_type;
+use crate::ns::Cred;
+use crate::put;
+use crate::uapi::{S_IFDIR, S_IFLNK, S_IFREG};
+
+type Show = fn(&NetDevice, &mut Text) -> Result<()>;
+
+fn mac(out: &mut Text, [a, b, c, d, e, f]: [u8; 6]) -> Result<()> {
+    put!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}\n")
+}
+
+/// The files of an interface.
+static FILES: &[(&str, Show)] = &[
+    ("addr_len", |_, out| out.bytes(b"6\n")),
+    ("address", |device, out| mac(out, *device.mac.lock())),
+    ("broadcast", |device, out| mac(out, if device.is_loopback() { [0; 6] } else { [0xff; 6] })),
+    // There is nothing to say while it is down.
+    ("carrier", |device, out| {
+        if !device.is_up() {
+            return Err(Errno::EINVAL);
+        }
+        put!(out, "{}\n", u8::from(device.has_carrier()))
+    }),
+    ("flags", |device, out| put!(out, "{:#x}\n", device.flags())),
+    ("ifindex", |device, out| put!(out, "{}\n", device.index())),
+    ("iflink", |device, out| {
+        put!(out, "{}\n", device.veth_peer().map_or(device.index(), |peer| peer.index()))
+    }),
+    ("link_mode", |_, out| out.bytes(b"0\n")),
+    ("mtu", |device, out| put!(out, "{}\n", device.mtu())),
+    ("operstate", |device, out| {
+        let names = ["unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up"];
+        let state = usize::from(operstate(device));
+        put!(out, "{}\n", names.get(state).unwrap_or(&names[0]))
+    }),
+    ("tx_queue_len", |_, out| out.bytes(b"1000\n")),
+    ("type", |device, out| put!(out, "{}\n", hardware_type(device))),
+    ("uevent", |device, out| {
+        out.bytes(b"INTERFACE=")?;
+        out.bytes(trimmed(&device.name()))?;
+        put!(out, "\nIFINDEX={}\n", device.index())
+    }),
+];
+
+/// The counters of an interface.
+static STATISTICS: &[(&str, Show)] = &[
+    ("multicast", |device, out| put!(out, "{}\n", device.stats.multicast.load(Relaxed))),
+    ("rx_bytes", |device, out| put!(out, "{}\n", device.stats.rx_bytes.load(Relaxed))),
+    ("rx_dropped", |device, out| put!(out, "{}\n", device.stats.rx_dropped.load(Relaxed))),
+    ("rx_packets", |device, out| put!(out, "{}\n", device.stats.rx_packets.load(Relaxed))),
+    ("tx_bytes", |device, out| put!(out, "{}\n", device.stats.tx_bytes.load(Relaxed))),
+    ("tx_dropped", |device, out| put!(out, "{}\n", device.stats.tx_dropped.load(Relaxed))),
+    ("tx_packets", |device, out| put!(out, "{}\n", device.stats.tx_packets.load(Relaxed))),
+];
+
+/// An interface by number and name: with another of either it is another one.
+#[derive(Clone, Copy)]
+struct Known {
+    index: u32,
+    name: [u8; IFNAMSIZ],
+}
+
+impl Known {
+    fn find(self, sb: &SuperBlock) -> Result<Ref<NetDevice>> {
+        let device = stack_of(sb)?.by_index(self.index);
+        device.filter(|device| device.name() == self.name).ok_or(Errno::ENODEV)
+    }
+}
+
+/// What an inode is.
+#[derive(Clone, Copy)]
+enum Node {
+    /// `/sys/class/net`.
+    Class,
+    /// `/sys/devices/virtual/net`.
+    Devices,
+    /// A link to an interface's directory.
+    Link(Known),
+    /// An interface's directory.
+    Device(Known),
+    /// Its counters.
+    Statistics(Known),
+    /// A file about it.
+    File(Known, Show),
+}
+
+/// The operations of `/sys/class/net`.
+pub(super) fn class() -> Box<dyn InodeOps> {
+    Box::new(Node::Class)
+}
+
+/// The operations of `/sys/devices/virtual/net`.
+pub(super) fn devices() -> Box<dyn InodeOps> {
+    Box::new(Node::Devices)
+}
+
+impl Node {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Link(_) => S_IFLNK | 0o777,
+            Self::File(..) => S_IFREG | 0o444,
+            _ => S_IFDIR | 0o555,
+        }
+    }
+
+    fn known(self) -> Option<Known> {
+        match self {
+            Self::Class | Self::Devices => None,
+            Self::Link(known) | Self::Device(known) => Some(known),
+            Self::Statistics(known) | Self::File(known, _) => Some(known),
+        }
+    }
+
+    fn ino(self) -> u64 {
+        // What tells the nodes of one interface from each other.
+        let place = match self {
+            Self::Link(_) => FILES.as_ptr() as usize + 1,
+            Self::File(_, show) => show as usize,
+            Self::Statistics(_) => STATISTICS.as_ptr() as usize,
+            _ => FILES.as_ptr() as usize,
+        };
+        ino_of(place, self.known().map_or(0, |known| known.index as usize))
+    }
+
+    fn inode(self, sb: &Ref<SuperBlock>) -> Result<Ref<Inode>> {
+        let inode = Inode::new(sb, self.ino(), self.mode(), try_box(self)?)?;
+        inode.set_flags(InodeFlags::REVALIDATE | InodeFlags::NO_NEGATIVE);
+        Ok(inode)
+    }
+
+    /// What is below a directory, with its names.
+    fn children(self, sb: &SuperBlock, f: &mut dyn FnMut(&[u8], Node) -> bool) -> Result<()> {
+        let files = |known, table: &'static [(&'static str, Show)]| {
+            table.iter().map(move |&(name, show)| (name, Self::File(known, show)))
+        };
+        match self {
+            Self::Class | Self::Devices => {
+                for device in stack_of(sb)?.all_devices() {
+                    let known = Known { index: device.index(), name: device.name() };
+                    let class = matches!(self, Self::Class);
+                    let node = if class { Self::Link(known) } else { Self::Device(known) };
+                    if !f(trimmed(&known.name), node) {
+                        break;
+                    }
+                }
+            }
+            Self::Device(known) => {
+                let counters = [("statistics", Self::Statistics(known))];
+                let mut all = files(known, FILES).chain(counters);
+                all.all(|(name, node)| f(name.as_bytes(), node));
+            }
+            Self::Statistics(known) => {
+                files(known, STATISTICS).all(|(name, node)| f(name.as_bytes(), node));
+            }
+            Self::Link(_) | Self::File(..) => return Err(Errno::ENOTDIR),
+        }
+        Ok(())
+    }
+}
+
+impl InodeOps for Node {
+    fn lookup(&self, dir: &Ref<Inode>, wanted: &[u8]) -> Result<Option<Ref<Inode>>> {
+        let mut found = None;
+        self.children(&dir.sb, &mut |name, node| {
+            if name == wanted {
+                found = Some(node);
+            }
+            found.is_none()
+        })?;
+        found.map(|node| node.inode(&dir.sb)).transpose()
+    }
+
+    fn readlink(&self, _inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
+        let Self::Link(known) = self else { return Err(Errno::EINVAL) };
+        let mut text = Text::new();
+        text.bytes(b"../../devices/virtual/net/")?;
+        text.bytes(trimmed(&known.name))?;
+        Ok(text.as_bytes().into())
+    }
+
+    fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
+        match *self {
+            Self::File(known, show) => {
+                Ok(try_box(TextFile::new(About { known, show, sb: inode.sb.clone() }))?)
+            }
+            Self::Link(_) => Err(Errno::ELOOP),
+            node => Ok(try_box(OpenDir(node))?),
+        }
+    }
+
+    fn revalidate(&self, inode: &Inode) -> bool {
+        self.known().is_none_or(|known| known.find(&inode.sb).is_ok())
+    }
+}
+
+/// Where a file's text comes from.
+struct About {
+    known: Known,
+    show: Show,
+    sb: Ref<SuperBlock>,
+}
+
+impl Source for About {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        (self.show)(&*self.known.find(&self.sb)?, out)
+    }
+}
+
+/// An open directory.
+struct OpenDir(Node);
+
+impl FileOps for OpenDir {
+    fn readdir(&self, file: &File, pos: &mut u64, sink: &mut dyn DirSink) -> Result<()> {
+        let own = file.inode.ino;
+        let mut at = 0;
+        let mut emit = |name: &[u8], ino: u64, mode: u32| {
+            at += 1;
+            if at <= *pos {
+                return true;
+            }
+            let taken = sink.emit(name, ino, mode, at);
+            if taken {
+                *pos = at;
+            }
+            taken
+        };
+        if !emit(b".", own, S_IFDIR) || !emit(b"..", own, S_IFDIR) {
+            return Ok(());
+        }
+        self.0.children(&file.inode.sb, &mut |name, node| emit(name, node.ino(), node.mode()))
+    }
+}
