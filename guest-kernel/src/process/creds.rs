@@ -2,8 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
+use super::exec::mm_limits;
 use crate::kref::Ref;
-use crate::ns::Cred;
+use crate::ns::{Cap, Cred};
 use crate::task::Task;
 
 /// Installs credentials. Whoever changes ids, or gets capabilities, holds secrets from before that its
@@ -25,7 +26,13 @@ pub fn commit_creds(task: &Task, new: Ref<Cred>) {
         }
         task.pdeath_signal.store(0, Ordering::Relaxed);
     }
+    let lifts_limits = |cred: &Cred| cred.capable(Cap::IpcLock);
+    let limits_change = lifts_limits(old) != lifts_limits(&new);
     drop(task.cred.replace(new));
+    if limits_change && let Some(mm) = task.mm() {
+        // RLIMIT_MEMLOCK binds from now on, or no more (mlock(2)).
+        mm.set_limits(mm_limits(task));
+    }
 }
 
 /// True if `new` can do no more than `old`: fewer capabilities in the same user namespace, or any in one

@@ -530,6 +530,7 @@ pub(super) fn new_task(
         personality: AtomicU32::new(0),
         stop_pending: AtomicBool::new(false),
         hold: AtomicBool::new(false),
+        rt_watch: Default::default(),
         oom_victim: AtomicBool::new(false),
         cgroup: Member::new(),
         stack,

@@ -322,8 +322,10 @@ pub fn cpu_itimer(which: usize, new: Option<Setting>) -> Setting {
 /// on the way back to the program, if anything counts it.
 pub fn tick(entity: &Entity) {
     let task = Task::of(entity);
+    let limited = |resource| task.signal.rlimits.soft(resource) != RLIM_INFINITY;
     let watched = task.signal.timers.watches_cpu.load(Relaxed)
-        || task.signal.rlimits.soft(Resource::Cpu) != RLIM_INFINITY;
+        || limited(Resource::Cpu)
+        || entity.is_rt() && limited(Resource::Rttime);
     if watched && !task.is_kthread() {
         entity.thread.info.set(ThreadFlags::NOTIFY_RESUME);
     }
@@ -333,6 +335,7 @@ pub fn tick(entity: &Entity) {
 pub fn check_cpu_timers() {
     let me = task::current();
     check_cpu_limit(me);
+    check_real_time_limit(me);
     let timers = &me.signal.timers;
     if !timers.watches_cpu.load(Relaxed) {
         return;
@@ -409,6 +412,32 @@ fn check_cpu_limit(me: &Task) {
     let at = &me.signal.timers.cpu_limit_at;
     if used >= soft && used >= at.load(Relaxed) {
         at.store(used + NSEC_PER_SEC, Relaxed);
+        let _ = signal::send(SigInfo::kernel(SIGXCPU), me, true);
+    }
+}
+
+/// `RLIMIT_RTTIME`, in us: SIGXCPU each second that a real-time thread runs without going to sleep, from the
+/// soft limit on, SIGKILL at the hard one (getrlimit(2)). As on Linux, it is looked at once a tick.
+fn check_real_time_limit(me: &Task) {
+    const NSEC_PER_USEC: u64 = 1000;
+    let limit = me.signal.rlimits.get(Resource::Rttime);
+    if !me.se.is_rt() || limit.soft == RLIM_INFINITY && limit.hard == RLIM_INFINITY {
+        return;
+    }
+    let watch = &me.rt_watch;
+    let (sleeps, _) = me.se.context_switches();
+    let time = me.se.sum_exec_runtime();
+    if watch.sleeps.swap(sleeps, Relaxed) != sleeps || watch.since.load(Relaxed) == 0 {
+        watch.since.store(time, Relaxed);
+        watch.next.store(0, Relaxed);
+    }
+    let ran = time.saturating_sub(watch.since.load(Relaxed));
+    if ran >= limit.hard.saturating_mul(NSEC_PER_USEC) {
+        let _ = signal::send(SigInfo::kernel(SIGKILL), me, true);
+        return;
+    }
+    if ran >= watch.next.load(Relaxed).max(limit.soft.saturating_mul(NSEC_PER_USEC)) {
+        watch.next.store(ran + NSEC_PER_SEC, Relaxed);
         let _ = signal::send(SigInfo::kernel(SIGXCPU), me, true);
     }
 }

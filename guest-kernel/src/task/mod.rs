@@ -247,6 +247,9 @@ pub struct Task {
     pub stop_pending: AtomicBool,
     /// Set while it is to stand still for who takes it out ([`crate::process::hold`]).
     pub hold: AtomicBool,
+    /// For `RLIMIT_RTTIME`.
+    #[described(skip)]
+    pub rt_watch: timers::RealTimeWatch,
     /// Set once the task was killed for want of memory.
     pub oom_victim: AtomicBool,
     /// Its place in its control group.

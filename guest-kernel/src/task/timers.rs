@@ -189,6 +189,17 @@ pub struct CpuItimer {
     pub interval: u64,
 }
 
+/// How long a real-time thread runs without going to sleep (`RLIMIT_RTTIME`). Only the thread itself looks.
+#[derive(Default)]
+pub struct RealTimeWatch {
+    /// How often it had gone to sleep when it was last looked at.
+    pub sleeps: AtomicU64,
+    /// Its CPU time when it was first looked at since then, in ns.
+    pub since: AtomicU64,
+    /// How long it must have run until the next signal, in ns.
+    pub next: AtomicU64,
+}
+
 /// All timers of a process.
 #[repr(C)]
 #[derive(Default, Described)]

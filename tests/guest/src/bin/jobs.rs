@@ -1,4 +1,7 @@
 //! Job control on a pseudoterminal: sessions, groups, Ctrl-C, Ctrl-Z, background reads (SIGTTIN).
+//!
+//! PROCESS_MODEL.md, Identity: process groups, sessions (setpgid, getpgid, setsid, getsid; controlling
+//! terminal, foreground group).
 use std::ffi::CStr;
 
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait, wait_ok};

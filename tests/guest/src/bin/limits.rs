@@ -1,5 +1,7 @@
 //! Resource limits: descriptors, file size, address space, CPU time, processes of a user, and
 //! prlimit of another process.
+//!
+//! PROCESS_MODEL.md, Identity: resource limits.
 
 use belljar_guest_tests::*;
 use std::ptr::{null, null_mut};
@@ -197,7 +199,129 @@ fn deep(n: u64) -> u64 {
     if frame[7] == u64::MAX { 0 } else { deep(n + 1) + frame[7] }
 }
 
+/// RLIMIT_DATA bounds private memory that can be written, by whichever call it comes.
+fn data() -> i32 {
+    const MIB: usize = 1 << 20;
+    let get = |prot, flags| {
+        // SAFETY: a new mapping.
+        let p =
+            unsafe { libc::mmap(null_mut(), 64 * MIB, prot, flags | libc::MAP_ANONYMOUS, -1, 0) };
+        if p == libc::MAP_FAILED { -errno() } else { 0 }
+    };
+    let (read, write) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+    limit(libc::RLIMIT_DATA, 32 * MIB as u64, None);
+    check_eq!(get(write, libc::MAP_PRIVATE), -libc::ENOMEM);
+    check_eq!(get(read, libc::MAP_PRIVATE), 0);
+    check_eq!(get(write, libc::MAP_SHARED), 0);
+    // SAFETY: nobody uses the break here.
+    unsafe {
+        let now = libc::sbrk(0) as usize;
+        check_eq!(err(libc::brk((now + 64 * MIB) as *mut _)), libc::ENOMEM);
+        ok(libc::brk((now + MIB) as *mut _));
+    }
+    0
+}
+
+/// RLIMIT_MEMLOCK bounds what is locked, and root is not bound by it.
+fn locked_memory() -> i32 {
+    const PAGE: usize = 4096;
+    let p = map(64 * PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+    limit(libc::RLIMIT_MEMLOCK, 8 * PAGE as u64, Some(8 * PAGE as u64));
+    // SAFETY: the memory is there.
+    unsafe {
+        ok(libc::mlock(p.cast(), 64 * PAGE));
+        ok(libc::munlock(p.cast(), 64 * PAGE));
+        ok(libc::setuid(4322));
+        check_eq!(err(libc::mlock(p.cast(), 9 * PAGE)), libc::ENOMEM);
+        ok(libc::mlock(p.cast(), 8 * PAGE));
+        check_eq!(err(libc::mlock(p.add(20 * PAGE).cast(), PAGE)), libc::ENOMEM);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED;
+        let more = libc::mmap(null_mut(), PAGE, libc::PROT_READ, flags, -1, 0);
+        check_eq!((more, errno()), (libc::MAP_FAILED, libc::EAGAIN));
+        ok(libc::munlock(p.cast(), 8 * PAGE));
+        limit(libc::RLIMIT_MEMLOCK, 0, None);
+        check_eq!(err(libc::mlock(p.cast(), PAGE)), libc::EPERM);
+    }
+    0
+}
+
+/// RLIMIT_SIGPENDING bounds signals that queue; one of each standard kind always arrives.
+fn pending_signals() -> i32 {
+    // SAFETY: plain calls with valid places.
+    unsafe {
+        ok(libc::setuid(4323));
+        limit(libc::RLIMIT_SIGPENDING, 2, None);
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        ok(libc::sigprocmask(libc::SIG_BLOCK, &set, null_mut()));
+        let value = libc::sigval { sival_ptr: null_mut() };
+        let queue = || libc::sigqueue(libc::getpid(), libc::SIGRTMIN(), value);
+        ok(queue());
+        ok(queue());
+        check_eq!(err(queue()), libc::EAGAIN);
+        ok(libc::kill(libc::getpid(), libc::SIGUSR1));
+        let mut seen = std::mem::zeroed();
+        ok(libc::sigpending(&raw mut seen));
+        check_eq!(libc::sigismember(&seen, libc::SIGUSR1), 1);
+        // Room again after one was taken.
+        check_eq!(libc::sigwaitinfo(&set, null_mut()), libc::SIGUSR1);
+        check_eq!(libc::sigwaitinfo(&set, null_mut()), libc::SIGRTMIN());
+        ok(queue());
+        check_eq!(err(queue()), libc::EAGAIN);
+    }
+    0
+}
+
+/// RLIMIT_NICE and RLIMIT_RTPRIO let users have that much priority, and no more.
+fn priorities() -> i32 {
+    let real_time = |priority| {
+        let param = libc::sched_param { sched_priority: priority };
+        // SAFETY: `param` is valid.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) }
+    };
+    // SAFETY: calls without pointers.
+    let nice = |nice| unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    limit(libc::RLIMIT_NICE, 25, Some(25));
+    limit(libc::RLIMIT_RTPRIO, 10, Some(10));
+    // SAFETY: calls without pointers.
+    ok(unsafe { libc::setuid(4324) });
+    ok(nice(-5));
+    check_eq!(err(nice(-6)), libc::EACCES);
+    ok(nice(5));
+    ok(nice(-5));
+    limit(libc::RLIMIT_NICE, 0, None);
+    ok(nice(0));
+    check_eq!(err(nice(-1)), libc::EACCES);
+    check_eq!(err(real_time(11)), libc::EPERM);
+    ok(real_time(10));
+    limit(libc::RLIMIT_RTPRIO, 0, None);
+    // What one has, one may keep or lower.
+    ok(real_time(10));
+    ok(real_time(9));
+    check_eq!(err(real_time(10)), libc::EPERM);
+    0
+}
+
+/// /proc/PID/limits has a line for each of the sixteen.
+fn in_proc() -> i32 {
+    limit(libc::RLIMIT_NOFILE, 123, Some(456));
+    limit(libc::RLIMIT_FSIZE, 1 << 20, Some(libc::RLIM_INFINITY));
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let lines: Vec<String> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    check_eq!(lines.len(), 16);
+    check!(lines.contains(&"Max open files 123 456 files".to_string()), "{lines:?}");
+    check!(lines.contains(&"Max file size 1048576 unlimited bytes".to_string()), "{lines:?}");
+    0
+}
+
 fn main() {
+    for case in [data, locked_memory, pending_signals, priorities, in_proc] {
+        wait_ok(child(case));
+    }
     wait_ok(child(descriptors));
     wait_ok(child(|| file_size(true)));
     check_eq!(in_child(|| file_size(false)) & 0x7f, libc::SIGXFSZ);
@@ -215,6 +339,22 @@ fn main() {
         spin()
     });
     check_eq!(status & 0x7f, libc::SIGKILL);
+    // RLIMIT_RTTIME, for who runs at real-time priority and never sleeps.
+    for (ignored, signal) in [(false, libc::SIGXCPU), (true, libc::SIGKILL)] {
+        let status = in_child(|| {
+            let param = libc::sched_param { sched_priority: 1 };
+            limit(libc::RLIMIT_RTTIME, 50_000, Some(100_000));
+            // SAFETY: `param` is valid; a signal is ignored.
+            unsafe {
+                if ignored {
+                    libc::signal(libc::SIGXCPU, libc::SIG_IGN);
+                }
+                ok(libc::sched_setscheduler(0, libc::SCHED_RR, &param));
+            }
+            spin()
+        });
+        check_eq!(status & 0x7f, signal);
+    }
     wait_ok(child(processes));
     wait_ok(child(rules));
     child_limit();
