@@ -1,4 +1,8 @@
 //! Namespaces with tools that nobody here wrote, and as they look from outside.
+//!
+//! Debian's util-linux, iproute2, bubblewrap, crun and BusyBox, unchanged, on QEMU and on KVM.
+//!
+//! PROCESS_MODEL.md, Namespaces: all kinds, as users of containers make them.
 
 use belljar_tests::guest::{Guest, Waiting};
 use serde_json::{Value, json};
@@ -182,4 +186,236 @@ fn busybox_joins_two_network_namespaces() {
     assert!(lines[1].starts_with("10.9.0.0/24 dev veth0 scope link"), "{done:?}");
     let rest = ["2 packets received", "unreachable", "2 packets received", "to there", "to here"];
     assert_eq!(lines[2..], rest, "{done:?}");
+}
+
+/// Every namespace of a machine in which nobody has made one: the initial ones, which exist from boot
+/// (PROCESS_MODEL.md, Namespaces: nsproxy, INIT_NSPROXY; `belljar ns`).
+#[test]
+fn the_initial_namespaces_exist_from_boot_and_hold_every_process() {
+    let vm = Waiting::start(
+        "for kind in user uts ipc mnt net cgroup time pid; do readlink /proc/1/ns/$kind; done
+         sleep 1000 & echo END; wait",
+    );
+    let rows = vm.guest.rows(&["ns", "t"]);
+    let shown: Vec<String> =
+        rows.iter().map(|r| format!("{}:[{}]", r["type"].as_str().unwrap(), r["inode"])).collect();
+    let (mut inside, mut outside) = (vm.printed.clone(), shown);
+    inside.sort();
+    outside.sort();
+    assert_eq!(inside, outside);
+    // Those that Linux numbers for good have its numbers (linux/proc_ns.h).
+    let fixed = [
+        ("ipc", 0xefff_ffff_u32),
+        ("uts", 0xefff_fffe),
+        ("user", 0xefff_fffd),
+        ("pid", 0xefff_fffc),
+        ("cgroup", 0xefff_fffb),
+        ("time", 0xefff_fffa),
+    ];
+    for (kind, inode) in fixed {
+        assert_eq!(find(&rows, "type", &json!(kind))["inode"], inode, "{kind}");
+    }
+    let processes = vm.guest.rows(&["ps", "t"]).len();
+    for row in &rows {
+        assert_eq!(row["processes"], processes, "{row}");
+        assert_eq!(row["level"].as_u64().unwrap_or(0), 0, "{row}");
+    }
+}
+
+/// PROCESS_MODEL.md, Namespaces: net (interfaces, sockets, routes; veth pairs).
+#[test]
+fn iproute2_works_unchanged_between_network_namespaces() {
+    let (code, lines) = with_tools(
+        r#"
+        ip netns add one; ip netns add two
+        ip link add va netns one type veth peer name vb netns two
+        ip -n one addr add 10.9.0.1/24 dev va; ip -n one link set va up
+        ip -n two addr add 10.9.0.2/24 dev vb; ip -n two link set vb up
+        ip -br link; ip -n one -br addr show va
+        ip -n one -o link show va | grep -o 'link-netns two'
+        ip netns list | sort
+        ip -n two route; ip -n one route get 10.9.0.2 | head -n1
+        ip -n one route add 10.10.0.0/16 via 10.9.0.2; ip -n one route show 10.10.0.0/16
+        ip netns exec one ls /sys/class/net; ls /sys/class/net
+        ip netns exec one cat /sys/class/net/va/operstate
+        mkfifo /tmp/a /tmp/b; exec 8<> /tmp/a 9<> /tmp/b
+        ip netns exec two busybox nc -l -p 7000 < /tmp/a > /tmp/there & server=$!
+        until ip netns exec two ss -tlnH | grep -q :7000; do sleep 0.1; done
+        ip netns exec two ss -tlnpH | awk '{print $1, $4, $6}' | sed 's/pid=[0-9]*/pid=N/'
+        ss -tlnH | wc -l
+        ip netns exec one busybox nc 10.9.0.2 7000 < /tmp/b & client=$!
+        echo hello > /tmp/b
+        until [ -s /tmp/there ]; do sleep 0.1; done
+        ip netns exec one ss -tnH | awk '{print $1, $5}'
+        cat /tmp/there
+        ip -n one -s -j link show va | grep -o '"tx":{"bytes":[1-9]' | cut -c1-4
+        ip -n one neigh | awk '{print $1, $3, $4}'
+        [ "$(ip netns pids one)" = $client ] && echo its process
+        kill $server; wait
+        ip netns del one; ip netns del two; ip netns list | wc -l
+        "#,
+    );
+    assert_eq!(code, 0, "{lines:#?}");
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = lines.iter().map(words).collect();
+    let fixed = |from: usize, expected: &[&str]| {
+        assert_eq!(lines[from..from + expected.len()], *expected, "{lines:#?}");
+    };
+    assert!(lines[0].starts_with("lo DOWN 00:00:00:00:00:00"), "{lines:#?}");
+    assert!(lines[1].starts_with("va@if2 UP 10.9.0.1/24"), "{lines:#?}");
+    fixed(2, &["link-netns two", "one", "two"]);
+    fixed(5, &["10.9.0.0/24 dev vb proto kernel scope link src 10.9.0.2"]);
+    assert!(lines[6].starts_with("10.9.0.2 dev va src 10.9.0.1"), "{lines:#?}");
+    fixed(7, &["10.10.0.0/16 via 10.9.0.2 dev va", "lo", "va", "lo", "up"]);
+    fixed(12, &["LISTEN *:7000 users:((\"busybox\",pid=N,fd=3))", "0"]);
+    fixed(14, &["ESTAB 10.9.0.2:7000", "hello", "\"tx\"", "10.9.0.2 va lladdr"]);
+    fixed(18, &["its process", "0"]);
+}
+
+/// Debian's own programs about credentials (PROCESS_MODEL.md, Identity: credentials: ids, capability sets,
+/// securebits, no_new_privs).
+#[test]
+fn setpriv_capsh_and_newuidmap_work_unchanged() {
+    let (code, lines) = with_tools(
+        r#"
+        echo root:x:0:0::/root:/bin/bash > /etc/passwd; echo user:x:1000:1000::/:/bin/bash >> /etc/passwd
+        echo user:100000:65536 > /etc/subuid; cp /etc/subuid /etc/subgid
+        as_user='setpriv --reuid 1000 --regid 1000 --clear-groups'
+        capsh --print | grep -E '^(Current:|uid=)'
+        $as_user --inh-caps +net_raw --ambient-caps +net_raw capsh --print | grep -E '^(Current:|Ambient)'
+        setpriv --securebits +noroot,+noroot_locked capsh --print | grep -E '^(Current:|Securebits)'
+        $as_user --no-new-privs /bin/mount -t tmpfs none /tmp 2>&1 | grep -o 'must be superuser'
+        capsh --drop=cap_sys_admin -- -c 'unshare --uts true 2>&1 | grep -o "not permitted"'
+        $as_user bash -c '
+            mkfifo /tmp/go; unshare --user sh -c "echo > /tmp/go; exec sleep 1000" & p=$!
+            read x < /tmp/go
+            newuidmap $p 0 1000 1 1 100000 65535; newgidmap $p 0 1000 1 1 100000 65535
+            newuidmap $p 0 0 1 2>&1 | grep -o "not allowed"
+            cat /proc/$p/uid_map /proc/$p/gid_map; kill $p'
+        $as_user unshare --map-auto --map-root-user cat /proc/self/uid_map
+        busybox unshare -U -r busybox id -u
+        mkdir -p /new/bin; cp /bin/busybox /new/bin; chroot /new /bin/busybox ls / "#,
+    );
+    assert_eq!(code, 0, "{lines:#?}");
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = lines.iter().map(words).collect();
+    let expected = [
+        "Current: =ep",
+        "uid=0(root) euid=0(root)",
+        "Current: cap_net_raw=eip",
+        "Ambient set =cap_net_raw",
+        "Current: =",
+        "Securebits: 03/0x3/2'b11 (no-new-privs=0)",
+        "must be superuser",
+        "not permitted",
+        "not allowed",
+        "0 1000 1",
+        "1 100000 65535",
+        "0 1000 1",
+        "1 100000 65535",
+        "0 1000 1",
+        "1 100000 65535",
+        "0",
+        "bin",
+    ];
+    assert_eq!(lines, expected);
+}
+
+/// A bundle's configuration (OCI runtime specification) as `crun spec` writes it, but for the rules about
+/// devices, which Linux has as eBPF programs.
+fn bundle(script: &str) -> String {
+    let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
+    let few = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let namespaces = ["pid", "network", "ipc", "uts", "cgroup", "mount"];
+    let namespaces = namespaces.map(|kind| json!({"type": kind}));
+    json!({
+        "ociVersion": "1.0.0",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/sh", "-c", script],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": {"bounding": few, "effective": few, "permitted": few, "ambient": few},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "contained",
+        "mounts": [
+            mount("/proc", "proc", &[]),
+            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+            {"destination": "/bound", "type": "bind", "source": "/bound", "options": ["rbind", "rro"]},
+        ],
+        "linux": {
+            "resources": {"pids": {"limit": 20}},
+            "namespaces": namespaces,
+            "maskedPaths": ["/proc/sysvipc", "/sys/firmware"],
+            "readonlyPaths": ["/proc/sys"],
+        },
+    })
+    .to_string()
+}
+
+/// Debian's crun: a container from start to end, and what can be done with a running one.
+#[test]
+fn crun_runs_containers() {
+    let inside = "hostname; echo number $$; id -u; touch /x 2>&1; cat /proc/1/comm
+        grep -E 'CapEff|NoNewPrivs' /proc/self/status; cat /proc/self/cgroup; ls /sys/class/net
+        ls -l /dev/ptmx | grep -o 'pts/ptmx'; cat /proc/sysvipc/shm 2>&1; ulimit -n
+        echo 1 2>/dev/null > /proc/sys/kernel/ns_last_pid || echo kept
+        cat /bound/file; touch /bound/sub/file 2>&1; cat /sys/fs/cgroup/pids.max";
+    let script = r#"
+        mount -t cgroup2 none /sys/fs/cgroup
+        mkdir -p /bound /b/rootfs/bin /b/rootfs/proc /b/rootfs/sys /b/rootfs/dev /b/rootfs/bound
+        cp /bin/busybox /b/rootfs/bin
+        for i in sh hostname id touch ls grep cat sleep; do ln -s busybox /b/rootfs/bin/$i; done
+        echo bound > /bound/file; mkdir /bound/sub; mount -t tmpfs sub /bound/sub
+        cd /b; cp /one.json config.json; crun run one; echo ended $?
+        cp /two.json config.json; crun run --detach two
+        crun list | awk 'NR > 1 {print $1, $3}'
+        crun exec two ls /proc/1/ns | wc -l
+        crun exec two cat /proc/1/comm
+        crun pause two; crun list | awk 'NR > 1 {print $1, $3}'; crun resume two
+        cat /sys/fs/cgroup/two/pids.max
+        crun kill two KILL
+        until crun list | grep -q stopped; do sleep 0.1; done
+        crun delete two; crun list | wc -l; ls -d /sys/fs/cgroup/two 2>&1 | grep -c 'No such'"#;
+    let files = [("one", bundle(inside)), ("two", bundle("exec sleep 1000"))];
+    let files = files.map(|(name, text)| format!("cat > /{name}.json <<'END'\n{text}\nEND\n"));
+    let (code, lines) = with_tools(&format!("{}{script}", files.concat()));
+    assert_eq!(code, 0, "{lines:#?}");
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = lines.iter().map(words).collect();
+    let expected = [
+        "contained",
+        "number 1",
+        "0",
+        "touch: /x: Read-only file system",
+        "sh",
+        "CapEff: 0000000020000420",
+        "NoNewPrivs: 1",
+        "0::/",
+        "lo",
+        "pts/ptmx",
+        "cat: can't open '/proc/sysvipc/shm': No such file or directory",
+        "1024",
+        "kept",
+        "bound",
+        "touch: /bound/sub/file: Read-only file system",
+        "20",
+        "ended 0",
+        "two running",
+        "10",
+        "sleep",
+        "two paused",
+        "20",
+        "1",
+        "1",
+    ];
+    assert_eq!(lines, expected);
 }

@@ -6,6 +6,7 @@ pub mod cgroups;
 pub mod cpus;
 pub mod moved;
 pub mod same;
+pub mod scm;
 pub mod sysv;
 
 use std::io::Error;

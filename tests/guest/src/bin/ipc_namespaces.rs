@@ -1,4 +1,6 @@
 //! IPC namespaces (ipc_namespaces(7)): what is made in one is not found in another, and goes with it.
+//!
+//! PROCESS_MODEL.md, Namespaces: ipc (System V shm, sem, msg).
 
 use belljar_guest_tests::sysv::*;
 use belljar_guest_tests::*;

@@ -2,7 +2,8 @@
 //! the reaper's protection and its death, kill(-1), unshare for children, depth, ns_last_pid, /proc of
 //! a namespace, orphans.
 //!
-//! PROCESS_MODEL.md, Namespaces: pid (ids, 32 levels, child_reaper).
+//! PROCESS_MODEL.md, Namespaces: pid (ids, 32 levels, child_reaper). Identity: pid, tgid, pgid, sid (a number
+//! per level).
 
 use belljar_guest_tests::*;
 use std::fs;

@@ -1,4 +1,6 @@
 //! POSIX message queues: mq_open(3) and its kin, by the system calls; the file system; notification.
+//!
+//! PROCESS_MODEL.md, Namespaces: ipc (POSIX message queues).
 
 use belljar_guest_tests::sysv::{become_user, until};
 use belljar_guest_tests::*;

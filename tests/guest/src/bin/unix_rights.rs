@@ -1,87 +1,11 @@
 //! `SCM_RIGHTS` and `SCM_CREDENTIALS` (unix(7)): descriptors and credentials that travel with messages,
 //! and sockets that nobody can reach any more.
+use belljar_guest_tests::scm::{pair, pass_credentials, receive, send_as, send_fds};
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
-use std::mem::zeroed;
-
-fn pair(kind: i32) -> (i32, i32) {
-    let mut fds = [0; 2];
-    // SAFETY: room for two descriptors.
-    ok(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) });
-    (fds[0], fds[1])
-}
 
 fn close(fd: i32) {
     // SAFETY: no memory involved.
     ok(unsafe { libc::close(fd) });
-}
-
-/// Sends `data` with a control message of this type.
-fn send_with(fd: i32, data: &[u8], kind: i32, payload: &[u8]) -> i64 {
-    // SAFETY: every buffer is valid and long enough.
-    unsafe {
-        let mut control = [0_u64; 160];
-        let mut iov =
-            libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-        let mut header: libc::msghdr = zeroed();
-        header.msg_iov = &raw mut iov;
-        header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = libc::CMSG_SPACE(payload.len() as u32) as usize;
-        let message = libc::CMSG_FIRSTHDR(&raw const header);
-        (*message).cmsg_level = libc::SOL_SOCKET;
-        (*message).cmsg_type = kind;
-        (*message).cmsg_len = libc::CMSG_LEN(payload.len() as u32) as usize;
-        libc::CMSG_DATA(message).copy_from(payload.as_ptr(), payload.len());
-        libc::sendmsg(fd, &raw const header, 0) as i64
-    }
-}
-
-fn send_fds(fd: i32, data: &[u8], fds: &[i32]) -> i64 {
-    let bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
-    send_with(fd, data, libc::SCM_RIGHTS, &bytes)
-}
-
-#[derive(Default)]
-struct Received {
-    n: i64,
-    fds: Vec<i32>,
-    cred: Option<(i32, u32, u32)>,
-    flags: i32,
-}
-
-fn receive(fd: i32, room: usize, control_room: usize, flags: i32) -> Received {
-    let mut got = Received::default();
-    let mut data = vec![0_u8; room];
-    // SAFETY: every buffer is valid and long enough.
-    unsafe {
-        let mut control = [0_u64; 160];
-        let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: room };
-        let mut header: libc::msghdr = zeroed();
-        header.msg_iov = &raw mut iov;
-        header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = control_room;
-        got.n = libc::recvmsg(fd, &raw mut header, flags) as i64;
-        if got.n < 0 {
-            return got;
-        }
-        got.flags = header.msg_flags;
-        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
-        while !message.is_null() {
-            let len = (*message).cmsg_len - libc::CMSG_LEN(0) as usize;
-            let payload = libc::CMSG_DATA(message);
-            if (*message).cmsg_type == libc::SCM_RIGHTS {
-                for i in 0..len / 4 {
-                    got.fds.push(payload.cast::<i32>().add(i).read_unaligned());
-                }
-            } else if (*message).cmsg_type == libc::SCM_CREDENTIALS {
-                let cred = payload.cast::<libc::ucred>().read_unaligned();
-                got.cred = Some((cred.pid, cred.uid, cred.gid));
-            }
-            message = libc::CMSG_NXTHDR(&raw const header, message);
-        }
-    }
-    got
 }
 
 /// Descriptors of this process.
@@ -158,11 +82,7 @@ fn rights() {
 
 fn credentials() {
     let (a, b) = pair(libc::SOCK_STREAM);
-    let on = 1_i32;
-    // SAFETY: an int.
-    ok(unsafe {
-        libc::setsockopt(b, libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), 4)
-    });
+    pass_credentials(b);
     let me = std::process::id() as i32;
     // SAFETY: a valid byte.
     check_eq!(unsafe { libc::write(a, b"x".as_ptr().cast(), 1) }, 1);
@@ -172,18 +92,10 @@ fn credentials() {
         ok(unsafe { libc::setgid(100) });
         // SAFETY: no memory involved.
         ok(unsafe { libc::setuid(1000) });
-        let claim = libc::ucred { pid: me, uid: 1000, gid: 100 };
-        // SAFETY: plain numbers.
-        let bytes: [u8; 12] = unsafe { std::mem::transmute(claim) };
-        check_eq!(err(send_with(a, b"x", libc::SCM_CREDENTIALS, &bytes)), libc::EPERM);
-        let claim = libc::ucred { pid: std::process::id() as i32, uid: 0, gid: 100 };
-        // SAFETY: plain numbers.
-        let bytes: [u8; 12] = unsafe { std::mem::transmute(claim) };
-        check_eq!(err(send_with(a, b"x", libc::SCM_CREDENTIALS, &bytes)), libc::EPERM);
-        let claim = libc::ucred { pid: std::process::id() as i32, uid: 1000, gid: 100 };
-        // SAFETY: plain numbers.
-        let bytes: [u8; 12] = unsafe { std::mem::transmute(claim) };
-        check_eq!(send_with(a, b"x", libc::SCM_CREDENTIALS, &bytes), 1);
+        let own = std::process::id() as i32;
+        check_eq!(err(send_as(a, me, 1000, 100)), libc::EPERM);
+        check_eq!(err(send_as(a, own, 0, 100)), libc::EPERM);
+        check_eq!(send_as(a, own, 1000, 100), 1);
         0
     });
     // SAFETY: a valid byte. Another sender's bytes are read apart.
