@@ -263,6 +263,7 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
         }
         timers::check_cpu_timers();
         crate::process::oom::throttle();
+        sched::bandwidth::throttle();
     }
     if flags.contains(ThreadFlags::SINGLESTEP) {
         info.clear(ThreadFlags::SINGLESTEP);

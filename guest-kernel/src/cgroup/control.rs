@@ -7,7 +7,7 @@ use super::{Cgroup, TreeGuard, Watch};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::sched::group::{DEFAULT_WEIGHT, RunTime};
-use crate::sched::{CpuAccount, CpuTime, SchedGroup, Share};
+use crate::sched::{Bandwidth, CpuAccount, CpuTime, SchedGroup, Share};
 use crate::sync::IrqLock;
 
 bitflags::bitflags! {
@@ -150,6 +150,7 @@ impl Cgroup {
         }
         if controllers.contains(Controllers::CPU) {
             self.cpu.weight.store(DEFAULT_WEIGHT, Relaxed);
+            self.cpu.bandwidth.reset();
         }
     }
 }
@@ -157,6 +158,8 @@ impl Cgroup {
 /// CPU time of a group, and how it competes.
 pub struct Cpu {
     weight: AtomicU32,
+    /// cpu.max.
+    pub bandwidth: Ref<Bandwidth>,
     /// Run time; none for the root, whose time is the machine's.
     account: Option<Ref<CpuAccount>>,
     state: IrqLock<CpuState>,
@@ -173,13 +176,15 @@ struct CpuState {
 impl Cpu {
     pub(super) fn new(parent: Option<&Cpu>) -> Result<Self> {
         let weight = AtomicU32::new(DEFAULT_WEIGHT);
+        let bandwidth = Bandwidth::new()?;
         let Some(parent) = parent else {
-            return Ok(Self { weight, account: None, state: IrqLock::new(CpuState::default()) });
+            let state = IrqLock::new(CpuState::default());
+            return Ok(Self { weight, bandwidth, account: None, state });
         };
         let account = CpuAccount::new()?;
         let group = SchedGroup::new(account.clone(), parent.innermost_share())?;
         let state = IrqLock::new(CpuState { share: None, group: Some(group) });
-        Ok(Self { weight, account: Some(account), state })
+        Ok(Self { weight, bandwidth, account: Some(account), state })
     }
 
     /// cpu.weight.
@@ -215,7 +220,7 @@ impl Cpu {
 
     /// A share for the group of `child` inside this group's.
     pub fn new_share(&self, child: &Cpu) -> Result<Ref<Share>> {
-        Share::new(self.innermost_share(), child.weight())
+        Share::new(self.innermost_share(), child.weight(), child.bandwidth.clone())
     }
 
     /// Has the group compete as `share`; its tasks are to be moved to the new [`group`](Self::group).

@@ -27,6 +27,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::bandwidth::Bandwidth;
 use super::clock::monotonic_ns;
 use super::cputime::{self, CpuTime};
 use super::entity::Entity;
@@ -166,15 +167,21 @@ struct ShareCpu {
 pub struct Share {
     parent: Option<Ref<Share>>,
     weight: AtomicU32,
+    /// How much CPU time it may use.
+    pub(super) bandwidth: Ref<Bandwidth>,
     cpus: Array<ShareCpu>,
 }
 
 impl Share {
     /// A group inside `parent`, or beside what is in no group.
-    pub fn new(parent: Option<Ref<Share>>, weight: u32) -> Result<Ref<Self>> {
+    pub fn new(
+        parent: Option<Ref<Share>>,
+        weight: u32,
+        bandwidth: Ref<Bandwidth>,
+    ) -> Result<Ref<Self>> {
         let mut cpus = Array::new();
         cpus.try_resize_with(arch::cpu_count(), ShareCpu::default)?;
-        Ref::try_new(Self { parent, weight: AtomicU32::new(weight), cpus })
+        Ref::try_new(Self { parent, weight: AtomicU32::new(weight), bandwidth, cpus })
     }
 
     /// Sets the weight. It counts from the next time on that the group becomes runnable, or one of it
@@ -220,10 +227,14 @@ impl Share {
         }
     }
 
+    /// It and those around it, from the inside out.
+    pub(super) fn levels(&self) -> impl Iterator<Item = &Share> {
+        core::iter::successors(Some(self), |share| share.parent.as_deref())
+    }
+
     /// What is left of a slice, given what else is runnable in the share and those around it.
     pub(super) fn scale(&self, cpu: usize, slice: u64) -> u64 {
-        let levels = core::iter::successors(Some(self), |share| share.parent.as_deref());
-        levels.fold(slice, |slice, share| {
+        self.levels().fold(slice, |slice, share| {
             let here = &share.cpus[cpu];
             slice.saturating_mul(u64::from(here.counted.load(Relaxed)))
                 / here.load.load(Relaxed).max(1)
@@ -316,6 +327,11 @@ pub fn set_group(entity: &Entity, group: Option<Ref<SchedGroup>>) -> Option<Ref<
         if queued {
             rq.enter_share(entity);
         }
+        drop(rq);
+        // It may be waiting for the quota of a group that it is not in any more.
+        if let Some(share) = old.as_ref().and_then(|old| old.share()) {
+            share.recheck_throttled();
+        }
         return old;
     }
 }
@@ -326,9 +342,10 @@ mod tests {
 
     #[test]
     fn slices_divide_as_weights_do_at_every_level() {
-        let heavy = Share::new(None, 300).unwrap();
-        let light = Share::new(None, 100).unwrap();
-        let inner = Share::new(Some(heavy.clone()), 50).unwrap();
+        let share = |parent, weight| Share::new(parent, weight, Bandwidth::new().unwrap()).unwrap();
+        let heavy = share(None, 300);
+        let light = share(None, 100);
+        let inner = share(Some(heavy.clone()), 50);
         assert_eq!(heavy.enter(0), 300);
         assert_eq!(heavy.enter(0), 0, "a group counts once");
         assert_eq!(light.enter(0), 100);

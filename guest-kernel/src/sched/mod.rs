@@ -30,12 +30,13 @@
 //! | [`wait`], [`completion`], `parking` | wait queues, completions, where sleeping locks sleep |
 //! | [`clock`], [`timer`], [`heap`] | time, deadlines |
 //! | [`cputime`], [`loadavg`] | accounting |
-//! | [`group`] | control groups: run time, and shares of the CPU |
+//! | [`group`], [`bandwidth`] | control groups: run time, shares of the CPU, quotas |
 //! | [`policy`] | setting policy, nice value, affinity |
 //! | [`softirq`], [`workqueue`] | work put off by interrupt handlers; work put off to threads |
 //! | [`restart`] | what an interrupted sleep goes on with |
 
 pub mod balance;
+pub mod bandwidth;
 pub mod call;
 pub mod clock;
 pub mod completion;
@@ -63,6 +64,7 @@ pub mod timer;
 pub mod wait;
 pub mod workqueue;
 
+pub use bandwidth::Bandwidth;
 pub use clock::{
     ClockBase, Deadline, NSEC_PER_SEC, boottime_ns, monotonic_ns, realtime_ns, set_realtime,
 };

@@ -24,12 +24,15 @@ use super::group;
 use super::prio::{self, MAX_PRIO, Policy};
 use super::prio_array::PrioArray;
 use super::state::TaskState;
+use crate::arch::ThreadFlags;
 use crate::kref::Ref;
 use crate::mm::Mm;
 use crate::sync::SeqCount;
 
 /// How often a busy CPU samples what it is doing, and looks at slices: 100 Hz, none when idle.
 pub const TICK_NS: u64 = 10_000_000;
+/// Quotas of control groups are not looked at more often, in ns: what is used in between is owed.
+const QUOTA_STEP: u64 = 100_000;
 /// How long an array is open to what becomes runnable, for each runnable entity: twice what entities of
 /// nice 0 need to use up their slices, so that it is closed only where others run that much in between.
 pub(super) const STARVATION_LIMIT: u64 = 200_000_000;
@@ -237,6 +240,13 @@ impl RunQueue {
         self.curr_prio = next.prio();
         self.nr_switches += 1;
         next.exec_start.store(now, Relaxed);
+        // SAFETY: `&mut self` is the lock of its run queue.
+        if let Some(share) = unsafe { next.group() }.and_then(|group| group.share.as_ref())
+            && share.bandwidth_left(now) == Some(0)
+            && !next.is_rt()
+        {
+            next.thread.info.set(ThreadFlags::NOTIFY_RESUME);
+        }
     }
 
     fn array(&mut self, entity: &Entity) -> &mut PrioArray {
@@ -436,6 +446,12 @@ impl RunQueue {
         // SAFETY: `&mut self` is the lock of its run queue.
         if let Some(group) = unsafe { curr.group() } {
             group.account.charge(self.cpu(), delta);
+            if let Some(share) = &group.share
+                && !curr.is_rt()
+                && share.charge_bandwidth(delta, now)
+            {
+                curr.thread.info.set(ThreadFlags::NOTIFY_RESUME);
+            }
         }
         if curr.is_rt() {
             self.rt_time += delta;
@@ -533,6 +549,11 @@ impl RunQueue {
         }
         let tick = self.last_tick.max(now.saturating_sub(TICK_NS)) + TICK_NS;
         let curr = self.curr();
+        // SAFETY: `&self` is the lock of its run queue.
+        let share = unsafe { curr.group() }.and_then(|group| group.share.as_ref());
+        // One whose quota is used up already was told so, and is on its way.
+        let quota = share.and_then(|share| share.bandwidth_left(now)).filter(|left| *left > 0);
+        let tick = quota.map_or(tick, |left| tick.min(now + left.max(QUOTA_STEP)));
         if self.nr_running > 1 && curr.policy.load(Relaxed) != Policy::Fifo as u32 {
             // A slice of 0 is one that the tick has not looked at yet.
             return Some(tick.min(now + curr.time_slice.load(Relaxed)).max(now + 1000));

@@ -3,7 +3,7 @@
 use super::{Opener, Options, options};
 use crate::addr::PAGE_SIZE;
 use crate::arch;
-use crate::cgroup::{self, Cgroup, Watch, control::NO_PIDS_LIMIT};
+use crate::cgroup::{self, Cgroup, Controllers, Watch, control::NO_PIDS_LIMIT};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::memcg::{MemEvent, MemKinds, UNLIMITED};
@@ -12,7 +12,7 @@ use crate::process::oom;
 use crate::procfs::text::{Text, parse_number};
 use crate::put;
 use crate::sched::policy::{MAX_NICE, MIN_NICE};
-use crate::sched::{CpuTime, cpu_times};
+use crate::sched::{CpuTime, bandwidth, cpu_times};
 
 // ---- cpu ----
 
@@ -35,7 +35,53 @@ pub(super) fn cpu_stat(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
         group.cpu_time(&cgroup::lock_tree())
     };
     let (user, system) = (time.user / 1000, time.system / 1000);
-    put!(out, "usage_usec {}\nuser_usec {user}\nsystem_usec {system}\n", user + system)
+    put!(out, "usage_usec {}\nuser_usec {user}\nsystem_usec {system}\n", user + system)?;
+    if group.parent.as_ref().is_some_and(|parent| !parent.enabled().contains(Controllers::CPU)) {
+        return Ok(());
+    }
+    let stat = group.cpu.bandwidth.stat();
+    put!(out, "nr_periods {}\nnr_throttled {}\n", stat.periods, stat.throttled)?;
+    put!(out, "throttled_usec {}\n", stat.throttled_ns / 1000)?;
+    put!(out, "nr_bursts {}\nburst_usec {}\n", stat.bursts, stat.burst_ns / 1000)
+}
+
+/// `MAX PERIOD`, in microseconds.
+pub(super) fn cpu_max(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
+    let limit = group.cpu.bandwidth.limit();
+    match limit.quota {
+        bandwidth::UNLIMITED => out.bytes(b"max")?,
+        quota => put!(out, "{}", quota / 1000)?,
+    }
+    put!(out, " {}\n", limit.period / 1000)
+}
+
+fn parse_usec(word: &[u8]) -> Result<u64> {
+    let text = core::str::from_utf8(word).map_err(|_| Errno::EINVAL)?;
+    let usec: u64 = text.parse().map_err(|_| Errno::EINVAL)?;
+    usec.checked_mul(1000).filter(|ns| *ns != bandwidth::UNLIMITED).ok_or(Errno::EINVAL)
+}
+
+pub(super) fn set_cpu_max(group: &Ref<Cgroup>, _: &Opener, data: &[u8]) -> Result<()> {
+    let mut words = data.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut limit = group.cpu.bandwidth.limit();
+    limit.quota = match words.next().ok_or(Errno::EINVAL)? {
+        b"max" => bandwidth::UNLIMITED,
+        quota => parse_usec(quota)?,
+    };
+    if let Some(period) = words.next() {
+        limit.period = parse_usec(period)?;
+    }
+    group.cpu.bandwidth.set_limit(limit)
+}
+
+pub(super) fn cpu_max_burst(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", group.cpu.bandwidth.limit().burst / 1000)
+}
+
+pub(super) fn set_cpu_max_burst(group: &Ref<Cgroup>, _: &Opener, data: &[u8]) -> Result<()> {
+    let burst = parse_usec(data)?;
+    let limit = group.cpu.bandwidth.limit();
+    group.cpu.bandwidth.set_limit(bandwidth::Limit { burst, ..limit })
 }
 
 pub(super) fn cpu_weight(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {

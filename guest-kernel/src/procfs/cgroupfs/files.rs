@@ -97,6 +97,8 @@ pub static FILES: &[FileSpec] = &[
     setting("cgroup.freeze", freeze, set_freeze),
     FileSpec { mode: 0o200, show: None, ..setting("cgroup.kill", freeze, kill) },
     file("cpu.stat", c::cpu_stat).in_root(),
+    setting("cpu.max", c::cpu_max, c::set_cpu_max).of(CPU),
+    setting("cpu.max.burst", c::cpu_max_burst, c::set_cpu_max_burst).of(CPU),
     setting("cpu.weight", c::cpu_weight, c::set_cpu_weight).of(CPU),
     setting("cpu.weight.nice", c::cpu_nice, c::set_cpu_nice).of(CPU),
     file("memory.current", c::memory_current).of(MEMORY),

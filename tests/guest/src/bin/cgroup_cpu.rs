@@ -1,5 +1,6 @@
-//! The cpu controller (cgroup-v2.rst, "CPU"): cpu.stat adds up over groups, and groups that both have
-//! something to do divide a CPU as their weights say, however many run in each.
+//! The cpu controller (cgroup-v2.rst, "CPU"): cpu.stat adds up over groups, groups that both have
+//! something to do divide a CPU as their weights say, however many run in each, and none gets more than its
+//! quota.
 //!
 //! PROCESS_MODEL.md, Namespaces: cgroup (v2: cpu).
 
@@ -63,6 +64,81 @@ fn settings() {
     check!(!root().join("cpu.weight").exists());
 }
 
+fn quota_settings() {
+    let group = Group::new("quota", "cpu");
+    check_eq!(group.get("cpu.max"), "max 100000");
+    check_eq!(group.get("cpu.max.burst"), "0");
+    for (text, then) in [
+        ("20000", "20000 100000"),
+        ("30000 50000", "30000 50000"),
+        ("max", "max 50000"),
+        ("250000 100000", "250000 100000"),
+    ] {
+        group.set("cpu.max", text);
+        check_eq!(group.get("cpu.max"), then);
+    }
+    // Less than a millisecond, more than a second, no number.
+    for bad in ["999", "1000 999", "1000 1000001", "x", "0 100000"] {
+        check_eq!(group.put("cpu.max", bad), libc::EINVAL, "{bad}");
+    }
+    group.set("cpu.max.burst", "250000");
+    check_eq!(group.get("cpu.max.burst"), "250000");
+    check_eq!(group.put("cpu.max.burst", "250001"), libc::EINVAL);
+    check_eq!(group.put("cpu.max", "200000"), libc::EINVAL);
+    check_eq!(group.get("cpu.max"), "250000 100000");
+    for name in ["nr_periods", "nr_throttled", "throttled_usec", "nr_bursts", "burst_usec"] {
+        check_eq!(group.value("cpu.stat", name), 0, "{name}");
+    }
+    check!(!root().join("cpu.max").exists());
+    // A group that the controller is not enabled for has none of this.
+    let inner = group.child("inner");
+    check!(!inner.file("cpu.max").exists());
+    check!(!inner.get("cpu.stat").contains("nr_periods"));
+}
+
+/// Waits until something was counted.
+fn wait_for(what: impl Fn() -> bool) {
+    while !what() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A group never has more than its quota, nor have those in it together.
+fn quota_holds() {
+    let outer = Group::new("throttled", "cpu");
+    let inner = outer.child("inner");
+    outer.set("cgroup.subtree_control", "+cpu");
+    outer.set("cpu.max", "10000 100000");
+    let mut hogs = [hog(&inner), hog(&inner)];
+    hogs.iter_mut().for_each(Idle::go);
+    wait_for(|| outer.value("cpu.stat", "nr_throttled") >= 1);
+    let (begin, start) = (std::time::Instant::now(), usage(&inner));
+    // Six quotas at least: four periods, and what began before and has not ended.
+    wait_for(|| usage(&inner) - start >= 60_000);
+    let elapsed = begin.elapsed();
+    check!(elapsed.as_millis() >= 350, "{elapsed:?}");
+    check!(outer.value("cpu.stat", "nr_periods") >= outer.value("cpu.stat", "nr_throttled"));
+    check!(outer.value("cpu.stat", "throttled_usec") > 0);
+    check_eq!(inner.value("cpu.stat", "nr_throttled"), 0);
+
+    // Signals still reach who waits.
+    let [first, second] = hogs;
+    end(vec![first]);
+    // A larger quota counts at once, however much is owed.
+    outer.set("cpu.max", "1000 1000000");
+    let before = outer.value("cpu.stat", "nr_throttled");
+    wait_for(|| outer.value("cpu.stat", "nr_throttled") > before);
+    outer.set("cpu.max", "max");
+    let start = usage(&inner);
+    wait_for(|| usage(&inner) - start >= 50_000);
+    // Who leaves is not held back.
+    outer.set("cpu.max", "1000 1000000");
+    let free = Group::new("free", "cpu");
+    free.take(second.pid);
+    wait_for(|| usage(&free) >= 50_000);
+    end(vec![second]);
+}
+
 fn time_adds_up() {
     let outer = Group::new("sums", "cpu");
     let inner = outer.child("inner");
@@ -119,6 +195,8 @@ fn weights_count_level_by_level() {
 
 fn main() {
     settings();
+    quota_settings();
+    quota_holds();
     time_adds_up();
     weights_divide_a_cpu();
     weights_count_level_by_level();
