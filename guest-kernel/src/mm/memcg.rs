@@ -38,11 +38,13 @@ pub enum MemEvent {
     OomKill = 3,
     /// A whole group was killed.
     OomGroupKill = 4,
+    /// Pages were taken though the group used no more than its `low`.
+    Low = 5,
 }
 
 impl MemEvent {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// Pages by kind.
@@ -63,6 +65,8 @@ pub struct MemGroup {
     peak: AtomicU64,
     max: AtomicU64,
     high: AtomicU64,
+    min: AtomicU64,
+    low: AtomicU64,
     /// Anonymous, cache, shared memory.
     kinds: [AtomicU64; 3],
     /// What happened here and below.
@@ -117,6 +121,8 @@ impl MemGroup {
             peak: AtomicU64::new(0),
             max: AtomicU64::new(UNLIMITED),
             high: AtomicU64::new(UNLIMITED),
+            min: AtomicU64::new(0),
+            low: AtomicU64::new(0),
             kinds: [const { AtomicU64::new(0) }; 3],
             events: [const { AtomicU64::new(0) }; MemEvent::COUNT],
             local_events: [const { AtomicU64::new(0) }; MemEvent::COUNT],
@@ -169,6 +175,26 @@ impl MemGroup {
         self.high.store(pages, Relaxed);
     }
 
+    /// While it uses no more than so many pages, none is taken from it.
+    pub fn min(&self) -> u64 {
+        self.min.load(Relaxed)
+    }
+
+    /// Sets it.
+    pub fn set_min(&self, pages: u64) {
+        self.min.store(pages, Relaxed);
+    }
+
+    /// While it uses no more than so many pages, none is taken from it if there is another way.
+    pub fn low(&self) -> u64 {
+        self.low.load(Relaxed)
+    }
+
+    /// Sets it.
+    pub fn set_low(&self, pages: u64) {
+        self.low.store(pages, Relaxed);
+    }
+
     /// A kill for want of memory takes all of the group.
     pub fn kills_group(&self) -> bool {
         self.oom_group.load(Relaxed)
@@ -217,6 +243,8 @@ impl MemGroup {
     pub fn reset(&self) {
         self.set_max(UNLIMITED);
         self.set_high(UNLIMITED);
+        self.set_min(0);
+        self.set_low(0);
         self.set_kills_group(false);
         for count in self.events.iter().chain(&self.local_events) {
             count.store(0, Relaxed);
@@ -330,6 +358,36 @@ fn uncharge(page: &Page, index: usize) {
     group.levels().for_each(|level| level.uncharge_level(index));
 }
 
+/// How far the pages of groups are kept from being given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// `memory.min` and `memory.low` hold.
+    Low,
+    /// Only `memory.min` does: nothing else could be given back.
+    Min,
+}
+
+/// True if a page of a file must stay, because its group, or one around it, uses no more than is kept for
+/// it. The page's frame is in use. With [`Protection::Min`], that it does not stay though `low` says so is
+/// counted.
+pub fn is_protected(page: &Page, protection: Protection) -> bool {
+    if page.private() == 0 || index_of(page.kind()).is_none() {
+        return false;
+    }
+    // SAFETY: `alloc_in` gave a reference away to the page, and it is taken back when the frame is freed.
+    let group = unsafe { &*(page.private() as *const MemGroup) };
+    if group.levels().any(|level| level.usage() <= level.min()) {
+        return true;
+    }
+    let low = group.levels().find(|level| level.usage() <= level.low());
+    if let Some(low) = low
+        && protection == Protection::Min
+    {
+        low.count_event(MemEvent::Low);
+    }
+    low.is_some() && protection == Protection::Low
+}
+
 /// A page of a file, for the caller. May sleep, and kill somebody of the caller's group, if the group is
 /// full. `ENOMEM` if there is none, or the caller is to die.
 pub fn alloc_file_page(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
@@ -391,6 +449,25 @@ mod tests {
         assert_eq!(inner.events(MemEvent::Max, false), 0);
         drop(first);
         assert!(alloc().is_ok());
+    }
+
+    #[test]
+    fn what_is_kept_for_a_group_is_kept_as_long_as_it_says() {
+        testing::setup();
+        let outer = MemGroup::new(None).unwrap();
+        let inner = MemGroup::new(Some(outer.clone())).unwrap();
+        let page = alloc_charged(Some(&inner), PageKind::Cache, AllocFlags::USER).ok().unwrap();
+        assert!(!is_protected(&page, Protection::Low));
+        outer.set_low(1);
+        assert!(is_protected(&page, Protection::Low));
+        assert!(!is_protected(&page, Protection::Min));
+        assert_eq!((outer.events(MemEvent::Low, true), inner.events(MemEvent::Low, false)), (1, 0));
+        inner.set_min(1);
+        assert!(is_protected(&page, Protection::Min));
+        // One page more than is kept.
+        let other = alloc_charged(Some(&inner), PageKind::Cache, AllocFlags::USER).ok().unwrap();
+        assert!(!is_protected(&page, Protection::Low));
+        drop((page, other));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{Bio, Disk, MAX_PAGES, Op, SECTOR, disks};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
+use crate::mm::memcg::{Protection, is_protected};
 use crate::mm::{
     AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_file_page, total_pages,
     try_alloc_file_page,
@@ -96,7 +97,7 @@ impl Cache {
     }
 
     /// Gives `wanted` clean pages up, the oldest first, as far as there are any; says how many.
-    pub(super) fn shrink(&self, wanted: usize) -> usize {
+    pub(super) fn shrink(&self, wanted: usize, protection: Protection) -> usize {
         let mut freed = 0;
         for _ in 0..wanted {
             let oldest = {
@@ -107,11 +108,14 @@ impl Cache {
                 })
             };
             let Some((page, pfn, index)) = oldest else { break };
-            if self.mapping.evict(index, |page| page.flags() & (DIRTY | WRITING | READING) == 0) {
+            let may = |page: &FrameRef| {
+                page.flags() & (DIRTY | WRITING | READING) == 0 && !is_protected(page, protection)
+            };
+            if self.mapping.evict(index, may) {
                 freed += 1;
                 continue;
             }
-            // Somebody has a hand on it.
+            // Somebody has a hand on it, or it is kept for its group.
             let mut lists = self.lists.lock();
             if page.flags() & (DIRTY | WRITING | READING | CLEAN) == 0 {
                 change(page, 0, CLEAN);
@@ -179,7 +183,11 @@ impl Cache {
 
 /// Gives clean pages of all disks up, because memory is short; any context that may take spin locks.
 pub fn shrink_all() -> usize {
-    disks().map(|disk| disk.cache.shrink(SHRINK_BATCH)).sum()
+    let shrink = |protection| disks().map(|disk| disk.cache.shrink(SHRINK_BATCH, protection)).sum();
+    match shrink(Protection::Low) {
+        0 => shrink(Protection::Min),
+        freed => freed,
+    }
 }
 
 /// The most dirty pages of a disk before writers have to write back themselves: a tenth of memory.

@@ -189,7 +189,7 @@ proptest! {
                     prop_assert!(*ram.bytes.lock().unwrap() == model);
                 }
                 Step::Shrink => {
-                    disk.cache.shrink(5);
+                    disk.cache.shrink(5, crate::mm::memcg::Protection::Min);
                 }
                 Step::Forget => disk.forget(0, SIZE as u64),
             }

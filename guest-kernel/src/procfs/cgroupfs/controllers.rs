@@ -181,14 +181,31 @@ pub(super) fn set_memory_high(group: &Ref<Cgroup>, _: &Opener, data: &[u8]) -> R
     Ok(())
 }
 
+pub(super) fn memory_min(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
+    show_pages(memory(group)?.min(), out)
+}
+
+pub(super) fn set_memory_min(group: &Ref<Cgroup>, _: &Opener, data: &[u8]) -> Result<()> {
+    memory(group)?.set_min(parse_bytes(data)?);
+    Ok(())
+}
+
+pub(super) fn memory_low(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
+    show_pages(memory(group)?.low(), out)
+}
+
+pub(super) fn set_memory_low(group: &Ref<Cgroup>, _: &Opener, data: &[u8]) -> Result<()> {
+    memory(group)?.set_low(parse_bytes(data)?);
+    Ok(())
+}
+
 pub(super) fn memory_watch(_: &Cgroup) -> &Watch {
     oom::memory_events()
 }
 
 fn show_events(group: &MemGroup, local: bool, out: &mut Text) -> Result<()> {
-    // Nothing is protected, so nothing is taken from what is.
-    out.bytes(b"low 0\n")?;
     for (event, name) in [
+        (MemEvent::Low, "low"),
         (MemEvent::High, "high"),
         (MemEvent::Max, "max"),
         (MemEvent::Oom, "oom"),

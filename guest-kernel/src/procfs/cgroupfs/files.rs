@@ -104,6 +104,8 @@ pub static FILES: &[FileSpec] = &[
     file("memory.current", c::memory_current).of(MEMORY),
     file("memory.peak", c::memory_peak).of(MEMORY),
     setting("memory.max", c::memory_max, c::set_memory_max).of(MEMORY),
+    setting("memory.min", c::memory_min, c::set_memory_min).of(MEMORY),
+    setting("memory.low", c::memory_low, c::set_memory_low).of(MEMORY),
     setting("memory.high", c::memory_high, c::set_memory_high).of(MEMORY),
     file("memory.events", c::memory_events).of(MEMORY).watched(c::memory_watch),
     file("memory.events.local", c::memory_events_local).of(MEMORY).watched(c::memory_watch),

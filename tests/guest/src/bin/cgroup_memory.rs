@@ -124,8 +124,18 @@ fn settings() {
     group.set("memory.max", "10000");
     check_eq!(number(&group, "memory.max"), 8192);
     group.set("memory.max", "max");
-    for bad in ["x", "-1", "1X"] {
-        check_eq!(group.put("memory.max", bad), libc::EINVAL, "{bad}");
+    // What is kept for it.
+    for file in ["memory.min", "memory.low"] {
+        check_eq!(group.get(file), "0", "{file}");
+        group.set(file, "1M");
+        check_eq!(number(&group, file), MIB as u64);
+        group.set(file, "max");
+        check_eq!(group.get(file), "max");
+    }
+    for file in ["memory.max", "memory.low"] {
+        for bad in ["x", "-1", "1X"] {
+            check_eq!(group.put(file, bad), libc::EINVAL, "{file} {bad}");
+        }
     }
     check_eq!(group.put("memory.oom.group", "2"), libc::EINVAL);
     check_eq!(group.put("memory.current", "0"), libc::EINVAL);
