@@ -41,6 +41,7 @@ pub mod list;
 pub mod mm;
 pub mod net;
 pub mod ns;
+pub mod ordmap;
 pub mod panic;
 pub mod process;
 pub mod procfs;

@@ -50,12 +50,20 @@ pub struct ThreadInfo {
     flags: AtomicU32,
     preempt_count: AtomicU32,
     cpu: AtomicU32,
+    /// For [`fault_inject`](crate::mm::fault_inject).
+    #[described(skip)]
+    pub(crate) fail_nth: AtomicU32,
 }
 
 impl ThreadInfo {
     /// No flags, preemption allowed, CPU 0.
     pub const fn new() -> Self {
-        Self { flags: AtomicU32::new(0), preempt_count: AtomicU32::new(0), cpu: AtomicU32::new(0) }
+        Self {
+            flags: AtomicU32::new(0),
+            preempt_count: AtomicU32::new(0),
+            cpu: AtomicU32::new(0),
+            fail_nth: AtomicU32::new(0),
+        }
     }
 
     /// The flags now.

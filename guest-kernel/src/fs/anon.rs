@@ -12,6 +12,7 @@ use super::superblock::PlainSuper;
 use super::{Dentry, File, Inode, Mount, Path, SuperBlock};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::sync::Once;
 use crate::uapi;
 
@@ -59,9 +60,9 @@ impl InodeOps for AnonInode {
 }
 
 fn pseudo_mount(fs_type: &'static str, magic: u64) -> Result<Ref<Mount>> {
-    let sb = SuperBlock::new(fs_type, magic, Box::new(PlainSuper))?;
+    let sb = SuperBlock::new(fs_type, magic, try_box(PlainSuper)?)?;
     let ino = sb.new_ino();
-    let root = Inode::new(&sb, ino, uapi::S_IFDIR | 0o700, Box::new(Labelled("root")))?;
+    let root = Inode::new(&sb, ino, uapi::S_IFDIR | 0o700, try_box(Labelled("root"))?)?;
     Mount::new_pseudo(Dentry::new_root(root)?)
 }
 
@@ -81,7 +82,7 @@ pub fn new_place(kind: Pseudo, uid: u32, gid: u32) -> Result<Path> {
         Pseudo::Socket => (&SOCKETS, uapi::S_IFSOCK | 0o777, "socket"),
     };
     let mnt = mount.try_get().ok_or(Errno::ENOSYS)?.clone();
-    let inode = Inode::new(&mnt.sb, mnt.sb.new_ino(), mode, Box::new(Labelled(label)))?;
+    let inode = Inode::new(&mnt.sb, mnt.sb.new_ino(), mode, try_box(Labelled(label))?)?;
     inode.set_owner(uid, gid);
     Ok(Path { dentry: Dentry::new_pseudo(inode)?, mnt })
 }
@@ -92,7 +93,7 @@ pub fn new_file(name: &'static str, ops: Box<dyn FileOps>, flags: OpenFlags) -> 
     let mnt = ANON.try_get().ok_or(Errno::ENOSYS)?.clone();
     // Linux has one inode for all of them: the same number shows everywhere.
     const INO: u64 = 2;
-    let inode = Inode::new(&mnt.sb, INO, 0o600, Box::new(AnonInode(name)))?;
+    let inode = Inode::new(&mnt.sb, INO, 0o600, try_box(AnonInode(name))?)?;
     let mut fmode = FMode::empty();
     fmode.set(FMode::READ, flags.reads());
     fmode.set(FMode::WRITE, flags.writes());

@@ -29,6 +29,8 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
+use crate::mm::try_arc;
+use crate::ordmap::OrdMap;
 use crate::sched::clock::Deadline;
 use crate::sched::{TaskState, Wait, WaitEntry, WaitQueue};
 use crate::sync::{IrqLock, Mutex};
@@ -120,8 +122,7 @@ struct Hook {
 #[repr(C)]
 #[derive(Described)]
 pub struct EpollSet {
-    /// In the order of [`Item::key`].
-    items: Mutex<Array<Ref<Item>>>,
+    items: Mutex<OrdMap<(usize, i32), Arc<Item>>>,
     ready: IrqLock<ReadyList>,
     #[described(skip)]
     wait: WaitQueue,
@@ -227,9 +228,9 @@ impl PollWaiter for Hooking<'_> {
 
 impl EpollSet {
     /// An empty set.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            items: Mutex::new(Array::new()),
+    pub fn new() -> Result<Arc<Self>> {
+        try_arc(Self {
+            items: Mutex::new(OrdMap::new()),
             ready: IrqLock::new(ReadyList { list: List::new(), len: 0 }),
             wait: WaitQueue::new(),
             poll_wait: WaitQueue::new(),
@@ -323,8 +324,10 @@ impl EpollSet {
         };
         let mut items = self.items.lock();
         let key = (Ref::as_ptr(file) as usize, fd);
-        let Err(at) = find(&items, key) else { return Err(Errno::EEXIST) };
-        let item = Ref::try_new(Item {
+        if items.contains_key(&key) {
+            return Err(Errno::EEXIST);
+        }
+        let item = try_arc(Item {
             ready: Link::new(),
             file: Ref::as_ptr(file),
             fd,
@@ -334,9 +337,11 @@ impl EpollSet {
             set: Arc::downgrade(self),
             hooks: UnsafeCell::new(Vec::new()),
         })?;
-        items.try_reserve(1)?;
         file.watchers.add(self)?;
-        items.try_insert(at, item.clone())?;
+        if let Err(error) = items.try_insert(key, item.clone()) {
+            file.watchers.remove(self);
+            return Err(error);
+        }
         let mut hooking = Hooking { item: &item, failed: false };
         poll(&item, &mut PollTable::new(&mut hooking));
         if hooking.failed {
@@ -373,9 +378,8 @@ impl EpollSet {
         Ok(())
     }
 
-    fn forget(&self, items: &mut Array<Ref<Item>>, key: (usize, i32)) {
-        if let Ok(at) = find(items, key) {
-            let item = items.remove(at);
+    fn forget(&self, items: &mut OrdMap<(usize, i32), Arc<Item>>, key: (usize, i32)) {
+        if let Some(item) = items.remove(&key) {
             item.unhook();
             self.take_off(&item);
             // SAFETY: the set's lock is held, so the file is there.
@@ -387,12 +391,11 @@ impl EpollSet {
     fn forget_file(&self, file: &File) {
         let mut items = self.items.lock();
         let at = ptr::from_ref(file) as usize;
-        loop {
-            let first = items.partition_point(|item| item.key() < (at, i32::MIN));
-            let Some(key) = items.get(first).map(|item| item.key()).filter(|key| key.0 == at)
-            else {
-                return;
-            };
+        let first = |items: &OrdMap<(usize, i32), _>| {
+            let (&key, _) = items.range_from(&(at, i32::MIN)).next()?;
+            (key.0 == at).then_some(key)
+        };
+        while let Some(key) = first(&items) {
             self.forget(&mut items, key);
         }
     }

@@ -17,6 +17,7 @@ use super::{Dentry, FileSystem, FsStruct, Inode, Mount, MountFlags, Mutex, Path,
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::ns::common::publish;
 use crate::ns::{Cap, Cred, HasCommon, NsCommon, UserNs, init_nsproxy};
 use crate::sync::{MutexGuard, SpinLock};
@@ -388,8 +389,19 @@ impl MntNs {
         if !Ref::ptr_eq(&at.dentry, &at.mnt.root) || !self.contains(&at.mnt) {
             return Err(Errno::EINVAL);
         }
-        let tree = if recursive { Mount::subtree(&at.mnt)? } else { alloc::vec![at.mnt.clone()] };
-        tree.iter().try_for_each(|mount| propagation::set(mount, how))
+        let tree = match recursive {
+            true => Mount::subtree(&at.mnt)?,
+            false => try_collect(core::iter::once(at.mnt.clone()))?,
+        };
+        for mount in &tree {
+            match how {
+                Propagation::Shared => propagation::make_shared(mount)?,
+                Propagation::Private => propagation::make_private(mount),
+                Propagation::Slave => propagation::make_slave(mount),
+                Propagation::Unbindable => propagation::make_unbindable(mount),
+            }
+        }
+        Ok(())
     }
 
     /// Changes flags of the mount at `at` (`MS_REMOUNT`); without `bind` the file system's options and

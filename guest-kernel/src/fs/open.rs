@@ -11,6 +11,7 @@ use super::perm::{self, Access};
 use super::{Caller, Dentry, File, Inode, Mount, MountFlags, Path, dentry, pipe, verbs};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::ns::Cap;
 use crate::uapi;
 
@@ -53,7 +54,7 @@ pub fn open(
     walk.set(LookupFlags::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
     if flags.contains(OpenFlags::PATH) {
         let path = lookup(caller, start, name, walk)?;
-        return File::new(path, flags, FMode::PATH, Box::new(PathOnly));
+        return File::new(path, flags, FMode::PATH, try_box(PathOnly)?);
     }
     if flags.contains(OpenFlags::TMPFILE_BIT) {
         return open_tmpfile(caller, start, name, how, walk);

@@ -16,7 +16,7 @@ use super::{FMode, File, OpenFlags, UserBuf, verbs};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::mm::{Backing, Fault, FrameRef, MappedFile, Mapping};
+use crate::mm::{Backing, Fault, FrameRef, MappedFile, Mapping, try_arc};
 use crate::signal::hooks;
 use crate::uapi;
 
@@ -78,7 +78,7 @@ impl FileOps for PagedFile {
     }
 
     fn mmap(&self, file: &Ref<File>) -> Result<Arc<dyn Backing>> {
-        Ok(Arc::new(FileBacking { file: file.clone() }))
+        Ok(try_arc(FileBacking { file: file.clone() })?)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::frame::{AllocFlags, FrameRef, PageKind, alloc_page_of};
 use crate::mm::user::UserPtr;
+use crate::mm::{try_arc, try_box};
 use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::signal::{self, SIGPIPE};
 use crate::sync::Mutex;
@@ -223,7 +224,7 @@ pub struct Pipe {
 
 impl Pipe {
     fn try_new() -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        try_arc(Self {
             ring: Mutex::new(Ring::try_new(DEFAULT_SLOTS)?),
             used: AtomicU32::new(0),
             slots: AtomicU32::new(DEFAULT_SLOTS as u32),
@@ -234,7 +235,7 @@ impl Pipe {
             read_wait: WaitQueue::new(),
             write_wait: WaitQueue::new(),
             polled: AtomicBool::new(false),
-        }))
+        })
     }
 
     fn publish(&self, ring: &Ring) {
@@ -562,7 +563,7 @@ pub fn create(flags: OpenFlags, uid: u32, gid: u32) -> Result<(Ref<File>, Ref<Fi
 pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
     let pipe = match inode.special.try_get() {
         Some(special) => special,
-        None => inode.special.set(Box::new(Pipe::try_new()?)),
+        None => inode.special.set(try_box(Pipe::try_new()?)?),
     };
     let pipe = pipe.downcast_ref::<Arc<Pipe>>().ok_or(Errno::ENXIO)?;
     let (reads, writes) = (flags.reads(), flags.writes());
@@ -597,7 +598,7 @@ pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Bo
             pipe.reader_opens.load(Ordering::Acquire) != readers
         )?;
     }
-    Ok(Box::new(file))
+    Ok(try_box(file)?)
 }
 
 /// The pipe behind a file, for F_GETPIPE_SZ, splice and /proc.

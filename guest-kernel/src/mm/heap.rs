@@ -11,6 +11,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;
 
+use super::fault_inject;
 use super::frame::{self, AllocFlags, FrameRef, Page, PageKind, page_of};
 use crate::addr::{PAGE_MASK, PAGE_SIZE, PhysAddr};
 use crate::arch;
@@ -194,6 +195,9 @@ impl Heap {
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if fault_inject::should_fail() {
+            return ptr::null_mut();
+        }
         match class_of(&layout) {
             Some(class) => self.alloc_small(class),
             None => {

@@ -1,6 +1,5 @@
 //! mmap(2), munmap(2), mprotect(2), brk(2): changes of the set of ranges.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use belljar_abi::corenote;
@@ -488,7 +487,7 @@ const MAP_KNOWN: u32 = uapi::MAP_TYPE
 
 /// Memory for `MAP_SHARED | MAP_ANONYMOUS`: an unnamed file of zeros.
 pub fn shared_memory(len: u64) -> Result<Ref<MappedFile>> {
-    let mapping = Arc::new(Mapping::new(PageKind::Shmem));
+    let mapping = super::try_arc(Mapping::new(PageKind::Shmem))?;
     mapping.truncate(len);
     MappedFile::new(mapping, 1, next_ino(), corenote::SHARED_NAME)
 }

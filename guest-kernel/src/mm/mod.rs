@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`page`], [`buddy`], [`frame`] | one record a frame, free blocks, and [`FrameRef`], the counted handle |
 //! | [`heap`], [`kstack`] | what the kernel itself lives on |
+//! | [`fault_inject`] | allocations that fail on demand |
 //! | [`user`] | checked copies from and to the current program |
 //! | [`meminfo`](self::meminfo) | how memory is used |
 //! | [`mapping`], [`backing`] | the pages of a file, and what can be mapped |
@@ -18,6 +19,7 @@ pub mod asid;
 pub mod backing;
 pub mod buddy;
 pub mod fault;
+pub mod fault_inject;
 pub mod frame;
 mod gather;
 pub mod heap;
@@ -84,7 +86,16 @@ pub fn try_box<T>(value: T) -> Result<Box<T>> {
 pub fn try_arc<T>(value: T) -> Result<Arc<T>> {
     // `Arc` allocates its two counts and the value in one piece.
     drop(try_box(core::mem::MaybeUninit::<(u64, u64, T)>::uninit())?);
-    Ok(Arc::new(value))
+    Ok(fault_inject::paused(|| Arc::new(value)))
+}
+
+/// A copy of a slice as an `Arc`, as [`try_arc`] does it.
+pub fn try_arc_slice<T: Copy>(items: &[T]) -> Result<Arc<[T]>> {
+    let counts = size_of::<(usize, usize)>().div_ceil(size_of::<T>().max(1));
+    let mut room = Vec::<T>::new();
+    room.try_reserve_exact(items.len() + counts).map_err(|_| Errno::ENOMEM)?;
+    drop(room);
+    Ok(fault_inject::paused(|| Arc::from(items)))
 }
 
 /// `Iterator::collect` that reports `ENOMEM`.

@@ -298,6 +298,11 @@ impl NetDevice {
         let _ = self.flags.fetch_update(Relaxed, Relaxed, |old| Some(old & !mask | flags & mask));
     }
 
+    /// Its addresses, one after the other: the list is not locked in between.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IfAddress> {
+        (0..).map_while(|i| self.addresses.lock().get(i).copied())
+    }
+
     /// The namespace that it is in.
     pub fn home(&self) -> Option<Ref<Stack>> {
         self.home.lock().clone()

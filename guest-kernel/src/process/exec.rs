@@ -18,7 +18,9 @@ use crate::fs::perm::{Access, permission};
 use crate::fs::{Caller, File};
 use crate::kref::Ref;
 use crate::mm::user::read_cstr;
-use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags, try_vec};
+use crate::mm::{
+    MappedFile, Mm, MmLimits, MmapRequest, UserPtr, VmFlags, try_collect, try_to_vec, try_vec,
+};
 use crate::ns::cred::SECBIT_NOROOT;
 use crate::ns::{Cap, CapSet, Cred, UserNs};
 use crate::process::creds::commit_creds;
@@ -161,19 +163,21 @@ pub fn execve_user(
 
 /// What `AT_EXECFN` says: the path, or its stand-in for a descriptor.
 fn exec_name(dir: i32, path: &[u8]) -> Result<Vec<u8>> {
-    use core::fmt::Write;
     const AT_FDCWD: i32 = -100;
     if dir == AT_FDCWD || path.first() == Some(&b'/') {
-        return Ok(path.to_vec());
+        return try_to_vec(path);
     }
-    let mut name = alloc::string::String::new();
-    let _ = write!(name, "/dev/fd/{dir}");
-    let mut name = name.into_bytes();
-    if !path.is_empty() {
-        name.push(b'/');
-        name.extend_from_slice(path);
+    let mut digits = [0; 10];
+    let mut at = digits.len();
+    let mut rest = dir;
+    while at == digits.len() || rest > 0 {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
-    Ok(name)
+    let slash = if path.is_empty() { b"".as_slice() } else { b"/" };
+    let parts = [b"/dev/fd/".as_slice(), &digits[at..], slash, path];
+    try_collect(parts.into_iter().flatten().copied())
 }
 
 /// The first program: init's kernel thread becomes it once its function returns.
@@ -183,7 +187,7 @@ pub fn exec_init(path: &[u8], argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> 
     let file = open_exec(caller, None, path, LookupFlags::FOLLOW)?;
     // SAFETY: nothing else uses the top of this thread's stack, where a program's registers lie.
     let regs = unsafe { &mut *task.se.thread.user_regs() };
-    do_execve(file, path.to_vec(), Strings::of(argv)?, Strings::of(envp)?, regs)
+    do_execve(file, try_to_vec(path)?, Strings::of(argv)?, Strings::of(envp)?, regs)
 }
 
 /// Runs `file`, or the interpreter that it names.
@@ -217,12 +221,11 @@ fn do_execve(
 /// `#!interpreter [argument]`: the interpreter is run with the script's path in place of argv[0].
 fn follow_script(binary: &mut Binary) -> Result<()> {
     let (interpreter, argument) = parse_shebang(&binary.head[2..binary.head_len])?;
-    let (interpreter, argument) = (interpreter.to_vec(), argument.map(<[u8]>::to_vec));
-    let name = binary.name.clone();
-    let mut with: Vec<&[u8]> = Vec::new();
-    with.push(&interpreter);
-    with.extend(argument.as_deref());
-    with.push(&name);
+    let interpreter = try_to_vec(interpreter)?;
+    let argument = argument.map(try_to_vec).transpose()?;
+    let name = try_to_vec(&binary.name)?;
+    let words = [Some(&interpreter), argument.as_ref(), Some(&name)];
+    let with = try_collect(words.into_iter().flatten().map(Vec::as_slice))?;
     binary.argv.replace_first(&with)?;
     let task = task::current();
     let caller = Caller { fs: task.fs(), cred: task.cred() };

@@ -18,6 +18,8 @@ use crate::container_of;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::{Link, List};
+use crate::mm::try_arc;
+use crate::ns::PidType;
 use crate::ns::time::WallClock;
 use crate::ns::{Pid, PidType};
 use crate::sched::softirq::{self, Softirq};
@@ -163,20 +165,11 @@ fn notify(timer: &PosixTimer, missed: u64) -> u64 {
 // ---- Setting ----
 
 /// Makes a timer of the calling process.
-pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Ref<PosixTimer>> {
-    let owner = task::current().signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
-    timer_of(owner, id, clock, notify, TimerState::default())
-}
-
-/// Makes a timer of the process `owner`, which [`start`] starts.
-pub fn timer_of(
-    owner: Ref<Pid>,
-    id: i32,
-    clock: TimerClock,
-    notify: Notify,
-    state: TimerState,
-) -> Result<Ref<PosixTimer>> {
-    Ref::try_new(PosixTimer {
+pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<PosixTimer>> {
+    let signal = &task::current().signal;
+    let owner = signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+    signal.timers.used.store(true, Ordering::Relaxed);
+    try_arc(PosixTimer {
         timer: Timer::new(ring),
         link: Link::new(),
         expired: AtomicBool::new(false),
@@ -184,23 +177,8 @@ pub fn timer_of(
         clock,
         notify,
         owner,
-        state: SpinLock::new(state),
+        state: Default::default(),
     })
-}
-
-/// Starts a timer on a clock of the system that is set and rings for somebody.
-pub fn start(timer: &PosixTimer) {
-    start_as(timer, &timer.state.lock());
-}
-
-/// Starts it with its state locked.
-fn start_as(timer: &PosixTimer, state: &TimerState) {
-    let rings = timer.clock.wall().is_some() && timer.notify.kind != NotifyKind::None;
-    if rings && state.deadline != 0 && !state.deleted {
-        let deadline = Deadline { clock: state.base, ns: state.deadline };
-        // SAFETY: `delete` cancels it before it goes, and keeps it from being started.
-        unsafe { timer.timer.start(deadline) };
-    }
 }
 
 /// What a CPU-time clock shows for the process or thread that it is about; the caller is of that process.

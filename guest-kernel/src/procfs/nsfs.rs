@@ -111,8 +111,8 @@ fn mount() -> Result<&'static Ref<Mount>> {
     if let Some(mount) = MOUNT.try_get() {
         return Ok(mount);
     }
-    let sb = SuperBlock::new("nsfs", NSFS_MAGIC, Box::new(PlainSuper))?;
-    let root = Inode::new(&sb, sb.new_ino(), S_IFDIR | 0o555, Box::new(Nothing))?;
+    let sb = SuperBlock::new("nsfs", NSFS_MAGIC, try_box(PlainSuper)?)?;
+    let root = Inode::new(&sb, sb.new_ino(), S_IFDIR | 0o555, try_box(Nothing)?)?;
     Ok(MOUNT.set(Mount::new_pseudo(Dentry::new_root(root)?)?))
 }
 

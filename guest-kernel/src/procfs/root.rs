@@ -12,6 +12,7 @@ use crate::fs::{
     OpenFlags, Path, SuperBlock, SuperOps,
 };
 use crate::kref::Ref;
+use crate::mm::{try_arc_slice, try_box};
 use crate::ns::{Pid, PidNs, PidType, UserNs, init_pid_ns};
 use crate::put;
 use crate::task::{self, list};
@@ -93,9 +94,9 @@ impl FileSystem for ProcFs {
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
         let ns = task::current().active_pid_ns();
-        let ops = Box::new(ProcSuper { ns });
+        let ops = try_box(ProcSuper { ns })?;
         let sb = SuperBlock::new_in(self.owner(request), "proc", PROC_SUPER_MAGIC, ops)?;
-        Dentry::new_root(tree::root_inode(&sb, ENTRIES, Some(Box::new(Root)))?)
+        Dentry::new_root(tree::root_inode(&sb, ENTRIES, Some(try_box(Root)?))?)
     }
 }
 
@@ -124,7 +125,7 @@ impl InodeOps for Root {
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(RootDir))
+        Ok(try_box(RootDir)?)
     }
 }
 
@@ -163,6 +164,6 @@ pub(super) fn depends_on_task(inode: &Inode) {
 }
 
 /// The text of a link as an inode's operations return it.
-pub(super) fn link_text(text: &Text) -> Arc<[u8]> {
-    text.as_bytes().into()
+pub(super) fn link_text(text: &Text) -> Result<Arc<[u8]>> {
+    try_arc_slice(text.as_bytes())
 }

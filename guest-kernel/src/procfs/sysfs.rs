@@ -1,9 +1,6 @@
 //! The little of sysfs that programs ask for: which CPUs, disks and network interfaces there are, and which
 //! terminal the console is.
 
-use alloc::boxed::Box;
-
-use super::sysnet;
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, text};
 use crate::addr::PAGE_SIZE;
@@ -13,7 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::block;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock, SuperOps};
 use crate::kref::Ref;
-use crate::net::inet::stack::Stack;
+use crate::mm::try_box;
 use crate::ns::UserNs;
 use crate::process::smp;
 use crate::put;
@@ -232,8 +229,7 @@ impl FileSystem for SysFs {
     }
 
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let ops = Box::new(SysSuper { stack: task::current().nsproxy().net.stack.clone() });
-        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, ops)?;
+        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, try_box(PlainSuper)?)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, None)?)
     }
 }

@@ -9,6 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::block::{disk_at, disks};
 use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
 use crate::kref::Ref;
+use crate::mm::{try_arc_slice, try_box};
 use crate::ns::Cred;
 use crate::sched::WaitQueue;
 use crate::uapi::{S_IFDIR, S_IFLNK, S_IFREG};
@@ -105,15 +106,8 @@ fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
 
 /// The inode of an entry.
 pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
-    let ops: Box<dyn InodeOps> = match entry.kind {
-        Kind::Own(make) => make(),
-        kind => Box::new(Node { kind, cpu }),
-    };
-    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), ops)?;
-    if matches!(entry.kind, Kind::Own(_)) {
-        inode.set_nlink(2);
-        inode.set_flags(InodeFlags::NO_NEGATIVE);
-    }
+    let node = Node { kind: entry.kind, cpu };
+    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), try_box(node)?)?;
     if let Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
         inode.set_nlink(2 + dirs as u32);
@@ -273,7 +267,7 @@ impl InodeOps for Node {
             Kind::FixedLink(to) => text.bytes(to.as_bytes())?,
             _ => return Err(Errno::EINVAL),
         }
-        Ok(text.as_bytes().into())
+        try_arc_slice(text.as_bytes())
     }
 
     fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
@@ -281,25 +275,25 @@ impl InodeOps for Node {
         let (show, store) = match self.kind {
             Kind::Text(show) => (show, None),
             Kind::Watched(show, number, waiting) => {
-                return Ok(Box::new(TextFile::new(WatchedSource { show, sb, number, waiting })));
+                return Ok(try_box(TextFile::new(WatchedSource { show, sb, number, waiting }))?);
             }
             Kind::CpuText(show) => {
                 let source = CpuSource { show, store: None, cpu: self.cpu };
-                return Ok(Box::new(TextFile::new(source)));
+                return Ok(try_box(TextFile::new(source))?);
             }
             Kind::CpuSetting(show, store) => {
                 let source = CpuSource { show, store: Some(store), cpu: self.cpu };
-                return Ok(Box::new(TextFile::new(source)));
+                return Ok(try_box(TextFile::new(source))?);
             }
             Kind::Setting(show, store) => (show, Some(store)),
             Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) => {
-                return Ok(Box::new(TableDir { entries }));
+                return Ok(try_box(TableDir { entries })?);
             }
             // It has operations of its own.
             Kind::Own(_) => return Err(Errno::ENXIO),
             Kind::Link(_) | Kind::FixedLink(_) => return Err(Errno::ELOOP),
         };
-        Ok(Box::new(TextFile::new(NodeSource { show, store, sb })))
+        Ok(try_box(TextFile::new(NodeSource { show, store, sb }))?)
     }
 
     fn truncate(&self, _inode: &Inode, _size: u64) -> Result<()> {
@@ -327,7 +321,10 @@ pub fn root_inode(
     ops: Option<Box<dyn InodeOps>>,
 ) -> Result<Ref<Inode>> {
     const ROOT_INO: u64 = 1;
-    let ops = ops.unwrap_or_else(|| Box::new(Node { kind: Kind::Dir(entries), cpu: 0 }));
+    let ops = match ops {
+        Some(ops) => ops,
+        None => try_box(Node { kind: Kind::Dir(entries), cpu: 0 })?,
+    };
     let root = Inode::new(sb, ROOT_INO, S_IFDIR | 0o555, ops)?;
     root.set_nlink(2);
     root.set_flags(InodeFlags::NO_NEGATIVE);

@@ -18,6 +18,7 @@ use crate::drivers::tty;
 use crate::drivers::virtio::control as port;
 use crate::errno::{Errno, Result};
 use crate::kwarn;
+use crate::mm::try_arc;
 use crate::process::hold;
 use crate::process::kthread::{Kthread, kthread_create_on_cpu};
 use crate::sched::Completion;
@@ -69,11 +70,11 @@ pub fn request_snapshot(name: &[u8]) -> Result<()> {
     if !port::exists() {
         return Err(Errno::EOPNOTSUPP);
     }
-    let request = Arc::new(Request {
+    let request = try_arc(Request {
         name: name.into(),
         done: Completion::new(),
         refused: SpinLock::new(None),
-    });
+    })?;
     REQUESTS.lock().push_back(request.clone());
     port::readable().wake_all();
     request.done.wait_killable(wait_channel!("snapshot"))?;

@@ -1,6 +1,5 @@
 //! Waiting for files: ppoll(2), pselect6(2), epoll(7), and eventfd2(2).
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::{Args, SysResult};
@@ -10,7 +9,7 @@ use crate::fs::eventfd::EventFd;
 use crate::fs::poller::Poller;
 use crate::fs::{File, OpenFlags, PollFlags, anon};
 use crate::kref::Ref;
-use crate::mm::UserPtr;
+use crate::mm::{UserPtr, try_box};
 use crate::process::signal::{restore_saved_mask, set_mask_for_call};
 use crate::sched::clock::{Deadline, NSEC_PER_SEC};
 use crate::signal::SigSet;
@@ -277,7 +276,7 @@ pub fn sys_eventfd2(a: &mut Args) -> SysResult {
     }
     let ops = EventFd::new(count.into(), raw & EFD_SEMAPHORE != 0);
     let flags = flags | OpenFlags::RDWR;
-    let file = anon::new_file("[eventfd]", Box::new(ops), flags)?;
+    let file = anon::new_file("[eventfd]", try_box(ops)?, flags)?;
     install(file, flags.contains(OpenFlags::CLOEXEC))
 }
 
@@ -287,8 +286,8 @@ pub fn sys_epoll_create1(a: &mut Args) -> SysResult {
     if flags & !OpenFlags::CLOEXEC.bits() != 0 {
         return Err(Errno::EINVAL);
     }
-    let ops = EpollFile::new(EpollSet::new());
-    let file = anon::new_file("[eventpoll]", Box::new(ops), OpenFlags::RDWR)?;
+    let ops = EpollFile::new(EpollSet::new()?);
+    let file = anon::new_file("[eventpoll]", try_box(ops)?, OpenFlags::RDWR)?;
     install(file, flags != 0)
 }
 

@@ -1,6 +1,6 @@
 //! Calls about timers: interval timers, alarms by signal (timer_create(2)), and timers as files.
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use super::time::{Timespec, Timeval};
 use super::{Args, SysResult};
@@ -248,7 +248,7 @@ pub fn sys_timerfd_create(a: &mut Args) -> SysResult {
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let ops: Box<TimerFd> = try_box(TimerFd::new(clock))?;
+    let ops = try_box(TimerFd::new(clock))?;
     let file = anon::new_file("[timerfd]", ops, flags | OpenFlags::RDWR)?;
     let me = task::current();
     let limit = me.signal.rlimits.soft(Resource::Nofile) as usize;

@@ -36,7 +36,7 @@ const _: () = {
     assert!(offset_of!(PtRegs, esr) == 284, "vectors.S: S_ORIG_X0 + 12");
     assert!(offset_of!(PtRegs, stackframe) == 288, "vectors.S: S_FRAME");
     assert!(offset_of!(Thread, info) == 0, "vectors.S: flags are the thread's first word");
-    assert!(size_of::<ThreadInfo>() == 12, "ThreadInfo: flags, preempt_count, cpu");
+    assert!(size_of::<ThreadInfo>() == 16, "ThreadInfo: flags, preempt_count, cpu, fail_nth");
     assert!(offset_of!(FpState, fpsr) == 512, "vectors.S: fp_save");
 };
 

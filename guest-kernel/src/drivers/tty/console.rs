@@ -21,6 +21,7 @@ use crate::fs::{
     UserBuf, register_chrdev, register_filesystem,
 };
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::sync::Once;
 
 /// /dev/ttyAMA0, the UART.
@@ -190,7 +191,7 @@ impl CharDevice for TerminalNodes {
             _ => devpts::terminal_of(inode).ok_or(Errno::EIO)?,
         };
         let may_control = !flags.contains(OpenFlags::NOCTTY) && dev != TTY && dev != CONSOLE;
-        Ok(Box::new(TtyFile::open(tty, dev == CONSOLE, may_control && flags.reads())?))
+        Ok(try_box(TtyFile::open(tty, dev == CONSOLE, may_control && flags.reads())?)?)
     }
 }
 

@@ -339,7 +339,7 @@ impl InodeOps for Root {
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(RootFile))
+        Ok(try_box(RootFile)?)
     }
 }
 

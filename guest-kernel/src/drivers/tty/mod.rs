@@ -38,6 +38,7 @@ use crate::drivers::serial::{Line, Listener};
 use crate::errno::Result;
 use crate::fs::Dev;
 use crate::kref::Ref;
+use crate::mm::try_arc;
 use crate::ns::Pid;
 use crate::sched::WaitQueue;
 use crate::sync::{IrqLock, Mutex};
@@ -108,7 +109,7 @@ pub struct State {
 impl Tty {
     /// A terminal that nobody has open.
     pub fn try_new(dev: Dev, backend: Backend, termios: Termios) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        try_arc(Self {
             dev,
             backend,
             state: IrqLock::new(State {
@@ -126,7 +127,7 @@ impl Tty {
             write_wait: WaitQueue::new(),
             write_lock: Mutex::new(()),
             generation: AtomicU32::new(0),
-        }))
+        })
     }
 
     /// The master side of a pseudoterminal.

@@ -256,7 +256,7 @@ impl CharDevice for Node {
         if flags.writes() {
             return Err(Errno::EINVAL);
         }
-        Ok(Box::new(Node))
+        Ok(try_box(Node)?)
     }
 }
 

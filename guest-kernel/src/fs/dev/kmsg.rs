@@ -12,6 +12,7 @@ use crate::fs::file::{FMode, File, FileOps, OpenFlags, Whence};
 use crate::fs::{Inode, Path, PollFlags, PollTable, UserBuf};
 use crate::kinfo;
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::sched::{Deadline, TaskState, Wait, WaitQueue};
 use crate::sync::SpinLock;
 use crate::wait_channel;
@@ -30,7 +31,7 @@ pub(super) fn register() {
 
 impl CharDevice for Kmsg {
     fn open(&self, _: Dev, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenKmsg { at: SpinLock::new(0), idle: WaitQueue::new() }))
+        Ok(try_box(OpenKmsg { at: SpinLock::new(0), idle: WaitQueue::new() })?)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::fs::chrdev::{CharDevice, Dev, register_chrdev};
 use crate::fs::file::{FMode, File, FileOps, OpenFlags, Whence};
 use crate::fs::{Inode, Path, UserBuf};
 use crate::kref::Ref;
-use crate::mm::{Backing, Mapping, PageKind};
+use crate::mm::{Backing, Mapping, PageKind, try_arc, try_box};
 
 /// Major number of the memory devices.
 pub(super) const MEM_MAJOR: u32 = 1;
@@ -41,7 +41,7 @@ impl CharDevice for Mem {
             8 | 9 => MemDevice::Random,
             _ => return Err(Errno::ENXIO),
         };
-        Ok(Box::new(device))
+        Ok(try_box(device)?)
     }
 }
 
@@ -106,7 +106,7 @@ impl FileOps for MemDevice {
         // Every mapping is memory of its own, as long as anybody may want it.
         let mapping = Mapping::new(PageKind::Shmem);
         mapping.truncate(i64::MAX as u64);
-        Ok(Arc::new(mapping))
+        Ok(try_arc(mapping)?)
     }
 
     fn abilities(&self) -> FMode {

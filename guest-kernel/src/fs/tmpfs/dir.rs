@@ -4,9 +4,8 @@
 //! it changes neither skips nor repeats what stays.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 
 use super::{InodeCharge, new_inode};
 use crate::errno::{Errno, Result};
@@ -14,6 +13,8 @@ use crate::fs::file::{DirSink, File, FileOps, OpenFlags, Whence};
 use crate::fs::inode::{InodeOps, NewNode, RenameOp};
 use crate::fs::{Inode, Path};
 use crate::kref::Ref;
+use crate::mm::{try_box, try_to_vec};
+use crate::ordmap::OrdMap;
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -23,16 +24,54 @@ const FIRST: u64 = 2;
 /// Size that a directory shows: so much for each entry, as Linux has it.
 const ENTRY_SIZE: u64 = 20;
 
+/// A name, which both maps hold.
+#[derive(Clone)]
+struct Name(Ref<Vec<u8>>);
+
+impl Name {
+    fn new(bytes: &[u8]) -> Result<Self> {
+        Ref::try_new(try_to_vec(bytes)?).map(Self)
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
 struct Entry {
-    name: Arc<[u8]>,
+    name: Name,
     inode: Ref<Inode>,
 }
 
 #[derive(Default)]
 struct Entries {
-    by_name: BTreeMap<Arc<[u8]>, u64>,
-    by_position: BTreeMap<u64, Entry>,
+    by_name: OrdMap<Name, u64>,
+    by_position: OrdMap<u64, Entry>,
     next: u64,
+    /// While a tree is taken apart: the directory whose entries are next.
+    above: Option<Ref<Inode>>,
 }
 
 impl Entries {
@@ -41,12 +80,18 @@ impl Entries {
         self.by_position.get(position).map(|e| &e.inode)
     }
 
-    fn insert(&mut self, name: &[u8], inode: Ref<Inode>) {
-        let name: Arc<[u8]> = name.into();
+    fn insert(&mut self, name: &[u8], inode: Ref<Inode>) -> Result<()> {
+        let name = Name::new(name)?;
         let position = self.next.max(FIRST);
+        self.by_name.try_insert(name.clone(), position)?;
+        if let Err(error) =
+            self.by_position.try_insert(position, Entry { name: name.clone(), inode })
+        {
+            self.by_name.remove(&name);
+            return Err(error);
+        }
         self.next = position + 1;
-        self.by_name.insert(name.clone(), position);
-        self.by_position.insert(position, Entry { name, inode });
+        Ok(())
     }
 
     fn remove(&mut self, name: &[u8]) -> Option<Ref<Inode>> {
@@ -81,11 +126,24 @@ impl TmpDir {
     }
 
     /// Enters a name and updates the directory's own attributes.
-    fn add(&self, dir: &Inode, name: &[u8], inode: &Ref<Inode>) {
-        self.entries.lock().insert(name, inode.clone());
+    fn add(&self, dir: &Inode, name: &[u8], inode: &Ref<Inode>) -> Result<()> {
+        self.entries.lock().insert(name, inode.clone())?;
         dir.set_size(dir.size() + ENTRY_SIZE);
         if inode.is_dir() {
             dir.inc_nlink();
+        }
+        dir.touch_modified();
+        Ok(())
+    }
+
+    /// Gives a name that stands for `old` to `new`, likewise. It needs no memory.
+    fn put(&self, dir: &Inode, name: &[u8], old: &Inode, new: &Ref<Inode>) {
+        let gone = self.entries.lock().replace(name, new.clone());
+        drop(gone);
+        match (old.is_dir(), new.is_dir()) {
+            (true, false) => dir.dec_nlink(),
+            (false, true) => dir.inc_nlink(),
+            _ => {}
         }
         dir.touch_modified();
     }
@@ -109,7 +167,7 @@ impl InodeOps for TmpDir {
 
     fn create(&self, dir: &Ref<Inode>, name: &[u8], new: &NewNode<'_>) -> Result<Ref<Inode>> {
         let inode = new_inode(&dir.sb, new)?;
-        self.add(dir, name, &inode);
+        self.add(dir, name, &inode)?;
         Ok(inode)
     }
 
@@ -120,9 +178,9 @@ impl InodeOps for TmpDir {
     }
 
     fn link(&self, dir: &Ref<Inode>, name: &[u8], inode: &Ref<Inode>) -> Result<()> {
+        self.add(dir, name, inode)?;
         inode.inc_nlink();
         inode.touch_changed();
-        self.add(dir, name, inode);
         Ok(())
     }
 
@@ -146,39 +204,29 @@ impl InodeOps for TmpDir {
     fn rename(&self, op: &RenameOp<'_>) -> Result<()> {
         let (old, new) = (Self::of(op.old_dir)?, Self::of(op.new_dir)?);
         if let (true, Some(target)) = (op.exchange, op.target) {
-            old.entries.lock().replace(op.old_name, target.clone());
-            new.entries.lock().replace(op.new_name, op.inode.clone());
-            if op.inode.is_dir() != target.is_dir() {
-                let (gains, loses) = if op.inode.is_dir() {
-                    (op.new_dir, op.old_dir)
-                } else {
-                    (op.old_dir, op.new_dir)
-                };
-                gains.inc_nlink();
-                loses.dec_nlink();
-            }
+            old.put(op.old_dir, op.old_name, op.inode, target);
+            new.put(op.new_dir, op.new_name, target, op.inode);
             target.touch_changed();
-            op.old_dir.touch_modified();
-            op.new_dir.touch_modified();
         } else {
             let whiteout = op.whiteout.map(|new| new_inode(&op.old_dir.sb, new)).transpose()?;
             if let Some(target) = op.target {
                 if target.is_dir() && !Self::of(target)?.is_empty() {
                     return Err(Errno::ENOTEMPTY);
                 }
-                new.take(op.new_dir, op.new_name, target);
+                new.put(op.new_dir, op.new_name, target, op.inode);
                 if target.is_dir() {
                     target.set_nlink(0)
                 } else {
                     target.dec_nlink()
                 }
                 target.touch_changed();
+            } else {
+                // In before out: the inode is never without a name.
+                new.add(op.new_dir, op.new_name, op.inode)?;
             }
-            // In before out: the inode is never without a name.
-            new.add(op.new_dir, op.new_name, op.inode);
-            old.take(op.old_dir, op.old_name, op.inode);
-            if let Some(whiteout) = whiteout {
-                old.add(op.old_dir, op.old_name, &whiteout);
+            match whiteout {
+                Some(whiteout) => old.put(op.old_dir, op.old_name, op.inode, &whiteout),
+                None => old.take(op.old_dir, op.old_name, op.inode),
             }
         }
         op.inode.touch_changed();
@@ -186,30 +234,39 @@ impl InodeOps for TmpDir {
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir))
+        Ok(try_box(OpenDir)?)
     }
 }
 
 impl Drop for TmpDir {
     fn drop(&mut self) {
-        // A deep tree that goes as a whole (unmount) is taken apart level by level: nested drops could
-        // outgrow the kernel stack.
-        let mut pending: Vec<BTreeMap<u64, Entry>> = Vec::new();
+        // A deep tree that goes as a whole (unmount) is taken apart in a loop: nested drops could outgrow
+        // the kernel stack. What is left to do of a directory is kept in the one being gone into, since
+        // there may be no memory for a list of it.
         let mut level = core::mem::take(&mut self.entries.get_mut().by_position);
+        let mut above: Option<Ref<Inode>> = None;
         loop {
-            while let Some((_, entry)) = level.pop_first() {
-                let Some(mut inode) = Ref::into_inner(entry.inode) else { continue };
-                if let Some(dir) = inode.ops_as_mut::<TmpDir>() {
-                    let below = core::mem::take(&mut dir.entries.get_mut().by_position);
-                    if !below.is_empty() {
-                        pending.push(below);
-                    }
+            let Some((_, entry)) = level.pop_first() else {
+                let Some(done) = above.take() else { return };
+                if let Some(dir) = done.ops_as::<TmpDir>() {
+                    let mut entries = dir.entries.lock();
+                    level = core::mem::take(&mut entries.by_position);
+                    above = entries.above.take();
                 }
+                continue;
+            };
+            // One that somebody still uses goes when he is done.
+            let ours = Ref::ref_count(&entry.inode) == 1;
+            let Some(dir) = entry.inode.ops_as::<TmpDir>().filter(|_| ours) else { continue };
+            {
+                let mut entries = dir.entries.lock();
+                if entries.by_position.is_empty() {
+                    continue;
+                }
+                core::mem::swap(&mut entries.by_position, &mut level);
+                entries.above = above.take();
             }
-            match pending.pop() {
-                Some(next) => level = next,
-                None => return,
-            }
+            above = Some(entry.inode);
         }
     }
 }
@@ -239,11 +296,11 @@ impl FileOps for OpenDir {
             // The sink may sleep: not under the lock.
             let next = {
                 let entries = dir.entries.lock();
-                let found = entries.by_position.range(*pos..).next();
+                let found = entries.by_position.range_from(&*pos).next();
                 found.map(|(at, e)| (*at, e.name.clone(), e.inode.ino, e.inode.mode()))
             };
             let Some((at, name, ino, mode)) = next else { return Ok(()) };
-            if !sink.emit(&name, ino, mode, at + 1) {
+            if !sink.emit(&name.0, ino, mode, at + 1) {
                 return Ok(());
             }
             *pos = at + 1;

@@ -10,7 +10,7 @@ use crate::fs::inode::{Attr, InodeOps};
 use crate::fs::pagecache::PagedFile;
 use crate::fs::{Inode, Path};
 use crate::kref::Ref;
-use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_file_page};
+use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_file_page, try_box};
 use crate::uapi;
 
 /// A regular file.
@@ -50,7 +50,7 @@ impl TmpFile {
 
 impl InodeOps for TmpFile {
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(PagedFile))
+        Ok(try_box(PagedFile)?)
     }
 
     fn getattr(&self, _inode: &Inode, attr: &mut Attr) -> Result<()> {

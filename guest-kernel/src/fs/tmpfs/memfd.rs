@@ -10,6 +10,7 @@ use crate::fs::inode::{NewNode, NodeKind};
 use crate::fs::pagecache::PagedFile;
 use crate::fs::{Dentry, Mount, Path};
 use crate::kref::Ref;
+use crate::mm::try_box;
 use crate::ns::Cred;
 use crate::sync::Once;
 use crate::uapi;
@@ -43,7 +44,7 @@ pub fn create(name: &[u8], sealable: bool, cred: &Cred) -> Result<Ref<File>> {
     let text = anon::prefixed(b"memfd:", name)?;
     let dentry = Dentry::new_unnamed(&mnt.root.clone(), &text, inode)?;
     let fmode = FMode::READ | FMode::WRITE;
-    File::new(Path { mnt, dentry }, OpenFlags::RDWR, fmode, alloc::boxed::Box::new(PagedFile))
+    File::new(Path { mnt, dentry }, OpenFlags::RDWR, fmode, try_box(PagedFile)?)
 }
 
 fn tmp_file(file: &File) -> Result<&TmpFile> {

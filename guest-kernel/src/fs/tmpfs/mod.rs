@@ -280,8 +280,8 @@ fn new_root(
     root: RootOptions,
     quota: Quota,
 ) -> Result<Ref<Dentry>> {
-    let quota = Arc::new(quota);
-    let sb = SuperBlock::new_in(user_ns, fs_type, MAGIC, Box::new(TmpSuper { quota, root }))?;
+    let quota = mm::try_arc(quota)?;
+    let sb = SuperBlock::new_in(user_ns, fs_type, MAGIC, mm::try_box(TmpSuper { quota, root })?)?;
     let RootOptions { mode, uid, gid } = root;
     let new = NewNode { mode: uapi::S_IFDIR | mode, uid, gid, kind: NodeKind::Plain };
     Dentry::new_root(new_inode(&sb, &new)?)
@@ -296,16 +296,16 @@ fn new_inode(sb: &Ref<SuperBlock>, new: &NewNode<'_>) -> Result<Ref<Inode>> {
     let ops: Box<dyn InodeOps> = match new.kind {
         NodeKind::Symlink(text) => {
             size = text.len() as u64;
-            Box::new(TmpLink { text: text.into(), _charge: charge })
+            mm::try_box(TmpLink { text: mm::try_arc_slice(text)?, _charge: charge })?
         }
         NodeKind::Device(dev) => {
             rdev = dev;
-            Box::new(TmpSpecial { _charge: charge })
+            mm::try_box(TmpSpecial { _charge: charge })?
         }
         NodeKind::Plain => match new.mode & uapi::S_IFMT {
-            uapi::S_IFREG => Box::new(TmpFile::new(charge)),
-            uapi::S_IFDIR => Box::new(TmpDir::new(charge)),
-            _ => Box::new(TmpSpecial { _charge: charge }),
+            uapi::S_IFREG => mm::try_box(TmpFile::new(charge))?,
+            uapi::S_IFDIR => mm::try_box(TmpDir::new(charge))?,
+            _ => mm::try_box(TmpSpecial { _charge: charge })?,
         },
     };
     let inode = Inode::with_rdev(sb, sb.new_ino(), new.mode, rdev, ops)?;

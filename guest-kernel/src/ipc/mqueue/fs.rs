@@ -95,7 +95,7 @@ impl Mqueues {
             Some(mnt) => mnt.clone(),
             None => {
                 let owner = common.user_ns().clone();
-                let sb = SuperBlock::new_in(owner, "mqueue", MQUEUE_MAGIC, Box::new(PlainSuper))?;
+                let sb = SuperBlock::new_in(owner, "mqueue", MQUEUE_MAGIC, try_box(PlainSuper)?)?;
                 let ops = try_box(Root { state: self.state.clone(), names: Default::default() })?;
                 let mode = uapi::S_IFDIR | uapi::S_ISVTX | 0o777;
                 let root = Inode::new(&sb, sb.new_ino(), mode, ops)?;
@@ -239,7 +239,7 @@ impl InodeOps for Root {
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(RootFile))
+        Ok(try_box(RootFile)?)
     }
 }
 

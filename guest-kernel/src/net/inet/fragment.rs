@@ -1,12 +1,13 @@
 //! IPv4 packets in pieces (RFC 791): cutting what is too large for a link, and putting together what came.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use smoltcp::wire::{Ipv4Address, Ipv4Packet};
 
 use super::ip::IPV4_HEADER;
 use crate::errno::{Errno, Result};
+use crate::mm::try_to_vec;
+use crate::ordmap::OrdMap;
 use crate::sched::clock::{NSEC_PER_SEC, monotonic_ns};
 
 /// Packets that may be incomplete at a time.
@@ -31,7 +32,7 @@ pub fn split(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>> {
     let mut pieces = Vec::new();
     pieces.try_reserve_exact(count).map_err(|_| Errno::ENOBUFS)?;
     for (i, part) in payload.chunks(step).enumerate() {
-        let mut piece = crate::mm::try_to_vec(header)?;
+        let mut piece = try_to_vec(header)?;
         piece.try_reserve_exact(part.len()).map_err(|_| Errno::ENOBUFS)?;
         piece.extend_from_slice(part);
         let total = piece.len() as u16;
@@ -49,7 +50,7 @@ pub fn split(packet: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>> {
 struct Incomplete {
     since: u64,
     header: Vec<u8>,
-    pieces: BTreeMap<u16, Vec<u8>>,
+    pieces: OrdMap<u16, Vec<u8>>,
     /// Bytes in all, once the last piece came.
     total: Option<usize>,
     held: usize,
@@ -60,7 +61,7 @@ type Key = (Ipv4Address, Ipv4Address, u16, u8);
 /// Packets of which some pieces came.
 #[derive(Default)]
 pub struct Assembler {
-    incomplete: BTreeMap<Key, Incomplete>,
+    incomplete: OrdMap<Key, Incomplete>,
 }
 
 impl Assembler {
@@ -85,7 +86,8 @@ impl Assembler {
         let offset = ip.frag_offset();
         let payload = ip.payload();
         let end = usize::from(offset) + payload.len();
-        let there = self.incomplete.entry(key).or_default();
+        // Without memory the piece is lost, as it may be on the way.
+        let there = self.incomplete.get_or_try_insert_with(key, Incomplete::default).ok()?;
         if there.pieces.is_empty() {
             there.since = now;
         }
@@ -101,13 +103,13 @@ impl Assembler {
             there.total = Some(end);
         }
         if offset == 0 {
-            there.header = ip.as_ref()[..IPV4_HEADER].to_vec();
+            there.header = try_to_vec(&ip.as_ref()[..IPV4_HEADER]).ok()?;
         }
-        there.pieces.insert(offset, payload.to_vec());
+        there.pieces.try_insert(offset, try_to_vec(payload).ok()?).ok()?;
         if !there.is_complete() {
             return None;
         }
-        self.incomplete.remove(&key).map(Incomplete::join)
+        self.incomplete.remove(&key)?.join()
     }
 }
 
@@ -115,7 +117,7 @@ impl Incomplete {
     fn is_complete(&self) -> bool {
         let Some(total) = self.total else { return false };
         let mut at = 0;
-        for (&offset, piece) in &self.pieces {
+        for (&offset, piece) in self.pieces.iter() {
             if usize::from(offset) != at {
                 return false;
             }
@@ -124,8 +126,9 @@ impl Incomplete {
         at == total
     }
 
-    fn join(self) -> Vec<u8> {
+    fn join(self) -> Option<Vec<u8>> {
         let mut packet = self.header;
+        packet.try_reserve_exact(self.total?).ok()?;
         self.pieces.values().for_each(|piece| packet.extend_from_slice(piece));
         let total = packet.len() as u16;
         let mut ip = Ipv4Packet::new_unchecked(&mut packet);
@@ -134,7 +137,7 @@ impl Incomplete {
         ip.set_more_frags(false);
         ip.set_frag_offset(0);
         ip.fill_checksum();
-        packet
+        Some(packet)
     }
 }
 

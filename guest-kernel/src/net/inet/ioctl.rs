@@ -249,8 +249,7 @@ fn list(net: &NetNs, arg: u64) -> Result<usize> {
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let mut used = 0;
     for device in net.stack.all_devices() {
-        let addresses = device.addresses.lock().clone();
-        for address in addresses {
+        for address in device.all_addresses() {
             let IpCidr::Ipv4(v4) = address.cidr else { continue };
             if into != 0 {
                 if used + IFREQ > room {

@@ -13,6 +13,7 @@ use super::route::Hop;
 use super::stack::Stack;
 use super::{fragment, neighbour, raw, tcp, udp};
 use crate::errno::{Errno, Result};
+use crate::mm::{try_collect, try_to_vec};
 use crate::net::dev::{Mac, NetDevice};
 
 /// EtherType of IPv4.
@@ -141,7 +142,8 @@ pub fn output(stack: &Stack, hop: &Hop, packet: Vec<u8>) -> Result<()> {
         }
         return Ok(());
     }
-    let copy = (stack.is_broadcast(hop.next) || hop.next.is_multicast()).then(|| packet.clone());
+    let to_all = stack.is_broadcast(hop.next) || hop.next.is_multicast();
+    let copy = if to_all { try_to_vec(&packet).ok() } else { None };
     stack.send_on_link(&hop.device, hop.next, packet)?;
     if let Some(copy) = copy {
         // What is said to all is heard here too.
@@ -184,11 +186,12 @@ pub fn input_frame(stack: &Stack, device: &NetDevice, frame: Vec<u8>) {
 pub fn input_loopback(stack: &Stack, packet: Vec<u8>) {
     if let Some(lo) = stack.loopback() {
         if stack.packet.lock().has_taps() {
-            let mut frame = alloc::vec![0; 12];
             let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
-            frame.extend_from_slice(&(if v4 { ETH_IPV4 } else { ETH_IPV6 }).to_be_bytes());
-            frame.extend_from_slice(&packet);
-            crate::net::packet::tap(stack, &lo, &frame, false);
+            let kind = (if v4 { ETH_IPV4 } else { ETH_IPV6 }).to_be_bytes();
+            let bytes = [0; 12].into_iter().chain(kind).chain(packet.iter().copied());
+            if let Ok(frame) = try_collect(bytes) {
+                crate::net::packet::tap(stack, &lo, &frame, false);
+            }
         }
         input(stack, &lo, &packet, true);
     }
@@ -308,7 +311,7 @@ fn input_icmp(stack: &Stack, received: &Received<'_>, to_all: bool) {
     }
     match kind {
         ECHO_REQUEST => {
-            let Ok(mut answer) = crate::mm::try_to_vec(payload) else { return };
+            let Ok(mut answer) = try_to_vec(payload) else { return };
             answer[0] = ECHO_REPLY;
             answer[2..4].fill(0);
             let sum = checksum(&answer);
@@ -418,9 +421,8 @@ fn send_error(stack: &Stack, received: &Received<'_>, why: Unreachable) {
         (false, Unreachable::Protocol) => return,
     };
     let about = &received.packet[..received.packet.len().min(MOST[usize::from(!v4)])];
-    let mut bytes = alloc::vec![0_u8; 8];
-    (bytes[0], bytes[1]) = (kind, code);
-    bytes.extend_from_slice(about);
+    let head = [kind, code, 0, 0, 0, 0, 0, 0];
+    let Ok(mut bytes) = try_collect(head.into_iter().chain(about.iter().copied())) else { return };
     match (received.header.src, received.header.dst) {
         (IpAddress::Ipv6(src), IpAddress::Ipv6(dst)) => {
             Icmpv6Packet::new_unchecked(&mut bytes).fill_checksum(&dst, &src);

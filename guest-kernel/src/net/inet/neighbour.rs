@@ -1,7 +1,6 @@
 //! Neighbours: which Ethernet address an IP address has on a link, asked for by ARP (RFC 826) and, for
 //! IPv6, neighbour solicitation (RFC 4861). Packets to one who is being asked for wait, a few of them.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use smoltcp::phy::ChecksumCapabilities;
@@ -13,7 +12,9 @@ use smoltcp::wire::{
 use super::ip;
 use super::stack::Stack;
 use crate::errno::{Errno, Result};
+use crate::mm::try_vec;
 use crate::net::dev::{Mac, NetDevice};
+use crate::ordmap::OrdMap;
 use crate::sched::clock::{NSEC_PER_SEC, monotonic_ns};
 
 /// Packets that wait for one neighbour (`unres_qlen`).
@@ -41,7 +42,7 @@ pub struct Neighbour {
 /// The neighbours on all links, by the device's number.
 #[derive(Default)]
 pub struct Neighbours {
-    by_address: BTreeMap<(u32, IpAddress), Neighbour>,
+    by_address: OrdMap<(u32, IpAddress), Neighbour>,
 }
 
 /// What to do with a packet.
@@ -70,7 +71,10 @@ impl Neighbours {
         if self.by_address.len() >= NEIGHBOURS_MAX {
             self.by_address.retain(|_, there| there.permanent || now - there.updated < FRESH_NS);
         }
-        let there = self.by_address.entry((index, address)).or_default();
+        let there = self
+            .by_address
+            .get_or_try_insert_with((index, address), Neighbour::default)
+            .map_err(|_| Errno::ENOBUFS)?;
         if let Some(mac) = there.mac {
             let stale = !there.permanent && now - there.updated > FRESH_NS;
             if stale && now - there.asked > NSEC_PER_SEC {
@@ -103,13 +107,13 @@ impl Neighbours {
     /// Notes an answer; returns what waited for it. Unless `create`, only of those who were asked for.
     fn learn(&mut self, index: u32, address: IpAddress, mac: Mac, create: bool) -> Vec<Vec<u8>> {
         let full = self.by_address.len() >= NEIGHBOURS_MAX;
-        let there = match self.by_address.entry((index, address)) {
-            alloc::collections::btree_map::Entry::Occupied(there) => there.into_mut(),
-            alloc::collections::btree_map::Entry::Vacant(place) if create && !full => {
-                place.insert(Neighbour::default())
-            }
-            _ => return Vec::new(),
-        };
+        let key = (index, address);
+        if !self.by_address.contains_key(&key) && (!create || full) {
+            return Vec::new();
+        }
+        // Without memory nothing is learned: it will be asked for.
+        let there = self.by_address.get_or_try_insert_with(key, Neighbour::default);
+        let Ok(there) = there else { return Vec::new() };
         if there.permanent {
             return Vec::new();
         }
@@ -120,9 +124,9 @@ impl Neighbours {
     }
 
     /// Adds one by hand.
-    pub fn set(&mut self, index: u32, address: IpAddress, mac: Mac) {
-        let there = self.by_address.entry((index, address)).or_default();
-        *there = Neighbour { mac: Some(mac), permanent: true, ..Neighbour::default() };
+    pub fn set(&mut self, index: u32, address: IpAddress, mac: Mac) -> Result<()> {
+        let new = Neighbour { mac: Some(mac), permanent: true, ..Neighbour::default() };
+        self.by_address.try_insert((index, address), new).map(drop)
     }
 
     /// Takes one off; `ENOENT` if there is none.
@@ -233,7 +237,7 @@ impl Stack {
 }
 
 fn send_arp(stack: &Stack, device: &NetDevice, to: Mac, repr: &ArpRepr) {
-    let mut bytes = alloc::vec![0; repr.buffer_len()];
+    let Ok(mut bytes) = try_vec(repr.buffer_len(), 0) else { return };
     repr.emit(&mut ArpPacket::new_unchecked(&mut bytes));
     ip::send_frame(stack, device, to, ip::ETH_ARP, &bytes);
 }
@@ -246,7 +250,7 @@ fn send_ndisc(
     dst: Ipv6Address,
     repr: &Icmpv6Repr<'_>,
 ) {
-    let mut payload = alloc::vec![0; repr.buffer_len()];
+    let Ok(mut payload) = try_vec(repr.buffer_len(), 0) else { return };
     let mut packet = smoltcp::wire::Icmpv6Packet::new_unchecked(&mut payload);
     repr.emit(&src, &dst, &mut packet, &ChecksumCapabilities::default());
     let header = ip::Header {

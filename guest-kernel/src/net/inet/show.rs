@@ -178,8 +178,7 @@ pub fn route(net: &NetNs, out: Out<'_>) -> Result<()> {
 pub fn if_inet6(net: &NetNs, out: Out<'_>) -> Result<()> {
     const PERMANENT: u32 = 0x80;
     for device in net.stack.all_devices() {
-        let addresses = device.addresses.lock().clone();
-        for address in addresses {
+        for address in device.all_addresses() {
             let IpCidr::Ipv6(v6) = address.cidr else { continue };
             let scope = match address.scope {
                 254 => 0x10,

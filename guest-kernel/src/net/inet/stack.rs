@@ -10,7 +10,9 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed,
+};
 
 use smoltcp::wire::{IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 
@@ -22,6 +24,7 @@ use super::udp::UdpTable;
 use super::{fragment, ip, notify};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 use crate::net::IFNAMSIZ;
 use crate::net::dev::{IFF_UP, IfAddress, Kind, NetDevice, device_name, trimmed};
 use crate::net::netlink::{nsid, sock::NetlinkTable};
@@ -81,6 +84,8 @@ pub struct Stack {
 
 /// Stacks whose backlog is not empty.
 static PENDING: SpinLock<VecDeque<Ref<Stack>>> = SpinLock::new(VecDeque::new());
+/// How many stacks there are: each is there once at most, and there is room for all.
+static STACKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Works off what waits to be received anywhere. Call it with no lock held, after sending.
 #[inline]
@@ -100,9 +105,21 @@ fn work_off() {
     }
 }
 
+impl Drop for Stack {
+    fn drop(&mut self) {
+        STACKS.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Stack {
-    /// The stack of the namespace with this inode number, with a loopback device that is down.
-    pub fn new(inum: u32) -> Result<Ref<Self>> {
+    /// A stack with a loopback device that is down.
+    pub fn new() -> Result<Ref<Self>> {
+        {
+            let mut pending = PENDING.lock();
+            let more = (STACKS.load(Relaxed) + 1).saturating_sub(pending.len());
+            pending.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            STACKS.fetch_add(1, Relaxed);
+        }
         let stack = Ref::try_new(Self {
             devices: SpinLock::new(Vec::new()),
             routes: SpinLock::new(Routes::default()),
@@ -302,10 +319,11 @@ impl Stack {
             return device_name(pattern);
         };
         for n in 0..10_000_u32 {
-            let mut name = Vec::new();
-            name.extend_from_slice(&pattern[..at]);
-            name.extend_from_slice(alloc::format!("{n}").as_bytes());
-            name.extend_from_slice(&pattern[at + 2..]);
+            let digits = [1000, 100, 10, 1].map(|unit| b'0' + (n / unit % 10) as u8);
+            let leading = digits.iter().take(3).take_while(|digit| **digit == b'0').count();
+            let digits = digits[leading..].iter();
+            let name =
+                try_collect(pattern[..at].iter().chain(digits).chain(&pattern[at + 2..]).copied())?;
             if self.by_name(&name).is_none() {
                 return device_name(&name);
             }
@@ -334,8 +352,7 @@ impl Stack {
             } else {
                 let _ = self.add_link_local(device);
             }
-            let addresses = device.addresses.lock().clone();
-            for address in addresses {
+            for address in device.all_addresses() {
                 self.routes.lock().add_connected(device, &address);
             }
         } else if was_up && !is_up {

@@ -1,18 +1,18 @@
 //! UDP (udp(7)).
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use smoltcp::wire::{IpAddress, UdpPacket};
 
+use super::AF_INET6;
 use super::endpoint::{Endpoint, any, overlap, takes};
 use super::ip::{self, Header, Received};
 use super::options::{IpOptions, SOL_IP, SOL_IPV6};
+use super::ports::{self, ByPort};
 use super::queue::{Datagram, Queue, packet_info, stamp_for};
 use super::route::or_loopback;
 use super::stack::{Stack, kick};
-use super::{AF_INET6, ports};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
@@ -53,13 +53,13 @@ pub struct UdpSock {
 /// The UDP sockets of a namespace, by port.
 #[derive(Default)]
 pub struct UdpTable {
-    ports: BTreeMap<u16, Vec<Ref<UdpSock>>>,
+    ports: ByPort<UdpSock>,
 }
 
 impl UdpTable {
     /// All sockets that have a port.
     pub fn all(&self) -> Result<Vec<Ref<UdpSock>>> {
-        try_collect(self.ports.values().flatten().cloned())
+        self.ports.all()
     }
 }
 
@@ -86,25 +86,21 @@ impl UdpSock {
     /// Takes a port, or with 0 any free one; under the table's lock.
     fn take_port(this: &UdpRef, table: &mut UdpTable, addr: IpAddress, port: u16) -> Result<u16> {
         let conflicts = |port: u16| {
-            table.ports.get(&port).is_some_and(|there| {
-                there.iter().any(|other| {
-                    let theirs = other.state.lock().local.addr;
-                    let device = |c: &Common| c.bound_dev.load(Relaxed);
-                    let (a, b) = (device(&this.common), device(&other.common));
-                    (a == b || a == 0 || b == 0)
-                        && overlap(addr, this.dual(), theirs, other.dual())
-                        && !ports::may_share(&this.common, &other.common, false)
-                })
+            table.ports.of(port).iter().any(|other| {
+                let theirs = other.state.lock().local.addr;
+                let device = |c: &Common| c.bound_dev.load(Relaxed);
+                let (a, b) = (device(&this.common), device(&other.common));
+                (a == b || a == 0 || b == 0)
+                    && overlap(addr, this.dual(), theirs, other.dual())
+                    && !ports::may_share(&this.common, &other.common, false)
             })
         };
         let port = match port {
-            0 => ports::ephemeral(|port| !table.ports.contains_key(&port))?,
+            0 => ports::ephemeral(|port| table.ports.of(port).is_empty())?,
             port if conflicts(port) => return Err(Errno::EADDRINUSE),
             port => port,
         };
-        let there = table.ports.entry(port).or_default();
-        there.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        there.push(this.0.clone());
+        table.ports.add(port, this.0.clone())?;
         Ok(port)
     }
 }
@@ -339,13 +335,8 @@ impl Protocol for UdpRef {
     fn release(&self) {
         let local = self.state.lock().local;
         if local.port != 0 {
-            let mut table = self.stack.udp.lock();
-            if let Some(there) = table.ports.get_mut(&local.port) {
-                there.retain(|other| !Ref::ptr_eq(other, &self.0));
-                if there.is_empty() {
-                    table.ports.remove(&local.port);
-                }
-            }
+            let gone = self.stack.udp.lock().ports.remove(local.port, self);
+            drop(gone);
         }
         self.common.shutdown.store(SHUT_RECEIVE | SHUT_SEND, Relaxed);
         self.queue.clear(&self.common);
@@ -418,7 +409,7 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
     let (from, port) = (Endpoint::new(header.src, udp.src_port()), udp.dst_port());
     let receivers = {
         let table = stack.udp.lock();
-        let Some(there) = table.ports.get(&port) else { return false };
+        let there = table.ports.of(port);
         let matching = there.iter().filter_map(|sock| {
             let state = *sock.state.lock();
             let device = sock.common.bound_dev.load(Relaxed);
@@ -464,7 +455,7 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
 pub fn report(stack: &Stack, local: (IpAddress, u16), remote: (IpAddress, u16), error: Errno) {
     let sock = {
         let table = stack.udp.lock();
-        let there = table.ports.get(&local.1).into_iter().flatten();
+        let there = table.ports.of(local.1).iter();
         there
             .filter(|sock| {
                 let state = *sock.state.lock();

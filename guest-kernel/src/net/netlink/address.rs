@@ -98,8 +98,7 @@ pub fn get(stack: &Stack, request: &Request<'_>, answer: &mut Answer) -> Result<
         if index != 0 && device.index() != index {
             continue;
         }
-        let addresses = device.addresses.lock().clone();
-        for address in addresses {
+        for address in device.all_addresses() {
             if family == 0 || family == family_of(address.cidr.address()) {
                 write(&device, &address, kind::NEWADDR, answer);
             }

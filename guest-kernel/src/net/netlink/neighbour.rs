@@ -63,7 +63,7 @@ pub fn new(stack: &Stack, request: &Request<'_>) -> Result<()> {
     let (index, address) = read(stack, request)?;
     let mac = request.attributes(NDMSG).get(LLADDR).ok_or(Errno::EINVAL)?;
     let mac = mac.try_into().map_err(|_| Errno::EINVAL)?;
-    stack.neighbours.lock().set(index, address, mac);
+    stack.neighbours.lock().set(index, address, mac)?;
     Ok(())
 }
 

@@ -88,8 +88,7 @@ fn local_routes(stack: &Stack, f: &mut dyn FnMut(&Route)) {
         }
     };
     for device in stack.all_devices().iter().filter(|device| device.is_up()) {
-        let addresses = device.addresses.lock().clone();
-        for address in addresses {
+        for address in device.all_addresses() {
             let own = address.cidr.address();
             let host = if matches!(own, IpAddress::Ipv4(_)) { 32 } else { 128 };
             if device.is_loopback() && host == 32 {

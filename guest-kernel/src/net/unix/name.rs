@@ -1,7 +1,6 @@
 //! Names of Unix sockets: a path, whose inode leads to the socket, or bytes after a NUL, which a network
 //! namespace keeps (unix(7), "Address format").
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -13,10 +12,10 @@ use crate::fs::namei::{self, LookupFlags};
 use crate::fs::perm::{self, Access};
 use crate::fs::{Caller, Dev, Inode, verbs};
 use crate::kref::Ref;
-use crate::mm::try_box;
-use crate::mm::try_to_vec;
+use crate::mm::{try_box, try_to_vec};
 use crate::net::AF_UNIX;
 use crate::net::address::Address;
+use crate::ordmap::OrdMap;
 use crate::sync::SpinLock;
 use crate::uapi;
 
@@ -124,9 +123,9 @@ type AbstractName = (u32, Vec<u8>);
 
 /// The Unix sockets of a network namespace, and their abstract names.
 pub struct Names {
-    by_name: SpinLock<BTreeMap<AbstractName, Ref<UnixSock>>>,
+    by_name: SpinLock<OrdMap<AbstractName, Ref<UnixSock>>>,
     /// Every socket, by address, so that `/proc/net/unix` can show them. A socket takes itself off when it is released.
-    all: SpinLock<BTreeMap<usize, Ref<UnixSock>>>,
+    all: SpinLock<OrdMap<usize, Ref<UnixSock>>>,
     /// Where the search for an automatic name starts.
     next_auto: AtomicU32,
 }
@@ -141,15 +140,15 @@ impl Names {
     /// No sockets.
     pub const fn new() -> Self {
         Self {
-            by_name: SpinLock::new(BTreeMap::new()),
-            all: SpinLock::new(BTreeMap::new()),
+            by_name: SpinLock::new(OrdMap::new()),
+            all: SpinLock::new(OrdMap::new()),
             next_auto: AtomicU32::new(0),
         }
     }
 
     /// Notes a socket.
-    pub fn insert(&self, sock: &Ref<UnixSock>) {
-        self.all.lock().insert(Ref::as_ptr(sock) as usize, sock.clone());
+    pub fn insert(&self, sock: &Ref<UnixSock>) -> Result<()> {
+        self.all.lock().try_insert(Ref::as_ptr(sock) as usize, sock.clone()).map(drop)
     }
 
     /// Forgets a socket.
@@ -160,7 +159,7 @@ impl Names {
 
     /// The socket after the one at `at`, for walks.
     pub fn next(&self, at: usize) -> Option<Ref<UnixSock>> {
-        self.all.lock().range(at + 1..).next().map(|(_, sock)| sock.clone())
+        self.all.lock().range_from(&(at + 1)).next().map(|(_, sock)| sock.clone())
     }
 
     /// How many there are.
@@ -191,7 +190,7 @@ impl Names {
         if table.contains_key(&key) {
             return Ok(false);
         }
-        table.insert(key, sock.to_ref());
+        table.try_insert(key, sock.to_ref())?;
         Ok(true)
     }
 

@@ -116,7 +116,7 @@ fn top() -> Result<&'static Ref<Dentry>> {
     if let Some(top) = TOP.try_get() {
         return Ok(top);
     }
-    let sb = SuperBlock::new("cgroup2", CGROUP2_SUPER_MAGIC, Box::new(CgroupSuper))?;
+    let sb = SuperBlock::new("cgroup2", CGROUP2_SUPER_MAGIC, try_box(CgroupSuper)?)?;
     let dentry = Dentry::new_root(dir_inode(&sb, cgroup::root())?)?;
     Ok(TOP.set(dentry))
 }

@@ -7,6 +7,7 @@ use super::{depends_on_task, list_dots, own};
 use crate::errno::{Errno, Result};
 use crate::fs::{DirSink, FMode, File, FileOps, Files, Inode, InodeOps, Link, OpenFlags, Path};
 use crate::kref::Ref;
+use crate::mm::{try_arc_slice, try_box};
 use crate::ns::{Cred, Pid};
 use crate::process::access::{AccessMode, may_access};
 use crate::procfs::text::{Source, Text, TextFile};
@@ -58,7 +59,7 @@ pub(super) fn lookup_link(
     let Some(fd) = tree::parse_index(name) else { return Ok(None) };
     let Ok(file) = file_of(pid, fd) else { return Ok(None) };
     let ops = FdLink { pid: pid.clone(), fd };
-    let inode = Inode::new(&dir.sb, ino(pid, fd, true), link_mode(&file), Box::new(ops))?;
+    let inode = Inode::new(&dir.sb, ino(pid, fd, true), link_mode(&file), try_box(ops)?)?;
     depends_on_task(&inode);
     own(&inode, pid);
     Ok(Some(inode))
@@ -75,7 +76,7 @@ pub(super) fn lookup_info(
         return Ok(None);
     }
     let ops = FdInfo { pid: pid.clone(), fd };
-    let inode = Inode::new(&dir.sb, ino(pid, fd, false), S_IFREG | 0o444, Box::new(ops))?;
+    let inode = Inode::new(&dir.sb, ino(pid, fd, false), S_IFREG | 0o444, try_box(ops)?)?;
     depends_on_task(&inode);
     own(&inode, pid);
     Ok(Some(inode))
@@ -96,7 +97,7 @@ impl InodeOps for FdLink {
     fn readlink(&self, _inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
         check_access(&self.pid)?;
         let file = file_of(&self.pid, self.fd)?;
-        Ok(file.path.to_vec_in(&task::current().fs().root())?.into())
+        try_arc_slice(&file.path.to_vec_in(&task::current().fs().root())?)
     }
 
     fn revalidate(&self, inode: &Inode) -> bool {
@@ -121,7 +122,7 @@ impl InodeOps for FdInfo {
     }
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(TextFile::new(FdInfo { pid: self.pid.clone(), fd: self.fd })))
+        Ok(try_box(TextFile::new(FdInfo { pid: self.pid.clone(), fd: self.fd }))?)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::Path;
 use crate::fs::pagecache::FileBacking;
 use crate::kref::Ref;
-use crate::mm::frame;
+use crate::mm::{fault_inject, frame};
 use crate::ns::{Cap, Namespace, NsProxy, PidNs, PidType};
 use crate::procfs::nsfs;
 use crate::procfs::text::{Text, parse_number};
@@ -124,6 +124,17 @@ pub(super) fn set_oom_score_adj(subject: &Subject, data: &[u8]) -> Result<()> {
         return Err(Errno::EACCES);
     }
     adj.store(new as i32, Ordering::Relaxed);
+    Ok(())
+}
+
+/// How many more allocations there are until one fails; see [`fault_inject`].
+pub(super) fn fail_nth(subject: &Subject, out: &mut Text) -> Result<()> {
+    put!(out, "{}\n", fault_inject::fail_nth(&subject.task.se.thread.info))
+}
+
+pub(super) fn set_fail_nth(subject: &Subject, data: &[u8]) -> Result<()> {
+    let n = parse_number(data)?.try_into().map_err(|_| Errno::EINVAL)?;
+    fault_inject::set_fail_nth(&subject.task.se.thread.info, n);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::fs::{
     DirSink, File, FileOps, Inode, InodeOps, Link, NewNode, OpenFlags, Path, SuperBlock,
 };
 use crate::kref::Ref;
-use crate::mm::Mm;
+use crate::mm::{Mm, try_box};
 use crate::ns::{Cred, Pid, PidNs};
 use crate::process::access::{AccessMode, may_access};
 use crate::put;
@@ -130,6 +130,7 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("exe", 0o777, Kind::Place(files::exe)),
     entry("fd", 0o500, Kind::Fds),
     entry("fdinfo", 0o555, Kind::FdInfos),
+    entry("fail-nth", 0o644, Kind::Setting(files::fail_nth, files::set_fail_nth)),
     entry("gid_map", 0o644, Kind::Setting(idmaps::gid_map, idmaps::set_gid_map)),
     entry("io", 0o400, Kind::Private(files::io)),
     entry("limits", 0o444, Kind::Text(files::limits)),
@@ -176,7 +177,7 @@ pub fn directory_ino(pid: &Ref<Pid>, group: bool) -> u64 {
 pub fn directory(sb: &Ref<SuperBlock>, pid: Ref<Pid>, group: bool) -> Result<Ref<Inode>> {
     let ino = directory_ino(&pid, group);
     let node = Directory { pid, group };
-    let inode = Inode::new(sb, ino, S_IFDIR | 0o555, Box::new(node))?;
+    let inode = Inode::new(sb, ino, S_IFDIR | 0o555, try_box(node)?)?;
     inode.set_nlink(9);
     depends_on_task(&inode);
     if let Some(node) = inode.ops_as::<Directory>() {
@@ -234,7 +235,7 @@ impl InodeOps for Directory {
 
     fn open(&self, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
         let [first, second] = self.tables();
-        Ok(Box::new(EntriesDir { pid: self.pid.clone(), first, second }))
+        Ok(try_box(EntriesDir { pid: self.pid.clone(), first, second })?)
     }
 }
 
@@ -251,7 +252,7 @@ fn node(
     entry: &'static Entry,
 ) -> Result<Ref<Inode>> {
     let ops = Node { pid: pid.clone(), group, entry };
-    let inode = Inode::new(sb, node_ino(pid, group, entry), entry.mode(), Box::new(ops))?;
+    let inode = Inode::new(sb, node_ino(pid, group, entry), entry.mode(), try_box(ops)?)?;
     if entry.mode() & S_IFMT == S_IFDIR {
         inode.set_nlink(2);
     }
@@ -315,7 +316,7 @@ impl InodeOps for Node {
             }
             _ => return Err(Errno::EINVAL),
         }
-        Ok(link_text(&text))
+        link_text(&text)
     }
 
     fn revalidate(&self, inode: &Inode) -> bool {
@@ -325,26 +326,26 @@ impl InodeOps for Node {
     fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
         let pid = self.pid.clone();
         Ok(match self.entry.kind {
-            Kind::Dir(entries) => Box::new(EntriesDir { pid, first: entries, second: &[] }),
+            Kind::Dir(entries) => try_box(EntriesDir { pid, first: entries, second: &[] })?,
             Kind::Fds => {
                 self.subject(inode)?.check_access()?;
-                Box::new(fd::FdDir { pid, links: true })
+                try_box(fd::FdDir { pid, links: true })?
             }
             Kind::FdInfos => {
                 self.subject(inode)?.check_access()?;
-                Box::new(fd::FdDir { pid, links: false })
+                try_box(fd::FdDir { pid, links: false })?
             }
-            Kind::Threads => Box::new(ThreadsDir { pid }),
+            Kind::Threads => try_box(ThreadsDir { pid })?,
             Kind::Memory => {
                 let subject = self.subject(inode)?;
-                Box::new(memory::MemFile::open(&subject)?)
+                try_box(memory::MemFile::open(&subject)?)?
             }
-            Kind::Text(show) => self.text_file(inode, show, None),
+            Kind::Text(show) => self.text_file(inode, show, None)?,
             Kind::Private(show) => {
                 self.subject(inode)?.check_access()?;
-                self.text_file(inode, show, None)
+                self.text_file(inode, show, None)?
             }
-            Kind::Setting(show, store) => self.text_file(inode, show, Some(store)),
+            Kind::Setting(show, store) => self.text_file(inode, show, Some(store))?,
             Kind::Place(_) => return Err(Errno::ELOOP),
         })
     }
@@ -361,10 +362,10 @@ impl Node {
         inode: &Ref<Inode>,
         show: fn(&Subject, &mut Text) -> Result<()>,
         store: Option<Store>,
-    ) -> Box<dyn FileOps> {
+    ) -> Result<Box<dyn FileOps>> {
         let (pid, group, sb) = (self.pid.clone(), self.group, inode.sb.clone());
         let opener = task::current().cred().clone();
-        Box::new(TextFile::new(TaskText { pid, group, sb, opener, show, store }))
+        Ok(try_box(TextFile::new(TaskText { pid, group, sb, opener, show, store }))?)
     }
 }
 

@@ -11,6 +11,8 @@ use super::listen::Listener;
 use crate::container_of;
 use crate::errno::Errno;
 use crate::kref::Ref;
+use crate::list::{Link, List};
+use crate::list_link;
 use crate::net::common::{Common, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::inet::AF_INET6;
 use crate::net::inet::endpoint::Endpoint;
@@ -74,6 +76,8 @@ pub struct TcpSock {
     timer: Timer,
     /// When the timer rings, 0 if it does not.
     armed: AtomicU64,
+    /// Its timer rang.
+    rang: Link,
     /// What every socket has.
     pub common: Ref<Common>,
     /// The namespace's IP layer.
@@ -105,14 +109,23 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that nobody accepted waits for its last acknowledgement.
 const SYN_RECEIVED_TIMEOUT: Duration = Duration::from_secs(63);
 
-/// Sockets whose timer rang, for the softirq.
-static RANG: IrqLock<alloc::vec::Vec<Ref<TcpSock>>> = IrqLock::new(alloc::vec::Vec::new());
+list_link!(
+    /// Sockets whose timer rang.
+    TcpSock, rang: RangLink
+);
+
+/// Sockets whose timer rang, for the softirq. The list holds a reference of each.
+static RANG: IrqLock<List<TcpSock, RangLink>> = IrqLock::new(List::new());
 
 /// Has the softirq of network timers poll connections; at boot.
 pub fn init() {
     softirq::register(Softirq::NetTimer, || {
         loop {
-            let next = RANG.lock().pop();
+            let next = {
+                let rang = RANG.lock();
+                // SAFETY: the list's lock is held; what is on it has a reference, taken back here.
+                unsafe { rang.pop_front().map(|sock| Ref::from_raw(sock)) }
+            };
             let Some(sock) = next else { break };
             sock.poll(None);
         }
@@ -152,6 +165,7 @@ impl TcpSock {
         Ref::try_new(Self {
             timer: Timer::new(Self::ring),
             armed: AtomicU64::new(0),
+            rang: Link::new(),
             names: SpinLock::new(Names {
                 local: Endpoint::any(family),
                 address_bound: false,
@@ -384,7 +398,15 @@ impl TcpSock {
         // SAFETY: the timer is part of a `TcpSock`, of which `arm` made a reference for the timer.
         let sock = unsafe { Ref::from_raw(this) };
         sock.armed.store(0, Relaxed);
-        RANG.lock().push(sock);
+        {
+            let rang = RANG.lock();
+            // It may have rung again before the softirq came.
+            if !sock.rang.is_linked() {
+                // SAFETY: the list's lock is held, and the list keeps the reference.
+                unsafe { rang.push_back(&sock) };
+                core::mem::forget(sock);
+            }
+        }
         softirq::raise(Softirq::NetTimer);
     }
 

@@ -1,6 +1,5 @@
 //! Which socket a segment is for: connections by both ends, listeners by port, and who holds which port.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use smoltcp::phy::ChecksumCapabilities;
@@ -9,53 +8,32 @@ use smoltcp::wire::{IpAddress, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 use super::sock::TcpSock;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::mm::try_collect;
 use crate::net::common::state;
 use crate::net::inet::endpoint::{Endpoint, overlap, takes};
 use crate::net::inet::ip::{self, Header, Received};
-use crate::net::inet::ports;
+use crate::net::inet::ports::{self, ByPort};
 use crate::net::inet::stack::Stack;
+use crate::ordmap::OrdMap;
 
 type Pair = ((IpAddress, u16), (IpAddress, u16));
 
 /// The TCP sockets of a namespace.
 #[derive(Default)]
 pub struct TcpTable {
-    connections: BTreeMap<Pair, Ref<TcpSock>>,
-    listeners: BTreeMap<u16, Vec<Ref<TcpSock>>>,
+    connections: OrdMap<Pair, Ref<TcpSock>>,
+    listeners: ByPort<TcpSock>,
     /// Who holds a port: every socket that has one.
-    ports: BTreeMap<u16, Vec<Ref<TcpSock>>>,
+    ports: ByPort<TcpSock>,
 }
 
 fn pair(local: Endpoint, peer: Endpoint) -> Pair {
     ((local.addr, local.port), (peer.addr, peer.port))
 }
 
-fn add(table: &mut BTreeMap<u16, Vec<Ref<TcpSock>>>, port: u16, sock: &TcpSock) -> Result<()> {
-    let there = table.entry(port).or_default();
-    there.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-    there.push(sock.to_ref());
-    Ok(())
-}
-
-fn remove(
-    table: &mut BTreeMap<u16, Vec<Ref<TcpSock>>>,
-    port: u16,
-    sock: &TcpSock,
-) -> Option<Ref<TcpSock>> {
-    let there = table.get_mut(&port)?;
-    let at = there.iter().position(|other| core::ptr::eq(&**other, sock));
-    let gone = at.map(|at| there.swap_remove(at));
-    if there.is_empty() {
-        table.remove(&port);
-    }
-    gone
-}
-
 impl TcpTable {
     /// Every socket that has a port.
     pub fn all(&self) -> Result<Vec<Ref<TcpSock>>> {
-        try_collect(self.ports.values().flatten().cloned())
+        self.ports.all()
     }
 
     /// Takes `port` at `addr` for `sock`, or with 0 any free one.
@@ -67,24 +45,24 @@ impl TcpTable {
                 && !ports::may_share(&sock.common, &there.common, listens)
         };
         let port = match port {
-            0 => ports::ephemeral(|port| !self.ports.contains_key(&port))?,
-            port if self.ports.get(&port).is_some_and(|all| all.iter().any(conflicts)) => {
+            0 => ports::ephemeral(|port| self.ports.of(port).is_empty())?,
+            port if self.ports.of(port).iter().any(conflicts) => {
                 return Err(Errno::EADDRINUSE);
             }
             port => port,
         };
-        add(&mut self.ports, port, sock)?;
+        self.ports.add(port, sock.to_ref())?;
         Ok(port)
     }
 
     /// Shares the port of a listener with one of its connections.
     pub fn share_port(&mut self, sock: &TcpSock, port: u16) -> Result<()> {
-        add(&mut self.ports, port, sock)
+        self.ports.add(port, sock.to_ref())
     }
 
     /// Gives a port back.
     pub fn give_port(&mut self, sock: &TcpSock, port: u16) -> Option<Ref<TcpSock>> {
-        remove(&mut self.ports, port, sock)
+        self.ports.remove(port, sock)
     }
 
     /// Adds a connection; `EADDRNOTAVAIL` if there is one between the same ends.
@@ -93,28 +71,25 @@ impl TcpTable {
         if self.connections.contains_key(&key) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        self.connections.insert(key, sock.to_ref());
-        Ok(())
+        self.connections.try_insert(key, sock.to_ref()).map(drop)
     }
 
     /// Adds a listener; `EADDRINUSE` if another one has the place and does not share it.
     pub fn listen(&mut self, sock: &TcpSock, local: Endpoint) -> Result<()> {
-        let clash = self.listeners.get(&local.port).is_some_and(|there| {
-            there.iter().any(|other| {
-                let theirs = other.names.lock().local.addr;
-                overlap(local.addr, sock.dual(), theirs, other.dual())
-                    && !ports::may_share(&sock.common, &other.common, true)
-            })
+        let clash = self.listeners.of(local.port).iter().any(|other| {
+            let theirs = other.names.lock().local.addr;
+            overlap(local.addr, sock.dual(), theirs, other.dual())
+                && !ports::may_share(&sock.common, &other.common, true)
         });
         if clash {
             return Err(Errno::EADDRINUSE);
         }
-        add(&mut self.listeners, local.port, sock)
+        self.listeners.add(local.port, sock.to_ref())
     }
 
     /// Takes a listener off.
     pub fn unlisten(&mut self, sock: &TcpSock, port: u16) -> Option<Ref<TcpSock>> {
-        remove(&mut self.listeners, port, sock)
+        self.listeners.remove(port, sock)
     }
 
     fn disconnect(&mut self, sock: &TcpSock, key: &Pair) -> Option<Ref<TcpSock>> {
@@ -127,9 +102,8 @@ impl TcpTable {
     }
 
     fn listener(&self, dst: IpAddress, port: u16) -> Option<Ref<TcpSock>> {
-        let there = self.listeners.get(&port)?;
-        let fits =
-            there.iter().filter(|sock| takes(sock.names.lock().local.addr, sock.dual(), dst));
+        let there = self.listeners.of(port).iter();
+        let fits = there.filter(|sock| takes(sock.names.lock().local.addr, sock.dual(), dst));
         fits.max_by_key(|sock| !sock.names.lock().local.is_any()).cloned()
     }
 }
