@@ -85,66 +85,40 @@ impl FileOps for PagedFile {
 /// Reads from `pos` on, which moves; holes read as zeros.
 fn read(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
     let mapping = inode.ops().mapping().ok_or(Errno::EINVAL)?;
-    let mut done = 0;
-    while !buf.is_empty() {
-        let left = inode.size().saturating_sub(*pos);
-        if left == 0 {
-            break;
-        }
-        let offset = *pos as usize & PAGE_MASK;
+    buf.in_pieces(pos, |buf, pos| {
+        let left = inode.size().checked_sub(pos).filter(|left| *left > 0)?;
+        let offset = pos as usize & PAGE_MASK;
         let n = buf.remaining().min(PAGE_SIZE - offset);
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(n);
-        let copied = match mapping.get(*pos >> PAGE_SHIFT) {
+        let copied = match mapping.get(pos >> PAGE_SHIFT) {
             // SAFETY: `offset + n` lies within the page, which the reference keeps alive.
             Some(page) => unsafe { buf.put_raw(page.as_ptr().add(offset), n) },
             None => buf.put_zeros(n),
         };
-        match copied {
-            Ok(copied) => {
-                *pos += copied as u64;
-                done += copied;
-                if copied < n {
-                    break;
-                }
-            }
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(done)
+        Some((n, copied))
+    })
 }
 
 /// Writes at `pos`, which moves, under the inode's lock. The file grows as bytes arrive.
 fn write(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
     let mapping = inode.ops().mapping().ok_or(Errno::EINVAL)?;
-    let mut done = 0;
-    while !buf.is_empty() {
-        let offset = *pos as usize & PAGE_MASK;
+    buf.in_pieces(pos, |buf, pos| {
+        let offset = pos as usize & PAGE_MASK;
         let n = buf.remaining().min(PAGE_SIZE - offset);
-        let copied = inode.ops().page(inode, *pos >> PAGE_SHIFT).and_then(|page| {
+        let copied = inode.ops().page(inode, pos >> PAGE_SHIFT).and_then(|page| {
             // The instruction cache may hold what the page was before.
             page.set_flags(0);
             // SAFETY: `offset + n` lies within the page, which the reference keeps alive. Programs
             // that map the page see bytes as they arrive.
             unsafe { buf.take_raw(page.as_ptr().add(offset), n) }
         });
-        match copied {
-            Ok(copied) => {
-                *pos += copied as u64;
-                done += copied;
-                if *pos > inode.size() {
-                    mapping.truncate(*pos);
-                    inode.set_size(*pos);
-                }
-                if copied < n {
-                    break;
-                }
-            }
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
+        let end = pos + *copied.as_ref().unwrap_or(&0) as u64;
+        if end > inode.size() && copied.is_ok() {
+            mapping.truncate(end);
+            inode.set_size(end);
         }
-    }
-    Ok(done)
+        Some((n, copied))
+    })
 }
 
 /// `SEEK_DATA` and `SEEK_HOLE`: pages that exist are data.

@@ -137,6 +137,32 @@ impl<'a> UserBuf<'a> {
         if done == 0 && len != 0 { Err(Errno::EFAULT) } else { Ok(done) }
     }
 
+    /// Moves the bytes piece by piece, from `pos` of a file on, which moves along. `piece` says how many it
+    /// wanted to move and how many it did, or `None` at the end. An error counts only if nothing was moved
+    /// before (read(2), write(2)).
+    pub fn in_pieces(
+        &mut self,
+        pos: &mut u64,
+        mut piece: impl FnMut(&mut Self, u64) -> Option<(usize, Result<usize>)>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        while !self.is_empty() {
+            let Some((wanted, moved)) = piece(self, *pos) else { break };
+            match moved {
+                Ok(moved) => {
+                    *pos += moved as u64;
+                    done += moved;
+                    if moved < wanted {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
     /// Puts `data` into the buffer, as much as there is room for; returns how much.
     #[inline]
     pub fn put(&mut self, data: &[u8]) -> Result<usize> {

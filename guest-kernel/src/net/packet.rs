@@ -243,10 +243,7 @@ impl Protocol for PacketRef {
     }
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
-        match self.0.queue.receive(&self.0.common, message) {
-            Err(Errno::ESHUTDOWN) => Ok(0),
-            result => result.map(|(_, n)| n),
-        }
+        Ok(self.0.queue.receive(&self.0.common, message)?.map_or(0, |(_, n)| n))
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollFlags {

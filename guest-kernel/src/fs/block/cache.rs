@@ -283,13 +283,17 @@ impl Disk {
         }
     }
 
+    /// The page at a position, where in it that is, and how much of `len` bytes lies there; `None` at the
+    /// disk's end.
+    fn piece_at(&self, pos: u64, len: usize) -> Option<(u64, usize, usize)> {
+        let (index, offset) = (pos >> PAGE_SHIFT, (pos & (PAGE - 1)) as usize);
+        (pos < self.size).then(|| (index, offset, len.min(self.page_len(index) as usize - offset)))
+    }
+
     /// Copies from the disk, from `pos` on, which moves.
     pub(super) fn read(&'static self, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
-        let mut done = 0;
-        while !buf.is_empty() && *pos < self.size {
-            let index = *pos >> PAGE_SHIFT;
-            let offset = (*pos & (PAGE - 1)) as usize;
-            let n = buf.remaining().min(self.page_len(index) as usize - offset);
+        buf.in_pieces(pos, |buf, pos| {
+            let (index, offset, n) = self.piece_at(pos, buf.remaining())?;
             let sequential = self.cache.next_read.load(Ordering::Relaxed) == index;
             let wanted = (offset + buf.remaining()).div_ceil(PAGE_SIZE) - 1;
             let ahead = if sequential { MAX_PAGES } else { wanted };
@@ -298,45 +302,21 @@ impl Disk {
                 unsafe { buf.put_raw(frame.as_ptr().add(offset), n) }
             });
             self.cache.next_read.store(index + 1, Ordering::Relaxed);
-            match copied {
-                Ok(copied) => {
-                    *pos += copied as u64;
-                    done += copied;
-                    if copied < n {
-                        break;
-                    }
-                }
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
+            Some((n, copied))
+        })
     }
 
     /// Copies to the disk's pages, from `pos` on, which moves. One writer at a time.
     pub(super) fn write(&'static self, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
-        let mut done = 0;
-        while !buf.is_empty() && *pos < self.size {
-            let index = *pos >> PAGE_SHIFT;
-            let offset = (*pos & (PAGE - 1)) as usize;
-            let n = buf.remaining().min(self.page_len(index) as usize - offset);
-            match self.write_page(index, offset, n, buf) {
-                Ok(copied) => {
-                    *pos += copied as u64;
-                    done += copied;
-                    if copied < n {
-                        break;
-                    }
-                }
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
+        buf.in_pieces(pos, |buf, pos| {
+            let (index, offset, n) = self.piece_at(pos, buf.remaining())?;
+            let copied = self.write_page(index, offset, n, buf);
             if self.cache.dirty_pages() > dirty_limit() {
                 // Without memory for requests, the next new page stops the writer.
                 let _ = self.write_back(2 * MAX_PAGES);
             }
-        }
-        Ok(done)
+            Some((n, copied))
+        })
     }
 
     fn write_page(

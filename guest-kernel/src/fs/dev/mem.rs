@@ -48,22 +48,11 @@ impl CharDevice for Mem {
 /// Fills what is left of `buf` with random bytes.
 pub fn read_random(buf: &mut UserBuf<'_>) -> Result<usize> {
     let mut chunk = [0; 256];
-    let mut done = 0;
-    while !buf.is_empty() {
+    buf.in_pieces(&mut 0, |buf, _| {
         let n = buf.remaining().min(chunk.len());
         random::fill(&mut chunk[..n]);
-        match buf.put(&chunk[..n]) {
-            Ok(copied) => {
-                done += copied;
-                if copied < n {
-                    break;
-                }
-            }
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(done)
+        Some((n, buf.put(&chunk[..n])))
+    })
 }
 
 /// Stirs what is left of `buf` into the generator.

@@ -118,12 +118,12 @@ impl Queue {
         drop(old);
     }
 
-    /// Receives one: waits for it, copies it, says from whom it is.
+    /// Receives one: waits for it, copies it, says from whom it is. `None` if the socket is shut down.
     pub fn receive(
         &self,
         common: &Common,
         message: &mut RecvMsg<'_, '_>,
-    ) -> Result<(Ref<Datagram>, usize)> {
+    ) -> Result<Option<(Ref<Datagram>, usize)>> {
         if message.flags.intersects(MsgFlags::ERRQUEUE) {
             return Err(Errno::EAGAIN);
         }
@@ -137,7 +137,7 @@ impl Queue {
             }
             common.check_error()?;
             if common.is_shut(SHUT_RECEIVE) {
-                return Err(Errno::ESHUTDOWN);
+                return Ok(None);
             }
             let come = || !self.is_empty() || common.has_error() || common.is_shut(SHUT_RECEIVE);
             wait.wait(&common.rx_wait, wait_channel!("__skb_wait_for_more_packets"), come)?;
@@ -154,7 +154,7 @@ impl Queue {
         message.name = Some(datagram.from);
         stamp(common, message, datagram.time)?;
         let n = if message.flags.contains(MsgFlags::TRUNC) { data.len() } else { n };
-        Ok((datagram, n))
+        Ok(Some((datagram, n)))
     }
 }
 

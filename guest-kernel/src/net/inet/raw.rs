@@ -260,10 +260,8 @@ impl Protocol for RawRef {
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
         let sock = &self.0;
-        let (datagram, n) = match sock.queue.receive(&sock.common, message) {
-            Err(Errno::ESHUTDOWN) => return Ok(0),
-            result => result?,
-        };
+        let received = sock.queue.receive(&sock.common, message)?;
+        let Some((datagram, n)) = received else { return Ok(0) };
         receive_options(&sock.options, message, &datagram)?;
         Ok(n)
     }

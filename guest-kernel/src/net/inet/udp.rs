@@ -294,10 +294,8 @@ impl Protocol for UdpRef {
     }
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
-        let (datagram, n) = match self.queue.receive(&self.common, message) {
-            Err(Errno::ESHUTDOWN) => return Ok(0),
-            result => result?,
-        };
+        let received = self.queue.receive(&self.common, message)?;
+        let Some((datagram, n)) = received else { return Ok(0) };
         receive_options(&self.options, message, &datagram)?;
         Ok(n)
     }
