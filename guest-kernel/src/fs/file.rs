@@ -267,8 +267,8 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// What stands behind a mapping of the file (mmap(2)).
-    fn mmap(&self, _file: &Ref<File>) -> Result<Arc<dyn Backing>> {
+    /// What stands behind a mapping of the file (mmap(2)). `writable`: the file may be written to through it.
+    fn mmap(&self, _file: &Ref<File>, _writable: bool) -> Result<Arc<dyn Backing>> {
         Err(Errno::ENODEV)
     }
 

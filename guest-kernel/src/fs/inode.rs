@@ -240,20 +240,20 @@ pub trait InodeOps: Any + Send + Sync {
         self.mapping().ok_or(Errno::EINVAL)?.get_or_zero(index)
     }
 
+    /// Makes a page that is not there come into being, in advance of its data (fallocate).
+    fn reserve_page(&self, inode: &Inode, index: u64) -> Result<()> {
+        self.page(inode, index).map(|_| ())
+    }
+
     /// Makes a range of a file that is made of pages a hole, under the inode's lock.
     fn punch_hole(&self, _inode: &Inode, start: u64, end: u64) -> Result<()> {
         self.mapping().ok_or(Errno::EOPNOTSUPP)?.punch_hole(start, end);
         Ok(())
     }
 
-    /// May refuse a write of `len` bytes at `pos` (seals), under the inode's lock.
-    fn before_write(&self, _inode: &Inode, _pos: u64, _len: u64) -> Result<()> {
-        Ok(())
-    }
-
-    /// True if nobody may write to the file any more, by whatever way (seals).
-    fn is_write_sealed(&self) -> bool {
-        false
+    /// What nobody may do to the file any more: `F_SEAL_*`.
+    fn seals(&self) -> u32 {
+        0
     }
 
     /// Checks access, if the inode has [`InodeFlags::CUSTOM_PERMISSION`].

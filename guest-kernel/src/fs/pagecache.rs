@@ -22,6 +22,9 @@ use crate::uapi;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
+/// Seals that nobody can write through.
+pub const WRITE_SEALS: u32 = uapi::F_SEAL_WRITE | uapi::F_SEAL_FUTURE_WRITE;
+
 /// An open file whose inode has pages ([`InodeOps::mapping`](super::InodeOps::mapping)).
 pub struct PagedFile;
 
@@ -52,7 +55,6 @@ impl FileOps for PagedFile {
             return Err(Errno::EFBIG);
         }
         buf.truncate(usize::try_from(limit - *pos).unwrap_or(usize::MAX));
-        inode.ops().before_write(inode, *pos, buf.remaining() as u64)?;
         verbs::drop_privileges(inode)?;
         let done = write(inode, buf, pos)?;
         inode.touch_modified();
@@ -77,8 +79,11 @@ impl FileOps for PagedFile {
         fallocate(&file.inode, mode, offset, len)
     }
 
-    fn mmap(&self, file: &Ref<File>) -> Result<Arc<dyn Backing>> {
-        Ok(try_arc(FileBacking { file: file.clone() })?)
+    fn mmap(&self, file: &Ref<File>, writable: bool) -> Result<Arc<dyn Backing>> {
+        if let Some(mapping) = file.inode.ops().mapping().filter(|_| writable) {
+            mapping.add_writer()?;
+        }
+        Ok(try_arc(FileBacking { file: file.clone(), writable })?)
     }
 }
 
@@ -99,13 +104,25 @@ fn read(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
     })
 }
 
+/// `EPERM` if seals forbid to write up to `end`.
+fn refuse_sealed(inode: &Inode, end: u64) -> Result<()> {
+    let seals = inode.ops().seals();
+    let grows = seals & uapi::F_SEAL_GROW != 0 && end > inode.size();
+    if seals & WRITE_SEALS != 0 || grows { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 /// Writes at `pos`, which moves, under the inode's lock. The file grows as bytes arrive.
 fn write(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
     let mapping = inode.ops().mapping().ok_or(Errno::EINVAL)?;
     buf.in_pieces(pos, |buf, pos| {
         let offset = pos as usize & PAGE_MASK;
         let n = buf.remaining().min(PAGE_SIZE - offset);
-        let copied = inode.ops().page(inode, pos >> PAGE_SHIFT).and_then(|page| {
+        let page = match refuse_sealed(inode, pos + n as u64) {
+            Ok(()) => inode.ops().page(inode, pos >> PAGE_SHIFT),
+            // Memory that cannot be read comes before a file that cannot be written.
+            Err(error) => buf.take(&mut [0]).and(Err(error)),
+        };
+        let copied = page.and_then(|page| {
             // The instruction cache may hold what the page was before.
             page.set_flags(0);
             // SAFETY: `offset + n` lies within the page, which the reference keeps alive. Programs
@@ -117,11 +134,13 @@ fn write(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
             mapping.truncate(end);
             inode.set_size(end);
         }
-        Some((n, copied))
+        // Less than asked for is not the end, only nothing is: what the file grew by may be what was missing,
+        // if the memory that is read maps it.
+        Some((1, copied))
     })
 }
 
-/// `SEEK_DATA` and `SEEK_HOLE`: pages that exist are data.
+/// `SEEK_DATA` and `SEEK_HOLE`: pages are data, unless they were only allocated in advance.
 fn seek_data(inode: &Inode, mapping: &Mapping, offset: i64, data: bool) -> Result<u64> {
     let size = inode.size();
     let at = u64::try_from(offset).ok().filter(|&at| at < size).ok_or(Errno::ENXIO)?;
@@ -129,12 +148,12 @@ fn seek_data(inode: &Inode, mapping: &Mapping, offset: i64, data: bool) -> Resul
     let mut index = at >> PAGE_SHIFT;
     while index <= last {
         if data {
-            match mapping.next_page(index) {
+            match mapping.next_data(index) {
                 Some(found) if found <= last => return Ok(at.max(found << PAGE_SHIFT)),
                 _ => return Err(Errno::ENXIO),
             }
         }
-        if mapping.get(index).is_none() {
+        if !mapping.has_data(index) {
             return Ok(at.max(index << PAGE_SHIFT));
         }
         index += 1;
@@ -156,12 +175,15 @@ fn fallocate(inode: &Inode, mode: u32, offset: u64, len: u64) -> Result<()> {
     let _guard = inode.lock.lock();
     verbs::drop_privileges(inode)?;
     if punch {
-        inode.ops().before_write(inode, offset, len)?;
+        if inode.ops().seals() & WRITE_SEALS != 0 {
+            return Err(Errno::EPERM);
+        }
         inode.ops().punch_hole(inode, offset, end)?;
     } else {
-        if !keep {
-            check_size_limit(inode.size(), end)?;
-            inode.ops().before_write(inode, offset, len)?;
+        // Also without a new size (tmpfs looks at both before it looks at that flag).
+        check_size_limit(inode.size(), end)?;
+        if inode.ops().seals() & uapi::F_SEAL_GROW != 0 && end > inode.size() {
+            return Err(Errno::EPERM);
         }
         allocate(inode, mapping, offset >> PAGE_SHIFT, end.div_ceil(PAGE))?;
         if !keep && end > inode.size() {
@@ -183,7 +205,7 @@ fn allocate(inode: &Inode, mapping: &Mapping, first: u64, end: u64) -> Result<()
         let result = made
             .try_reserve(1)
             .map_err(|_| Errno::ENOMEM)
-            .and_then(|()| inode.ops().page(inode, index));
+            .and_then(|()| inode.ops().reserve_page(inode, index));
         if let Err(error) = result {
             for run in made {
                 inode.ops().punch_hole(inode, run.start << PAGE_SHIFT, run.end << PAGE_SHIFT)?;
@@ -198,9 +220,10 @@ fn allocate(inode: &Inode, mapping: &Mapping, first: u64, end: u64) -> Result<()
     Ok(())
 }
 
-/// `file` as mmap(2) and execve(2) map it, with its names. `ENODEV` if it cannot be mapped.
-pub fn mapped_file(file: &Ref<File>) -> Result<Ref<MappedFile>> {
-    let backing = file.ops().mmap(file)?;
+/// `file` as mmap(2) and execve(2) map it, with its names. `ENODEV` if it cannot be mapped, `EPERM` if it
+/// is sealed and the mapping is to be `writable`.
+pub fn mapped_file(file: &Ref<File>, writable: bool) -> Result<Ref<MappedFile>> {
+    let backing = file.ops().mmap(file, writable)?;
     let dev = u64::from(file.inode.dev.encode());
     // Nearly all paths are short; the stack has no room for all of them.
     let mut short = [0; 256];
@@ -214,6 +237,16 @@ pub fn mapped_file(file: &Ref<File>) -> Result<Ref<MappedFile>> {
 pub struct FileBacking {
     /// Keeps the file open, as POSIX wants, also after its descriptor is closed.
     pub file: Ref<File>,
+    /// It counts as a writer of the pages.
+    writable: bool,
+}
+
+impl Drop for FileBacking {
+    fn drop(&mut self) {
+        if let Some(mapping) = self.mapping().filter(|_| self.writable) {
+            mapping.remove_writer();
+        }
+    }
 }
 
 impl Backing for FileBacking {
@@ -231,6 +264,11 @@ impl Backing for FileBacking {
             Err(Errno::ENOMEM) => Err(Fault::Oom),
             Err(_) => Err(Fault::BusErr),
         }
+    }
+
+    fn punch_hole(&self, start: u64, len: u64) -> Result<()> {
+        let mode = uapi::FALLOC_FL_KEEP_SIZE | uapi::FALLOC_FL_PUNCH_HOLE;
+        self.file.ops().fallocate(&self.file, mode, start, len)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -15,7 +15,7 @@ use super::Fault;
 use super::frame::FrameRef;
 use super::mapping::Mapping;
 use crate::array::Array;
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 
 /// Something whose pages can be mapped.
@@ -36,6 +36,13 @@ pub trait Backing: Send + Sync + Any {
 
     /// Writes back what was changed through shared mappings (msync, MS_SYNC).
     fn sync(&self, _first: u64, _last: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes a range of the object a hole (madvise, MADV_REMOVE); may sleep.
+    fn punch_hole(&self, start: u64, len: u64) -> Result<()> {
+        let mapping = self.mapping().ok_or(Errno::EOPNOTSUPP)?;
+        mapping.punch_hole(start, start.checked_add(len).ok_or(Errno::EFBIG)?);
         Ok(())
     }
 

@@ -273,7 +273,8 @@ impl Mm {
             return Err(Fault::BusErr.into());
         }
         if write && vma.is_private() {
-            let Some(original) = mapping.get(index) else { return Ok(false) };
+            let original = mapping.get(index).filter(|page| !page.is_reserved());
+            let Some(original) = original else { return Ok(false) };
             let copy = Self::private_copy(vma, leaf, &original)?;
             leaf.fill(copy);
             return Ok(true);
@@ -284,6 +285,9 @@ impl Mm {
         let first = vma.page_index(start);
         let own = !vma.is_private();
         mapping.for_each(first, first + ((end - start) >> PAGE_SHIFT) - 1, |i, frame| {
+            if frame.is_reserved() {
+                return;
+            }
             leaf.fill_near(start + ((i - first) << PAGE_SHIFT), || {
                 page_entry(vma, frame.clone().into_phys(), own)
             });
@@ -344,8 +348,10 @@ impl Mm {
         let growth = vma.start - addr;
         let below = i.checked_sub(1).map(|i| &space.vmas[i]);
         let gap = below.is_none_or(|below| {
-            // A range without access is a guard by itself.
-            let needed = if below.flags.intersects(VmFlags::ACCESS) { STACK_GUARD_GAP } else { 0 };
+            // A range without access is a guard by itself, and another stack keeps its own distance.
+            let neighbour = below.flags.intersects(VmFlags::ACCESS)
+                && !below.flags.contains(VmFlags::GROWSDOWN);
+            let needed = if neighbour { STACK_GUARD_GAP } else { 0 };
             below.end.saturating_add(needed) <= addr
         });
         let bytes = (space.total_vm << PAGE_SHIFT).saturating_add(growth);
@@ -375,8 +381,7 @@ impl Mm {
                     let space = self.space.read();
                     let vma = vma::find_containing(&space.vmas, addr).ok_or(Fault::MapErr)?;
                     if !vma.flags.intersects(VmFlags::ACCESS) {
-                        addr = vma.end;
-                        continue;
+                        return Err(Fault::AccErr);
                     }
                     // A shared file is not to be dirtied; everything else is to be the program's own.
                     vma.is_private() && vma.flags.contains(VmFlags::WRITE)

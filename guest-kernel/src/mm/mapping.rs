@@ -8,7 +8,7 @@
 
 use alloc::boxed::Box;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use belljar_abi::Described;
 
@@ -235,6 +235,9 @@ pub struct Mapping {
     size: AtomicU64,
     generation: AtomicU64,
     mappers: AtomicU32,
+    /// Mappings through which the file may be written to; -1 when there may be none any more.
+    #[described(skip)]
+    writers: AtomicI32,
     #[described(skip)]
     kind: PageKind,
 }
@@ -247,6 +250,7 @@ impl Mapping {
             size: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             mappers: AtomicU32::new(0),
+            writers: AtomicI32::new(0),
             kind,
         }
     }
@@ -275,6 +279,26 @@ impl Mapping {
         self.mappers.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// One more mapping will write to the file; `EPERM` if none may.
+    pub fn add_writer(&self) -> Result<()> {
+        let more = |n| if n < 0 { None } else { Some(n + 1) };
+        let result = self.writers.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+        result.map(|_| ()).map_err(|_| Errno::EPERM)
+    }
+
+    /// One mapping less writes to the file.
+    pub fn remove_writer(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// No mapping may write to the file from now on; `EBUSY` if one may already.
+    pub fn deny_writers(&self) -> Result<()> {
+        match self.writers.compare_exchange(0, -1, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) | Err(-1) => Ok(()),
+            Err(_) => Err(Errno::EBUSY),
+        }
+    }
+
     /// True if an address space maps the file (or did a moment ago).
     pub fn is_mapped(&self) -> bool {
         self.mappers.load(Ordering::Acquire) > 0
@@ -290,6 +314,22 @@ impl Mapping {
     pub fn next_page(&self, index: u64) -> Option<u64> {
         let tree = self.tree.lock();
         PageTree::next(&tree.root, tree.height, 0, index)
+    }
+
+    /// The index of the first page with data at `index` or after it.
+    pub fn next_data(&self, mut index: u64) -> Option<u64> {
+        loop {
+            let found = self.next_page(index)?;
+            if self.has_data(found) {
+                return Some(found);
+            }
+            index = found + 1;
+        }
+    }
+
+    /// True if the page at `index` is in memory and holds data.
+    pub fn has_data(&self, index: u64) -> bool {
+        self.tree.lock().get(index).is_some_and(|page| !page.is_reserved())
     }
 
     /// Calls `f` with the pages in memory among `first..=last`. `f` runs under the tree's spin lock.

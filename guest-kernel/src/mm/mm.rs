@@ -19,6 +19,7 @@ use belljar_abi::Described;
 
 use super::asid::{self, Asid};
 use super::backing::MappedFile;
+use super::fault::MMAP_MIN_ADDR;
 use super::mapping::Mapping;
 use super::memcg::MemGroup;
 use super::tables::Tables;
@@ -47,11 +48,24 @@ pub struct MmLimits {
     pub stack: u64,
     /// `RLIMIT_MEMLOCK`; `u64::MAX` for the privileged.
     pub memlock: u64,
+    /// The lowest address that may be asked for: 0 for the privileged.
+    pub lowest: u64,
+}
+
+impl MmLimits {
+    /// Those of a program without privileges, as the kernel boots.
+    const DEFAULT: Self = Self {
+        address_space: u64::MAX,
+        data: u64::MAX,
+        stack: 8 << 20,
+        memlock: 8 << 20,
+        lowest: MMAP_MIN_ADDR,
+    };
 }
 
 impl Default for MmLimits {
     fn default() -> Self {
-        Self { address_space: u64::MAX, data: u64::MAX, stack: 8 << 20, memlock: 8 << 20 }
+        Self::DEFAULT
     }
 }
 
@@ -111,12 +125,7 @@ impl Space {
             def_flags: VmFlags::empty(),
             hole_top: DEFAULT_MMAP_BASE,
             hole_size: 0,
-            limits: MmLimits {
-                address_space: u64::MAX,
-                data: u64::MAX,
-                stack: 8 << 20,
-                memlock: 8 << 20,
-            },
+            limits: MmLimits::DEFAULT,
         }
     }
 

@@ -37,6 +37,33 @@ pub struct MmapRequest {
     pub may: VmFlags,
 }
 
+impl MmapRequest {
+    /// Rights and properties of the range that comes to be.
+    fn vm_flags(&self) -> Result<VmFlags> {
+        let may = if self.file.is_some() { self.may & VmFlags::MAY } else { VmFlags::MAY };
+        let mut flags = VmFlags::from_prot(self.prot) | may;
+        match self.flags & uapi::MAP_TYPE {
+            uapi::MAP_PRIVATE => {}
+            uapi::MAP_SHARED => flags |= VmFlags::SHARED | VmFlags::MAYSHARE,
+            uapi::MAP_SHARED_VALIDATE if self.file.is_some() => {
+                flags |= VmFlags::SHARED | VmFlags::MAYSHARE;
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        if self.flags & uapi::MAP_GROWSDOWN != 0 {
+            // Only private memory grows.
+            if self.file.is_some() || flags.contains(VmFlags::SHARED) {
+                return Err(Errno::EINVAL);
+            }
+            flags |= VmFlags::GROWSDOWN;
+        }
+        if self.flags & uapi::MAP_NORESERVE != 0 {
+            flags |= VmFlags::NORESERVE;
+        }
+        Ok(flags)
+    }
+}
+
 /// True if the address starts a page.
 fn is_aligned(addr: u64) -> bool {
     addr & PAGE_MASK as u64 == 0
@@ -59,6 +86,13 @@ impl Space {
     fn is_free(&self, start: u64, end: u64) -> bool {
         let i = vma::find(&self.vmas, start);
         self.vmas.get(i).is_none_or(|next| end <= Self::guarded_start(next))
+    }
+
+    /// A free place for `len` bytes: at the hint if that is one and not 0.
+    pub(super) fn find_near(&mut self, hint: u64, len: u64) -> Result<u64> {
+        let at = (hint & !(PAGE - 1)).max(MMAP_MIN_ADDR);
+        let fits = at.checked_add(len).is_some_and(|end| end <= TASK_SIZE);
+        if hint != 0 && fits && self.is_free(at, at + len) { Ok(at) } else { self.find_free(len) }
     }
 
     /// The highest free place for `len` bytes below the mmap base, or one above it if need be.
@@ -96,6 +130,49 @@ impl Space {
             i = i.checked_sub(1)?;
             end = end.min(Self::guarded_start(&self.vmas[i]));
         }
+    }
+
+    /// Where a mapping goes, and its length in whole pages, by the rules that do not ask what is behind
+    /// it: mmap(2) looks at the file after these.
+    fn place(&mut self, request: &MmapRequest) -> Result<(u64, u64)> {
+        let MmapRequest { addr, len, flags, pgoff, .. } = *request;
+        if len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
+        if pgoff.checked_add(len >> PAGE_SHIFT).is_none() {
+            return Err(Errno::EOVERFLOW);
+        }
+        if len > TASK_SIZE - MMAP_MIN_ADDR {
+            return Err(Errno::ENOMEM);
+        }
+        let start = if flags & (uapi::MAP_FIXED | uapi::MAP_FIXED_NOREPLACE) != 0 {
+            if addr > TASK_SIZE - len {
+                return Err(Errno::ENOMEM);
+            }
+            if !is_aligned(addr) {
+                return Err(Errno::EINVAL);
+            }
+            if addr < self.limits.lowest {
+                return Err(Errno::EPERM);
+            }
+            if flags & uapi::MAP_FIXED_NOREPLACE != 0
+                && !vma::overlapping(&self.vmas, addr, addr + len).is_empty()
+            {
+                return Err(Errno::EEXIST);
+            }
+            addr
+        } else {
+            self.find_near(addr, len)?
+        };
+        let locked = flags & uapi::MAP_LOCKED != 0;
+        if locked && self.limits.memlock == 0 {
+            return Err(Errno::EPERM);
+        }
+        if locked || self.def_flags.contains(VmFlags::LOCKED) {
+            self.may_lock(len)?;
+        }
+        Ok((start, len))
     }
 
     /// Notes that `end` and below became free.
@@ -186,96 +263,34 @@ impl Mm {
         Ok(())
     }
 
+    /// What mmap(2) of a file says before it looks at the file.
+    pub fn may_mmap(&self, request: &MmapRequest) -> Result<()> {
+        self.space.write().place(request).map(|_| ())
+    }
+
     /// mmap(2); returns the address.
     pub fn mmap(&self, request: MmapRequest) -> Result<u64> {
-        let MmapRequest { addr, len, prot, flags, file, pgoff, may } = request;
-        if len == 0 {
-            return Err(Errno::EINVAL);
-        }
-        let len = page_align_up(len).filter(|len| *len <= TASK_SIZE).ok_or(Errno::ENOMEM)?;
-        let pages = len >> PAGE_SHIFT;
-        if pgoff.checked_add(pages).is_none() {
-            return Err(Errno::EOVERFLOW);
-        }
-        if flags & uapi::MAP_HUGETLB != 0 {
-            // There are no huge pages set aside, as with vm.nr_hugepages 0.
-            return Err(Errno::ENOMEM);
-        }
-        let fixed = flags & (uapi::MAP_FIXED | uapi::MAP_FIXED_NOREPLACE) != 0;
-        let shared = match flags & uapi::MAP_TYPE {
-            uapi::MAP_PRIVATE => false,
-            uapi::MAP_SHARED => true,
-            uapi::MAP_SHARED_VALIDATE if flags & !MAP_KNOWN == 0 => true,
-            uapi::MAP_SHARED_VALIDATE => return Err(Errno::EOPNOTSUPP),
-            _ => return Err(Errno::EINVAL),
-        };
-        let mut vm_flags = VmFlags::from_prot(prot) | VmFlags::MAY;
-        let file = match file {
-            Some(file) => {
-                if flags & uapi::MAP_GROWSDOWN != 0 {
-                    return Err(Errno::EINVAL);
-                }
-                vm_flags = (vm_flags - VmFlags::MAY) | (may & VmFlags::MAY);
-                Some(file)
-            }
-            None if shared && flags & uapi::MAP_GROWSDOWN != 0 => return Err(Errno::EINVAL),
-            None if shared => Some(shared_memory(len)?),
-            None => None,
-        };
-        if shared {
-            vm_flags |= VmFlags::SHARED | VmFlags::MAYSHARE;
-        }
-        if flags & uapi::MAP_GROWSDOWN != 0 {
-            vm_flags |= VmFlags::GROWSDOWN;
-        }
-        if flags & uapi::MAP_NORESERVE != 0 {
-            vm_flags |= VmFlags::NORESERVE;
-        }
-        if fixed {
-            if !is_aligned(addr) {
-                return Err(Errno::EINVAL);
-            }
-            if addr.checked_add(len).is_none_or(|end| end > TASK_SIZE) {
-                return Err(Errno::ENOMEM);
-            }
-            if addr < MMAP_MIN_ADDR {
-                return Err(Errno::EPERM);
-            }
-        }
-        let pgoff = if file.is_some() { pgoff } else { 0 };
-        let (start, populate) = self.change(|space, gone| {
-            vm_flags |= space.def_flags;
+        let (start, len, populate) = self.change(|space, gone| {
+            let (start, len) = space.place(&request)?;
+            let end = start + len;
+            let mut vm_flags = request.vm_flags()? | space.def_flags;
+            let MmapRequest { flags, pgoff, file, .. } = request;
             if flags & uapi::MAP_LOCKED != 0 {
                 vm_flags |= VmFlags::LOCKED;
             }
-            if vm_flags.contains(VmFlags::LOCKED) {
-                space.may_lock(len)?;
-            }
-            let hint = (addr & !(PAGE - 1)).max(MMAP_MIN_ADDR);
-            let start = if fixed {
-                addr
-            } else if addr != 0
-                && hint.checked_add(len).is_some_and(|end| end <= TASK_SIZE)
-                && space.is_free(hint, hint + len)
-            {
-                hint
-            } else {
-                space.find_free(len)?
+            let pgoff = if file.is_some() { pgoff } else { 0 };
+            let file = match file {
+                None if vm_flags.contains(VmFlags::SHARED) => Some(shared_memory(len)?),
+                file => file,
             };
-            let end = start + len;
-            if fixed && !vma::overlapping(&space.vmas, start, end).is_empty() {
-                if flags & uapi::MAP_FIXED_NOREPLACE != 0 {
-                    return Err(Errno::EEXIST);
-                }
-                self.unmap_range(space, start, end, gone)?;
-            }
+            self.unmap_range(space, start, end, gone)?;
             space.may_expand(vm_flags, len)?;
             let file = file.map(RangeFile::new);
             space.add(Vma { start, end, flags: vm_flags, pgoff, file })?;
             let on_fault = vm_flags.contains(VmFlags::LOCKONFAULT);
             let populate = vm_flags.contains(VmFlags::LOCKED) && !on_fault
                 || flags & (uapi::MAP_POPULATE | uapi::MAP_NONBLOCK) == uapi::MAP_POPULATE;
-            Ok((start, populate))
+            Ok((start, len, populate))
         })?;
         if populate {
             // Pages that cannot be had now are faulted for later (mmap(2)).
@@ -338,24 +353,29 @@ impl Mm {
     pub fn mprotect(&self, addr: u64, len: u64, prot: u32) -> Result<()> {
         let grows = prot & (uapi::PROT_GROWSDOWN | uapi::PROT_GROWSUP);
         let prot = prot & !grows;
-        if !is_aligned(addr)
-            || prot & !PROT_ALL != 0
-            || grows == uapi::PROT_GROWSDOWN | uapi::PROT_GROWSUP
-            || grows == uapi::PROT_GROWSUP
-        {
+        if !is_aligned(addr) || grows == uapi::PROT_GROWSDOWN | uapi::PROT_GROWSUP {
             return Err(Errno::EINVAL);
         }
-        let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
-        let end = addr.checked_add(len).filter(|end| *end <= TASK_SIZE).ok_or(Errno::ENOMEM)?;
         if len == 0 {
             return Ok(());
         }
+        let len = page_align_up(len).ok_or(Errno::ENOMEM)?;
+        let end = addr.checked_add(len).ok_or(Errno::ENOMEM)?;
+        if prot & !PROT_ALL != 0 {
+            return Err(Errno::EINVAL);
+        }
         let wanted = VmFlags::from_prot(prot);
-        self.change(|space, _| {
+        let mut became_writable = false;
+        let result = self.change(|space, _| {
             let mut at = addr;
-            if grows == uapi::PROT_GROWSDOWN {
-                let vma = vma::find_containing(&space.vmas, addr).ok_or(Errno::ENOMEM)?;
-                if !vma.flags.contains(VmFlags::GROWSDOWN) {
+            if grows != 0 {
+                // From the range's start, which may lie behind `addr`; nothing grows up here.
+                let vma = space.vmas.get(vma::find(&space.vmas, addr)).ok_or(Errno::ENOMEM)?;
+                let up = grows == uapi::PROT_GROWSUP;
+                if vma.start >= end || (up && vma.start > addr) {
+                    return Err(Errno::ENOMEM);
+                }
+                if up || !vma.flags.contains(VmFlags::GROWSDOWN) {
                     return Err(Errno::EINVAL);
                 }
                 at = vma.start;
@@ -363,11 +383,28 @@ impl Mm {
             while at < end {
                 let vma = vma::find_containing(&space.vmas, at).ok_or(Errno::ENOMEM)?;
                 let stop = vma.end.min(end);
+                became_writable |= vma.is_locked_private() && !vma.flags.contains(VmFlags::WRITE);
                 self.protect_range(space, at, stop, wanted)?;
                 at = stop;
             }
             Ok(())
-        })
+        });
+        if became_writable && wanted.contains(VmFlags::WRITE) {
+            self.own_locked_pages(addr, end);
+        }
+        result
+    }
+
+    /// Copies now what locked private memory that may be written shares: nothing is faulted for there later.
+    fn own_locked_pages(&self, start: u64, end: u64) {
+        let _ = self.walk(start, end, |space, vma, from, to| {
+            drop(space);
+            if vma.is_locked_private() && vma.flags.contains(VmFlags::WRITE) {
+                // Pages that cannot be had now are faulted for later.
+                let _ = self.populate(from, to, None);
+            }
+            Ok(())
+        });
     }
 
     /// Changes the rights of `start..end`, which lies in one range.
@@ -469,21 +506,6 @@ impl Mm {
         })
     }
 }
-
-/// Flags that `MAP_SHARED_VALIDATE` accepts.
-const MAP_KNOWN: u32 = uapi::MAP_TYPE
-    | uapi::MAP_FIXED
-    | uapi::MAP_FIXED_NOREPLACE
-    | uapi::MAP_ANONYMOUS
-    | uapi::MAP_GROWSDOWN
-    | uapi::MAP_DENYWRITE
-    | uapi::MAP_EXECUTABLE
-    | uapi::MAP_LOCKED
-    | uapi::MAP_NORESERVE
-    | uapi::MAP_POPULATE
-    | uapi::MAP_NONBLOCK
-    | uapi::MAP_STACK
-    | uapi::MAP_HUGETLB;
 
 /// Memory for `MAP_SHARED | MAP_ANONYMOUS`: an unnamed file of zeros.
 pub fn shared_memory(len: u64) -> Result<Ref<MappedFile>> {

@@ -1,7 +1,6 @@
 //! mremap(2): moving and resizing a mapping together with its pages.
 
 use super::asid::Asid;
-use super::fault::MMAP_MIN_ADDR;
 use super::mm::{Mm, Space};
 use super::tables::Tables;
 use super::vma::{self, VmFlags, Vma};
@@ -24,43 +23,49 @@ impl Mm {
         let may_move = flags & MREMAP_MAYMOVE != 0;
         let fixed = flags & MREMAP_FIXED != 0;
         let keep = flags & MREMAP_DONTUNMAP != 0;
-        let old_len = page_align_up(old_len).ok_or(Errno::EINVAL)?;
-        let new_len = page_align_up(new_len).ok_or(Errno::EINVAL)?;
         if flags & !known != 0
             || ((fixed || keep) && !may_move)
             || (keep && old_len != new_len)
             || old & PAGE_MASK as u64 != 0
-            || new_len == 0
-            || new_len > TASK_SIZE
-            || old.checked_add(old_len).is_none_or(|end| end > TASK_SIZE)
         {
             return Err(Errno::EINVAL);
         }
-        if fixed
-            && (new & PAGE_MASK as u64 != 0
-                || new.checked_add(new_len).is_none_or(|end| end > TASK_SIZE)
-                || (old < new + new_len && new < old + old_len))
-        {
+        // A length that is too long to be rounded up is none (the kernel's sum wraps).
+        let old_len = page_align_up(old_len).unwrap_or(0);
+        let new_len = page_align_up(new_len).unwrap_or(0);
+        if new_len == 0 {
             return Err(Errno::EINVAL);
-        }
-        if fixed && new < MMAP_MIN_ADDR {
-            return Err(Errno::EPERM);
         }
         let (addr, locked) = self.change(|space, gone| {
+            vma::find_containing(&space.vmas, old).ok_or(Errno::EFAULT)?;
+            let old_top = old.checked_add(old_len).filter(|end| *end <= TASK_SIZE);
+            if fixed || keep {
+                let new_end = new.checked_add(new_len).filter(|end| *end <= TASK_SIZE);
+                let new_end = new_end.filter(|_| new & PAGE_MASK as u64 == 0);
+                let new_end = new_end.ok_or(Errno::EINVAL)?;
+                // An old end that wraps lies below everything.
+                if old.wrapping_add(old_len) > new && new_end > old {
+                    return Err(Errno::EINVAL);
+                }
+            }
             if fixed {
                 self.unmap_range(space, new, new + new_len, gone)?;
             }
             if new_len < old_len {
-                self.unmap_range(space, old + new_len, old + old_len, gone)?;
+                let old_top = old_top.ok_or(Errno::EINVAL)?;
+                self.unmap_range(space, old + new_len, old_top, gone)?;
+            }
+            if new_len <= old_len && !fixed && !keep {
+                return Ok((old, false));
             }
             let old_len = old_len.min(new_len);
             let vma = Self::remappable(space, old, old_len, new_len)?;
-            let growth = new_len - old_len;
             let locked = vma.flags.contains(VmFlags::LOCKED);
-            if growth == 0 && !fixed && !keep {
-                return Ok((old, false));
+            let growth = new_len - old_len;
+            if fixed && new < space.limits.lowest {
+                return Err(Errno::EPERM);
             }
-            if locked {
+            if growth > 0 && locked {
                 space.may_lock(growth)?;
             }
             space.may_expand(vma.flags, if keep { new_len } else { growth })?;
@@ -80,9 +85,14 @@ impl Mm {
             if !may_move {
                 return Err(Errno::ENOMEM);
             }
-            let to = if fixed { new } else { space.find_free(new_len)? };
+            let hint = if keep { new } else { 0 };
+            let to = if fixed { new } else { space.find_near(hint, new_len)? };
             self.move_range(space, &vma, old, old_len, to, new_len)?;
-            if old_len > 0 && !keep {
+            if keep {
+                // What stays is empty, and not locked.
+                let locks = VmFlags::LOCKED | VmFlags::LOCKONFAULT;
+                space.mark(old, old_end, locks, VmFlags::empty())?;
+            } else if old_len > 0 {
                 self.unmap_range(space, old, old_end, gone)?;
             }
             Ok((to, locked))

@@ -58,6 +58,10 @@ impl PageKind {
     ];
 }
 
+/// [`Page::flags`] of a file's page that was allocated in advance: it holds no data yet, and is a hole
+/// to who looks for data (lseek(2), mincore(2)).
+pub const RESERVED: u16 = 1 << 1;
+
 /// The record of one frame.
 #[repr(C)]
 #[derive(Described)]
@@ -135,6 +139,12 @@ impl Page {
     #[inline]
     pub fn set_kind(&self, kind: PageKind) {
         self.kind.store(kind as u8, Ordering::Relaxed);
+    }
+
+    /// True if it was only allocated in advance.
+    #[inline]
+    pub fn is_reserved(&self) -> bool {
+        self.flags() & RESERVED != 0
     }
 
     /// How many hold the frame. When it is one and the holder is the caller, nobody can raise it.

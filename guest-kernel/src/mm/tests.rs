@@ -416,18 +416,13 @@ fn run(programs: &mut Vec<Program>, who: usize, op: Op) {
         Op::Move { from, to } => {
             let flags = uapi::MREMAP_MAYMOVE | uapi::MREMAP_FIXED;
             let result = mm.mremap(from, PAGE, PAGE, flags, to);
-            if from == to {
+            if !program.pages.contains_key(&from) {
+                assert_eq!(result, Err(Errno::EFAULT));
+            } else if from == to {
                 assert_eq!(result, Err(Errno::EINVAL));
-                return;
-            }
-            // The target is unmapped first, whatever comes of it.
-            program.pages.remove(&to);
-            match program.pages.remove(&from) {
-                Some(page) => {
-                    assert_eq!(result, Ok(to));
-                    program.pages.insert(to, page);
-                }
-                None => assert_eq!(result, Err(Errno::EFAULT)),
+            } else if let Some(page) = program.pages.remove(&from) {
+                assert_eq!(result, Ok(to));
+                program.pages.insert(to, page);
             }
         }
         Op::Poke { at, value } => {

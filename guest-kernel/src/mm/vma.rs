@@ -146,6 +146,12 @@ impl Vma {
         !self.flags.contains(VmFlags::SHARED)
     }
 
+    /// Private, with every page in memory at all times.
+    pub fn is_locked_private(&self) -> bool {
+        let locked = self.flags & (VmFlags::LOCKED | VmFlags::LOCKONFAULT) == VmFlags::LOCKED;
+        locked && self.is_private()
+    }
+
     /// True if `next`, which starts where this one ends, could be part of it.
     fn continues(&self, next: &Vma) -> bool {
         self.end == next.start

@@ -1,11 +1,14 @@
-//! [`commit_creds`]: a task's new credentials take effect.
+//! [`commit_creds`]: a task's new credentials take effect; and [`mm_limits`], which depend on them.
 
 use core::sync::atomic::Ordering;
 
 use super::exec::mm_limits;
 use crate::kref::Ref;
+use crate::mm::MmLimits;
+use crate::mm::fault::MMAP_MIN_ADDR;
 use crate::ns::{Cap, Cred};
 use crate::task::Task;
+use crate::task::rlimit::{Resource, Rlimits};
 
 /// Installs credentials. Whoever changes ids, or gets capabilities, holds secrets from before that its
 /// new peers must not read: until it execs, only privileged tasks may look into it (prctl(2),
@@ -26,12 +29,11 @@ pub fn commit_creds(task: &Task, new: Ref<Cred>) {
         }
         task.pdeath_signal.store(0, Ordering::Relaxed);
     }
-    let lifts_limits = |cred: &Cred| cred.capable(Cap::IpcLock);
-    let limits_change = lifts_limits(old) != lifts_limits(&new);
+    let changed = |cap| new.capable(cap) != old.capable(cap);
+    let other_limits = changed(Cap::IpcLock) || changed(Cap::SysRawio);
     drop(task.cred.replace(new));
-    if limits_change && let Some(mm) = task.mm() {
-        // RLIMIT_MEMLOCK binds from now on, or no more (mlock(2)).
-        mm.set_limits(mm_limits(task));
+    if other_limits && let Some(mm) = task.mm() {
+        mm.set_limits(mm_limits(&task.signal.rlimits, task.cred()));
     }
 }
 
@@ -49,4 +51,16 @@ fn gains_nothing(old: &Cred, new: &Cred) -> bool {
         at = parent;
     }
     false
+}
+
+/// The limits that memory obeys: the process's resource limits, as far as its privileges don't lift them.
+pub fn mm_limits(limits: &Rlimits, cred: &Cred) -> MmLimits {
+    let soft = |which| limits.soft(which);
+    MmLimits {
+        address_space: soft(Resource::As),
+        data: soft(Resource::Data),
+        stack: soft(Resource::Stack),
+        memlock: if cred.capable(Cap::IpcLock) { u64::MAX } else { soft(Resource::Memlock) },
+        lowest: if cred.capable(Cap::SysRawio) { 0 } else { MMAP_MIN_ADDR },
+    }
 }

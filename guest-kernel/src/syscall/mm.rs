@@ -1,15 +1,32 @@
 //! Calls about memory: mmap and its kin, brk, madvise, mincore, locks.
 
 use super::{Args, SysResult};
-use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, TASK_SIZE};
 use crate::errno::{Errno, Result};
+use crate::fs::dev::mem::is_zero;
 use crate::fs::file::{FMode, File};
 use crate::fs::mount::MountFlags;
-use crate::fs::pagecache::mapped_file;
+use crate::fs::pagecache::{WRITE_SEALS, mapped_file};
 use crate::kref::Ref;
+use crate::mm::mmap::shared_memory;
 use crate::mm::{MappedFile, MmapRequest, VmFlags, copy_out};
 use crate::task::{self, current_mm};
 use crate::uapi;
+
+/// Flags that `MAP_SHARED_VALIDATE` accepts.
+const MAP_KNOWN: u32 = uapi::MAP_TYPE
+    | uapi::MAP_FIXED
+    | uapi::MAP_FIXED_NOREPLACE
+    | uapi::MAP_ANONYMOUS
+    | uapi::MAP_GROWSDOWN
+    | uapi::MAP_DENYWRITE
+    | uapi::MAP_EXECUTABLE
+    | uapi::MAP_LOCKED
+    | uapi::MAP_NORESERVE
+    | uapi::MAP_POPULATE
+    | uapi::MAP_NONBLOCK
+    | uapi::MAP_STACK
+    | uapi::MAP_HUGETLB;
 
 /// brk(2): the raw call returns the end of the heap, changed or not.
 pub fn sys_brk(a: &mut Args) -> SysResult {
@@ -23,22 +40,42 @@ pub fn sys_mmap(a: &mut Args) -> SysResult {
     if offset & PAGE_MASK as u64 != 0 {
         return Err(Errno::EINVAL);
     }
-    let (file, may) = if flags & uapi::MAP_ANONYMOUS != 0 {
-        (None, VmFlags::MAY)
-    } else {
+    let (pgoff, may) = (offset >> PAGE_SHIFT, VmFlags::MAY);
+    let mut request = MmapRequest { addr, len, prot, flags, file: None, pgoff, may };
+    let huge = flags & uapi::MAP_HUGETLB != 0;
+    let mm = current_mm()?;
+    if flags & uapi::MAP_ANONYMOUS == 0 {
         let file = task::current().files().get(a.fd(4))?;
-        let (file, may) = file_to_map(&file, prot, flags)?;
-        (Some(file), may)
-    };
-    let pgoff = offset >> PAGE_SHIFT;
-    let request = MmapRequest { addr, len, prot, flags, file, pgoff, may };
-    Ok(current_mm()?.mmap(request)? as usize)
+        if huge {
+            return Err(Errno::EINVAL);
+        }
+        mm.may_mmap(&request)?;
+        let (file, may) = file_to_map(&file, &request)?;
+        (request.file, request.may) = (Some(file), may);
+    } else if huge {
+        // There are no huge pages set aside, as with vm.nr_hugepages 0.
+        return Err(Errno::ENOMEM);
+    }
+    Ok(mm.mmap(request)? as usize)
 }
 
 /// What an open file offers a mapping, and what mprotect(2) may grant it later (mmap(2), ERRORS).
-fn file_to_map(file: &Ref<File>, prot: u32, flags: u32) -> Result<(Ref<MappedFile>, VmFlags)> {
+fn file_to_map(file: &Ref<File>, request: &MmapRequest) -> Result<(Ref<MappedFile>, VmFlags)> {
+    let MmapRequest { len, prot, flags, pgoff, .. } = *request;
+    // The last byte has an offset too. `len` is small enough to be rounded.
+    let paged = matches!(file.inode.file_type(), uapi::S_IFREG | uapi::S_IFBLK);
+    let size = if paged { i64::MAX as u64 } else { u64::MAX };
+    if pgoff > (size - len.next_multiple_of(PAGE_SIZE as u64)) >> PAGE_SHIFT {
+        return Err(Errno::EOVERFLOW);
+    }
     let fmode = file.fmode();
-    let shared = flags & uapi::MAP_TYPE != uapi::MAP_PRIVATE;
+    let shared = match flags & uapi::MAP_TYPE {
+        uapi::MAP_PRIVATE => false,
+        uapi::MAP_SHARED => true,
+        uapi::MAP_SHARED_VALIDATE if flags & !MAP_KNOWN == 0 => true,
+        uapi::MAP_SHARED_VALIDATE => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
+    };
     let mut may = VmFlags::MAY;
     if shared && !fmode.contains(FMode::WRITE) {
         if prot & uapi::PROT_WRITE != 0 {
@@ -49,10 +86,8 @@ fn file_to_map(file: &Ref<File>, prot: u32, flags: u32) -> Result<(Ref<MappedFil
     if !fmode.contains(FMode::READ) {
         return Err(Errno::EACCES);
     }
-    if shared && file.inode.ops().is_write_sealed() {
-        if prot & uapi::PROT_WRITE != 0 {
-            return Err(Errno::EPERM);
-        }
+    let sealed = shared && file.inode.ops().seals() & WRITE_SEALS != 0;
+    if sealed {
         may.remove(VmFlags::MAYWRITE);
     }
     let mnt = &file.path.mnt;
@@ -63,7 +98,19 @@ fn file_to_map(file: &Ref<File>, prot: u32, flags: u32) -> Result<(Ref<MappedFil
         }
         may.remove(VmFlags::MAYEXEC);
     }
-    Ok((mapped_file(file)?, may))
+    let writable = shared && may.contains(VmFlags::MAYWRITE);
+    let mapped = if writable && is_zero(file) {
+        shared_memory(len.next_multiple_of(PAGE_SIZE as u64))?
+    } else {
+        mapped_file(file, writable)?
+    };
+    if flags & uapi::MAP_GROWSDOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if sealed && prot & uapi::PROT_WRITE != 0 {
+        return Err(Errno::EPERM);
+    }
+    Ok((mapped, may))
 }
 
 /// munmap(2).
@@ -99,7 +146,7 @@ pub fn sys_mincore(a: &mut Args) -> SysResult {
     if start & PAGE_MASK as u64 != 0 {
         return Err(Errno::EINVAL);
     }
-    let end = start.checked_add(len).ok_or(Errno::ENOMEM)?;
+    let end = start.checked_add(len).filter(|end| *end <= TASK_SIZE).ok_or(Errno::ENOMEM)?;
     let mm = current_mm()?;
     let mut at = start;
     while at < end {

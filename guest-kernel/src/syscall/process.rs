@@ -7,6 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::mm::user::read_cstr;
 use crate::ns::{Cap, Pid, PidType};
+use crate::process::creds::mm_limits;
 use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
 use crate::process::{exec, exit, jobs};
@@ -335,7 +336,7 @@ fn change_limit(target: &Task, which: Resource, new: Rlimit) -> Result<()> {
     }
     target.signal.rlimits.set(which, new);
     if let Some(mm) = target.se.get_mm() {
-        mm.set_limits(exec::mm_limits(target));
+        mm.set_limits(target.cred.with(|cred| mm_limits(&target.signal.rlimits, cred)));
     }
     Ok(())
 }

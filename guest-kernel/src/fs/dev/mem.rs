@@ -67,6 +67,11 @@ fn write_random(buf: &mut UserBuf<'_>) -> Result<usize> {
     Ok(done)
 }
 
+/// True if `file` is /dev/zero. A shared mapping of it is memory without a file.
+pub fn is_zero(file: &File) -> bool {
+    file.ops_as() == Some(&MemDevice::Zero)
+}
+
 impl FileOps for MemDevice {
     fn read(&self, _file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
         match self {
@@ -88,7 +93,7 @@ impl FileOps for MemDevice {
         Ok(0)
     }
 
-    fn mmap(&self, _file: &Ref<File>) -> Result<Arc<dyn Backing>> {
+    fn mmap(&self, _file: &Ref<File>, _writable: bool) -> Result<Arc<dyn Backing>> {
         if *self != Self::Zero {
             return Err(Errno::ENODEV);
         }

@@ -10,6 +10,7 @@ use crate::fs::inode::{Attr, InodeOps};
 use crate::fs::pagecache::PagedFile;
 use crate::fs::{Inode, Path};
 use crate::kref::Ref;
+use crate::mm::page::RESERVED;
 use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_file_page, try_box};
 use crate::uapi;
 
@@ -27,16 +28,36 @@ impl TmpFile {
         Self { mapping: Mapping::new(PageKind::Shmem), seals, charge }
     }
 
-    pub(super) fn seals(&self) -> u32 {
-        self.seals.load(Ordering::Relaxed)
-    }
-
     pub(super) fn set_seals(&self, seals: u32) {
         self.seals.store(seals, Ordering::Relaxed);
     }
 
     pub(super) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// Puts a page of zeros at `index`, where none is; returns who is there, as another may be faster.
+    fn make_page(&self, index: u64, flags: u16) -> Result<FrameRef> {
+        let quota = &self.charge.0;
+        quota.charge_page()?;
+        let made = alloc_file_page(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER);
+        let made = made.and_then(|page| {
+            page.set_flags(flags);
+            Ok((self.mapping.insert(index, page.clone())?, page))
+        });
+        match made {
+            Ok((there, page)) => {
+                if there.phys() != page.phys() {
+                    // Somebody was faster.
+                    quota.release_pages(1);
+                }
+                Ok(there)
+            }
+            Err(error) => {
+                quota.release_pages(1);
+                Err(error)
+            }
+        }
     }
 
     /// Runs a change that may drop pages, and gives their share of the quota back.
@@ -80,26 +101,18 @@ impl InodeOps for TmpFile {
     }
 
     fn page(&self, _inode: &Inode, index: u64) -> Result<FrameRef> {
-        if let Some(page) = self.mapping.get(index) {
-            return Ok(page);
+        let page = match self.mapping.get(index) {
+            Some(page) => page,
+            None => self.make_page(index, 0)?,
+        };
+        if page.is_reserved() {
+            page.set_flags(0);
         }
-        let quota = &self.charge.0;
-        quota.charge_page()?;
-        let made = alloc_file_page(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER)
-            .and_then(|page| Ok((self.mapping.insert(index, page.clone())?, page)));
-        match made {
-            Ok((there, page)) => {
-                if there.phys() != page.phys() {
-                    // Somebody was faster.
-                    quota.release_pages(1);
-                }
-                Ok(there)
-            }
-            Err(error) => {
-                quota.release_pages(1);
-                Err(error)
-            }
-        }
+        Ok(page)
+    }
+
+    fn reserve_page(&self, _inode: &Inode, index: u64) -> Result<()> {
+        self.make_page(index, RESERVED).map(|_| ())
     }
 
     fn punch_hole(&self, _inode: &Inode, start: u64, end: u64) -> Result<()> {
@@ -107,19 +120,8 @@ impl InodeOps for TmpFile {
         Ok(())
     }
 
-    fn is_write_sealed(&self) -> bool {
-        self.seals() & (uapi::F_SEAL_WRITE | uapi::F_SEAL_FUTURE_WRITE) != 0
-    }
-
-    fn before_write(&self, inode: &Inode, pos: u64, len: u64) -> Result<()> {
-        let seals = self.seals();
-        if self.is_write_sealed() {
-            return Err(Errno::EPERM);
-        }
-        if seals & uapi::F_SEAL_GROW != 0 && pos.saturating_add(len) > inode.size() {
-            return Err(Errno::EPERM);
-        }
-        Ok(())
+    fn seals(&self) -> u32 {
+        self.seals.load(Ordering::Relaxed)
     }
 }
 

@@ -6,6 +6,7 @@ use super::{new_inode, new_unlimited};
 use crate::errno::{Errno, Result};
 use crate::fs::anon;
 use crate::fs::file::{FMode, File, OpenFlags};
+use crate::fs::inode::InodeOps;
 use crate::fs::inode::{NewNode, NodeKind};
 use crate::fs::pagecache::PagedFile;
 use crate::fs::{Dentry, Mount, Path};
@@ -70,9 +71,8 @@ pub fn add_seals(file: &File, seals: u32) -> Result<()> {
     if old & uapi::F_SEAL_SEAL != 0 {
         return Err(Errno::EPERM);
     }
-    // A page that somebody has mapped for writing could still change.
-    if seals & !old & uapi::F_SEAL_WRITE != 0 && tmp.mapping().is_mapped() {
-        return Err(Errno::EBUSY);
+    if seals & !old & uapi::F_SEAL_WRITE != 0 {
+        tmp.mapping().deny_writers()?;
     }
     tmp.set_seals(old | seals);
     Ok(())

@@ -12,8 +12,9 @@ use crate::fs::namei::LookupFlags;
 use crate::fs::open::open_exec;
 use crate::fs::{Caller, File};
 use crate::kref::Ref;
-use crate::mm::{MappedFile, Mm, MmLimits, MmapRequest, VmFlags, try_vec};
-use crate::ns::{Cap, Cred};
+use crate::mm::{MappedFile, Mm, MmapRequest, VmFlags, try_vec};
+use crate::ns::Cred;
+use crate::process::creds::mm_limits;
 use crate::process::elf::EHDR_SIZE;
 use crate::process::{elf, exit, sigpage};
 use crate::task;
@@ -138,18 +139,6 @@ fn find_hole(mm: &Mm, len: u64) -> Result<u64> {
     Ok(addr)
 }
 
-/// The limits that memory obeys, from the process's resource limits.
-pub fn mm_limits(task: &Task) -> MmLimits {
-    let soft = |which| task.signal.rlimits.soft(which);
-    let unlimited = task.cred.with(|c| c.capable(Cap::IpcLock));
-    MmLimits {
-        address_space: soft(Resource::As),
-        data: soft(Resource::Data),
-        stack: soft(Resource::Stack),
-        memlock: if unlimited { u64::MAX } else { soft(Resource::Memlock) },
-    }
-}
-
 /// Loads a program and its interpreter, builds the stack, and switches over. Its steps are calls of their own,
 /// so that what one keeps on the kernel's stack is not there during the others, nor while a core is loaded
 /// instead.
@@ -193,7 +182,7 @@ impl Loader<'_> {
     #[inline(never)]
     fn load(&self, binary: &Binary, program: &Elf, interpreter: Option<&Elf>) -> Result<Entry> {
         let mm = self.mm;
-        mm.set_limits(mm_limits(self.task));
+        mm.set_limits(mm_limits(&self.task.signal.rlimits, self.task.cred()));
         let stack_limit = self.task.signal.rlimits.soft(Resource::Stack);
         let stack_top = TASK_SIZE - PAGE_SIZE as u64 - random_offset(1 << 18);
         // The stack may grow to its limit, within reason, above everything that is mapped by itself.
@@ -209,7 +198,7 @@ impl Loader<'_> {
             // A static PIE (or the dynamic linker run by hand) goes where mappings go.
             find_hole(mm, high - low)?.wrapping_sub(low)
         };
-        let file = crate::fs::pagecache::mapped_file(&program.file)?;
+        let file = crate::fs::pagecache::mapped_file(&program.file, false)?;
         map_image(mm, program, &file, bias)?;
         let (base, pc) = match interpreter {
             None => (0, program.image.entry.wrapping_add(bias)),
@@ -220,7 +209,7 @@ impl Loader<'_> {
                 } else {
                     0
                 };
-                map_image(mm, i, &crate::fs::pagecache::mapped_file(&i.file)?, bias)?;
+                map_image(mm, i, &crate::fs::pagecache::mapped_file(&i.file, false)?, bias)?;
                 (bias, i.image.entry.wrapping_add(bias))
             }
         };

@@ -38,8 +38,6 @@ use load::load_elf;
 use script::follow_script;
 use strings::Strings;
 
-pub use load::mm_limits;
-
 /// Upper bound of all arguments together, whatever the stack limit says.
 const MAX_ARG_TOTAL: u64 = 6 << 20;
 /// Room that arguments always have (`ARG_MAX` of POSIX Linux).

@@ -142,7 +142,7 @@ impl Objects {
             verify(&file, &expected)
                 .map_err(|what| Failure::new(plan, Errno::ESTALE, format_args!("{name} {what}")))?;
         }
-        let file = fs::pagecache::mapped_file(&file).map_err(failed)?;
+        let file = fs::pagecache::mapped_file(&file, writable).map_err(failed)?;
         let mut own = Vec::new();
         own.try_reserve_exact(path.len()).map_err(|_| failed(Errno::ENOMEM))?;
         own.extend_from_slice(path);

@@ -11,12 +11,13 @@ use crate::array::Array;
 use crate::errno::Result;
 use crate::fs::{Caller, Files, FsStruct};
 use crate::kref::Ref;
-use crate::mm::{Mm, MmLimits};
+use crate::mm::Mm;
 use crate::ns::user::init_user_ns;
-use crate::ns::{Cap, CapSet, Cred, NsProxy};
+use crate::ns::{CapSet, Cred, NsProxy};
+use crate::process::creds::mm_limits;
 use crate::sched::monotonic_ns;
 use crate::signal::{SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet, Sighand};
-use crate::task::rlimit::{Resource, Rlimit, Rlimits, resource};
+use crate::task::rlimit::{Rlimit, Rlimits, resource};
 use crate::task::{SignalStruct, Task};
 
 /// A process in parts.
@@ -69,29 +70,6 @@ impl Parts {
         mm.set_limits(mm_limits(&signal.rlimits, &cred));
         let proxy = proxy.clone();
         Ok(Self { mm, files, fs, cred, proxy, sighand, signal, mm_used: false })
-    }
-}
-
-/// The limits that memory obeys.
-fn mm_limits(limits: &Rlimits, cred: &Cred) -> MmLimits {
-    let unlimited = cred.capable(Cap::IpcLock);
-    MmLimits {
-        address_space: limits.soft(Resource::As),
-        data: limits.soft(Resource::Data),
-        stack: limits.soft(Resource::Stack),
-        memlock: if unlimited { u64::MAX } else { limits.soft(Resource::Memlock) },
-    }
-}
-
-/// Sets the CPU time of threads that have ended and of children.
-pub(super) fn set_cpu_time(signal: &SignalStruct, plan: &Plan<'_>) {
-    let p = &plan.process;
-    for (account, utime, stime) in [
-        (&signal.dead, p.dead_utime, p.dead_stime),
-        (&signal.children, p.children_utime, p.children_stime),
-    ] {
-        account.utime.store(utime, Ordering::Relaxed);
-        account.stime.store(stime, Ordering::Relaxed);
     }
 }
 
