@@ -9,8 +9,12 @@ use crate::task::{self, Task, list};
 
 /// setpgid(2): moves the process `pid` (0: the caller) into the group `pgid` (0: one of its own).
 pub fn setpgid(pid: i32, pgid: i32) -> Result<()> {
-    if pgid < 0 || pid < 0 {
-        return Err(if pgid < 0 { Errno::EINVAL } else { Errno::ESRCH });
+    // Without a group's number it is the process's own.
+    if pgid < 0 || (pgid == 0 && pid < 0) {
+        return Err(Errno::EINVAL);
+    }
+    if pid < 0 {
+        return Err(Errno::ESRCH);
     }
     let caller = task::current();
     let ns = caller.active_pid_ns();

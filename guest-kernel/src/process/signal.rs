@@ -15,6 +15,7 @@ use crate::process::hold;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
 use crate::signal::hooks::{self, Hooks};
+use crate::signal::info::SI_USER;
 use crate::signal::{
     Disposition, NSIG, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet,
     default_disposition, is_valid,
@@ -109,6 +110,14 @@ fn prepare(list: &TaskList, sig: i32, target: &Task, force: bool) -> bool {
         return sig == SIGKILL;
     }
     !is_ignored(target, sig, force)
+}
+
+/// A signal that the caller sends; `code` is `SI_USER` or `SI_TKILL`.
+pub fn own_info(sig: i32, code: i32) -> SigInfo {
+    let task = task::current();
+    let cred = task.cred();
+    let pid = task.nr_of(PidType::Tgid, task.thread_pid.own().ns());
+    SigInfo::user(sig, code, pid, cred.user_ns.uids().from_kernel_munged(cred.uid))
 }
 
 /// The signal as the target's namespaces see its sender, and whether it reaches a namespace's reaper:
@@ -604,9 +613,8 @@ pub fn flush_ignored(task: &Task, sig: i32) {
 /// What lower floors call to raise signals.
 pub fn install_hooks() {
     hooks::install(Hooks {
-        send_current: |info| {
-            let task = task::current();
-            let _ = send(info, task, false);
+        send_current: |sig| {
+            let _ = send(own_info(sig, SI_USER), task::current(), false);
         },
         send_pgrp,
         send_session_leader: |session, info| {

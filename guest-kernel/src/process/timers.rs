@@ -353,12 +353,12 @@ fn check_posix_cpu_timers(me: &Task) -> bool {
     loop {
         let timer = {
             let timers = me.signal.timers.posix.lock();
-            let found = timers.iter().enumerate().skip(next).find_map(|(i, t)| {
-                let timer = t.as_ref().filter(|t| t.clock.wall().is_none())?;
-                Some((i, timer.clone()))
-            });
-            let Some((i, timer)) = found else { return left };
-            next = i + 1;
+            let found = timers
+                .iter()
+                .find(|t| t.id >= next && !matches!(t.clock, TimerClock::Wall(_)))
+                .cloned();
+            let Some(timer) = found else { return left };
+            next = timer.id.saturating_add(1);
             timer
         };
         let now = cpu_now(timer.clock);

@@ -147,8 +147,9 @@ fn consider(list: &TaskList, parent: &Task, child: &Task, options: WaitOptions) 
             if child.signal.nr_threads.load(Ordering::Relaxed) > 1 {
                 return Considered::NotYet;
             }
+            // It will neither stop nor continue any more.
             if !options.contains(WaitOptions::EXITED) {
-                return Considered::NotYet;
+                return Considered::Gone;
             }
             return Considered::Found(reap(list, parent, child, peek));
         }

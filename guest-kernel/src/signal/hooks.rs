@@ -8,7 +8,7 @@ use crate::sync::Once;
 /// What the process floor provides.
 pub struct Hooks {
     /// Sends to the calling thread itself (`SIGPIPE`, `SIGXFSZ`).
-    pub send_current: fn(SigInfo),
+    pub send_current: fn(i32),
     /// Sends to a process group; `ESRCH` if it has no member.
     pub send_pgrp: fn(&Pid, SigInfo) -> Result<()>,
     /// Sends to every group of a session's leader and its foreground (tty hangup).
@@ -31,10 +31,10 @@ fn hooks() -> Option<&'static Hooks> {
     HOOKS.try_get()
 }
 
-/// Sends to the calling thread itself: `SIGPIPE` and `SIGXFSZ` are such signals.
+/// Sends to the calling thread itself, as if it had done so: `SIGPIPE` and `SIGXFSZ` are such signals.
 pub fn send_current(sig: i32) {
     if let Some(h) = hooks() {
-        (h.send_current)(SigInfo::kernel(sig));
+        (h.send_current)(sig);
     }
 }
 

@@ -1,7 +1,7 @@
 //! pidfd_open(2), pidfd_send_signal(2), pidfd_getfd(2).
 
 use super::fs::{fd_limit, fget};
-use super::signal::{check_signal, own_info, queued_info, send_checked};
+use super::signal::{check_code, queued_info, send_checked};
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::fs::File;
@@ -9,6 +9,7 @@ use crate::kref::Ref;
 use crate::ns::Pid;
 use crate::process::access::{AccessMode, may_access};
 use crate::process::pidfd;
+use crate::process::signal::own_info;
 use crate::procfs;
 use crate::signal::info::SI_USER;
 use crate::task::{self, Task, list};
@@ -47,15 +48,15 @@ pub fn sys_pidfd_send_signal(a: &mut Args) -> SysResult {
     if !pid.ns().is_within(own.ns()) {
         return Err(Errno::EINVAL);
     }
-    check_signal(sig)?;
     let info = if info == 0 {
         own_info(sig, SI_USER)
     } else {
-        let info = queued_info(info, sig, Ref::ptr_eq(own, &pid))?;
-        if info.1 != sig {
+        let (info, given) = queued_info(info, sig)?;
+        if given != sig {
             return Err(Errno::EINVAL);
         }
-        info.0
+        check_code(&info, Ref::ptr_eq(own, &pid))?;
+        info
     };
     let list = list::lock();
     let target = list.thread_of(&pid).ok_or(Errno::ESRCH)?;

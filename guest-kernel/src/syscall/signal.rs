@@ -5,6 +5,7 @@ use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::mm::{UserPtr, copy_in, copy_out};
 use crate::ns::{Pid, PidType};
+use crate::process::signal::own_info;
 use crate::process::{sigframe, signal as deliver};
 use crate::sched::{self, Deadline, TaskState};
 use crate::signal::info::{SI_TKILL, SI_USER};
@@ -21,22 +22,16 @@ fn read_set(addr: u64) -> Result<SigSet> {
     Ok(SigSet(UserPtr::<u64>::new(addr).read()?))
 }
 
-pub(super) fn own_info(sig: i32, code: i32) -> SigInfo {
-    let task = task::current();
-    let ns = task.thread_pid.own().ns();
-    SigInfo::user(sig, code, task.nr_of(PidType::Tgid, ns), super::ids::uid(task.cred().uid))
-}
-
-pub(super) fn check_signal(sig: i32) -> Result<()> {
-    if sig == 0 || is_valid(sig) { Ok(()) } else { Err(Errno::EINVAL) }
-}
-
 pub(super) fn send_checked(
     list: &list::TaskList,
     info: SigInfo,
     target: &Task,
     group: bool,
 ) -> Result<()> {
+    // Only who is there can be sent a wrong signal.
+    if info.signo != 0 && !is_valid(info.signo) {
+        return Err(Errno::EINVAL);
+    }
     if !deliver::may_send(task::current(), &info, target) {
         return Err(Errno::EPERM);
     }
@@ -46,7 +41,6 @@ pub(super) fn send_checked(
 /// kill(2).
 pub fn sys_kill(a: &mut Args) -> SysResult {
     let (pid, sig) = (a.i32(0), a.i32(1));
-    check_signal(sig)?;
     kill_something(pid, own_info(sig, SI_USER)).map(|()| 0)
 }
 
@@ -110,28 +104,28 @@ fn send_to_thread(tgid: Option<i32>, tid: i32, info: SigInfo) -> Result<()> {
 
 /// tkill(2).
 pub fn sys_tkill(a: &mut Args) -> SysResult {
-    check_signal(a.i32(1))?;
     send_to_thread(None, a.i32(0), own_info(a.i32(1), SI_TKILL)).map(|()| 0)
 }
 
 /// tgkill(2).
 pub fn sys_tgkill(a: &mut Args) -> SysResult {
-    check_signal(a.i32(2))?;
     send_to_thread(Some(a.i32(0)), a.i32(1), own_info(a.i32(2), SI_TKILL)).map(|()| 0)
 }
 
 /// The information that a program queues with a signal, and the number that it wrote there itself.
-pub(super) fn queued_info(addr: u64, sig: i32, to_self: bool) -> Result<(SigInfo, i32)> {
-    check_signal(sig)?;
+pub(super) fn queued_info(addr: u64, sig: i32) -> Result<(SigInfo, i32)> {
     let mut bytes = [0; SigInfo::USER_SIZE];
     copy_in(addr, &mut bytes)?;
     let mut info = SigInfo::from_user(&bytes);
-    // Nobody but the kernel may look like the kernel, nor like kill(2), to others.
-    if (info.code >= 0 || info.code == SI_TKILL) && !to_self {
-        return Err(Errno::EPERM);
-    }
     let given = core::mem::replace(&mut info.signo, sig);
     Ok((info, given))
+}
+
+/// `EPERM` for a code that is not the caller's to queue: nobody but the kernel may look like the kernel, nor
+/// like kill(2), to others.
+pub(super) fn check_code(info: &SigInfo, to_self: bool) -> Result<()> {
+    let is_faked = info.code >= 0 || info.code == SI_TKILL;
+    if is_faked && !to_self { Err(Errno::EPERM) } else { Ok(()) }
 }
 
 /// rt_sigqueueinfo(2).
@@ -139,7 +133,8 @@ pub fn sys_rt_sigqueueinfo(a: &mut Args) -> SysResult {
     let task = task::current();
     let (pid, sig) = (a.i32(0), a.i32(1));
     let to_self = pid > 0 && pid as u32 == task.nr_of(PidType::Tgid, task.thread_pid.own().ns());
-    let (info, _) = queued_info(a.u64(2), sig, to_self)?;
+    let (info, _) = queued_info(a.u64(2), sig)?;
+    check_code(&info, to_self)?;
     if pid <= 0 {
         return Err(Errno::ESRCH);
     }
@@ -152,7 +147,11 @@ pub fn sys_rt_tgsigqueueinfo(a: &mut Args) -> SysResult {
     let (tgid, tid, sig) = (a.i32(0), a.i32(1), a.i32(2));
     let pid = task.thread_pid.own();
     let to_self = tid > 0 && tid as u32 == pid.nr_in(pid.ns());
-    let (info, _) = queued_info(a.u64(3), sig, to_self)?;
+    let (info, _) = queued_info(a.u64(3), sig)?;
+    if tgid <= 0 || tid <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    check_code(&info, to_self)?;
     send_to_thread(Some(tgid), tid, info).map(|()| 0)
 }
 
@@ -295,9 +294,7 @@ pub fn sys_sigaltstack(a: &mut Args) -> SysResult {
             return Err(Errno::EPERM);
         }
         match flags & !sigframe::SS_AUTODISARM {
-            f if f & sigframe::SS_DISABLE != 0 => {
-                *stack = AltStack { flags, ..AltStack::default() }
-            }
+            sigframe::SS_DISABLE => *stack = AltStack { flags, ..AltStack::default() },
             0 | sigframe::SS_ONSTACK => {
                 if size < MINSIGSTKSZ {
                     return Err(Errno::ENOMEM);

@@ -163,33 +163,15 @@ pub fn sys_timer_create(a: &mut Args) -> SysResult {
     let clock = timer_clock(a.i32(0))?;
     let signal = &task::current().signal;
     let limit = signal.rlimits.soft(Resource::Sigpending).min(i32::MAX as u64) as usize;
-    // The slot is found again once the timer is made: making it reads user memory, which may sleep.
-    let free = || signal.timers.posix.lock().iter().position(Option::is_none);
-    let len = || signal.timers.posix.lock().len();
-    loop {
-        let id = free().unwrap_or_else(len);
-        if id >= limit {
-            return Err(Errno::EAGAIN);
-        }
-        let notify = read_notify(a.ptr(1), id as i32)?;
-        let timer = timers::new_timer(id as i32, clock, notify)?;
-        a.ptr::<i32>(2).write(id as i32)?;
-        let mut table = signal.timers.posix.lock();
-        if id == table.len() {
-            table.try_push(Some(timer)).map_err(|_| Errno::EAGAIN)?;
-            return Ok(0);
-        }
-        if let Some(slot @ None) = table.get_mut(id) {
-            *slot = Some(timer);
-            return Ok(0);
-        }
-    }
+    let id = signal.timers.posix.lock().take_id(limit)?;
+    let timer = timers::new_timer(id, clock, read_notify(a.ptr(1), id)?)?;
+    a.ptr::<i32>(2).write(id)?;
+    signal.timers.posix.lock().add(timer)?;
+    Ok(0)
 }
 
-fn find_timer(id: i32) -> Result<Ref<PosixTimer>> {
-    let id = usize::try_from(id).map_err(|_| Errno::EINVAL)?;
-    let table = task::current().signal.timers.posix.lock();
-    table.get(id).and_then(Clone::clone).ok_or(Errno::EINVAL)
+fn find_timer(id: i32) -> Result<Arc<PosixTimer>> {
+    task::current().signal.timers.posix.lock().get(id)
 }
 
 /// timer_settime(2).
@@ -223,11 +205,7 @@ pub fn sys_timer_getoverrun(a: &mut Args) -> SysResult {
 
 /// timer_delete(2).
 pub fn sys_timer_delete(a: &mut Args) -> SysResult {
-    let id = usize::try_from(a.i32(0)).map_err(|_| Errno::EINVAL)?;
-    let timer = {
-        let mut table = task::current().signal.timers.posix.lock();
-        table.get_mut(id).and_then(Option::take).ok_or(Errno::EINVAL)?
-    };
+    let timer = task::current().signal.timers.posix.lock().remove(a.i32(0))?;
     timer.delete();
     Ok(0)
 }

@@ -3,9 +3,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
-use belljar_abi::Described;
-
-use crate::array::Array;
+use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::Link;
 use crate::list_link;
@@ -189,23 +187,68 @@ pub struct CpuItimer {
     pub interval: u64,
 }
 
-/// How long a real-time thread runs without going to sleep (`RLIMIT_RTTIME`). Only the thread itself looks.
+/// The POSIX timers of a process. A number is not given again before all others were.
 #[derive(Default)]
-pub struct RealTimeWatch {
-    /// How often it had gone to sleep when it was last looked at.
-    pub sleeps: AtomicU64,
-    /// Its CPU time when it was first looked at since then, in ns.
-    pub since: AtomicU64,
-    /// How long it must have run until the next signal, in ns.
-    pub next: AtomicU64,
+pub struct PosixTimers {
+    next: i32,
+    /// Sorted by number.
+    timers: Vec<Arc<PosixTimer>>,
+}
+
+impl PosixTimers {
+    /// The number of the next timer, which it takes; `EAGAIN` if there are `limit` timers already.
+    pub fn take_id(&mut self, limit: usize) -> Result<i32> {
+        if self.timers.len() >= limit {
+            return Err(Errno::EAGAIN);
+        }
+        loop {
+            let id = self.next;
+            self.next = id.wrapping_add(1) & i32::MAX;
+            if self.place(id).is_err() {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Adds a timer whose number was taken for it.
+    pub fn add(&mut self, timer: Arc<PosixTimer>) -> Result<()> {
+        self.timers.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+        let at = self.place(timer.id).unwrap_or_else(|at| at);
+        self.timers.insert(at, timer);
+        Ok(())
+    }
+
+    /// The timer with this number; `EINVAL` if there is none.
+    pub fn get(&self, id: i32) -> Result<Arc<PosixTimer>> {
+        let at = self.place(id).map_err(|_| Errno::EINVAL)?;
+        Ok(self.timers[at].clone())
+    }
+
+    /// Takes the timer with this number out.
+    pub fn remove(&mut self, id: i32) -> Result<Arc<PosixTimer>> {
+        let at = self.place(id).map_err(|_| Errno::EINVAL)?;
+        Ok(self.timers.remove(at))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<PosixTimer>> {
+        self.timers.iter()
+    }
+
+    fn place(&self, id: i32) -> core::result::Result<usize, usize> {
+        self.timers.binary_search_by_key(&id, |timer| timer.id)
+    }
 }
 
 /// All timers of a process.
 #[repr(C)]
 #[derive(Default, Described)]
 pub struct ProcessTimers {
-    /// POSIX timers, by number.
-    pub posix: SpinLock<Array<Option<Ref<PosixTimer>>>>,
+    /// True once there was one on a clock of the system: for who looks from outside.
+    pub used: AtomicBool,
+    /// POSIX timers.
+    #[described(skip)]
+    pub posix: SpinLock<PosixTimers>,
     /// `ITIMER_REAL`, once it was used.
     pub real: SpinLock<Option<Ref<PosixTimer>>>,
     /// `ITIMER_VIRTUAL` and `ITIMER_PROF`.
@@ -219,8 +262,8 @@ pub struct ProcessTimers {
 impl ProcessTimers {
     /// Deletes the POSIX timers (exec).
     pub fn delete_posix(&self) {
-        let timers = core::mem::take(&mut *self.posix.lock());
-        for timer in timers.iter().flatten() {
+        let timers = core::mem::take(&mut self.posix.lock().timers);
+        for timer in timers {
             timer.delete();
         }
     }
