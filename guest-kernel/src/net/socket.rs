@@ -44,6 +44,11 @@ pub trait Protocol: Any + Send + Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
+    /// May refuse to send, whatever it is: before addresses and control messages are looked at.
+    fn before_send(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Sends (sendmsg(2)).
     fn send(&self, _message: &mut SendMsg<'_, '_>) -> Result<usize> {
         Err(Errno::EOPNOTSUPP)
@@ -148,6 +153,7 @@ impl FileOps for Socket {
             super::SOCK_SEQPACKET => MsgFlags::EOR,
             _ => MsgFlags::empty(),
         };
+        self.protocol.before_send()?;
         self.protocol.send(&mut SendMsg::plain(buf, flags, file.is_nonblocking()))
     }
 

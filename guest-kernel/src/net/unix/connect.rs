@@ -80,9 +80,10 @@ impl UnixSock {
             let listener = name::find(&self.common.net, Some(caller), address, self.common.kind)?;
             {
                 let _guard = self.binding.lock();
-                match self.common.state() {
-                    state::CLOSE => {}
-                    state::ESTABLISHED => return Err(Errno::EISCONN),
+                match (self.common.state(), listener.listens()) {
+                    (_, false) => return Err(Errno::ECONNREFUSED),
+                    (state::CLOSE, _) => {}
+                    (state::ESTABLISHED, _) => return Err(Errno::EISCONN),
                     _ => return Err(Errno::EINVAL),
                 }
                 if self.try_connect(&listener, embryo)? {
@@ -97,6 +98,12 @@ impl UnixSock {
             };
             wait.wait(&self.common.tx_wait, wait_channel!("unix_wait_for_peer"), room)?;
         }
+    }
+
+    /// True if it takes connections.
+    fn listens(&self) -> bool {
+        let listens = self.common.state() == state::LISTEN;
+        listens && !self.is_dead() && !self.common.is_shut(SHUT_RECEIVE)
     }
 
     /// Queues `embryo` at the listener as this socket's other end; false if there is no room.
@@ -115,10 +122,7 @@ impl UnixSock {
         embryo.common.set_local(name.bytes());
         let listener_identity = {
             let mut state = listener.state.lock();
-            if listener.is_dead()
-                || listener.common.state() != state::LISTEN
-                || listener.common.is_shut(SHUT_RECEIVE)
-            {
+            if !listener.listens() {
                 return Err(Errno::ECONNREFUSED);
             }
             if state.pending.len() > state.backlog {
@@ -163,8 +167,13 @@ impl UnixSock {
                 self.common.set_state(state::CLOSE);
             }
         }
-        let old = core::mem::replace(&mut self.state.lock().peer, peer);
-        drop(old);
+        let same = |a: &Ref<Self>, b: &Ref<Self>| Ref::ptr_eq(a, b);
+        let old = core::mem::replace(&mut self.state.lock().peer, peer.clone());
+        if let Some(old) = old
+            && !peer.as_ref().is_some_and(|peer| same(peer, &old))
+        {
+            self.disconnected_from(&old);
+        }
         self.common.wake_writers();
         Ok(())
     }

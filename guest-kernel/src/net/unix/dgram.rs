@@ -20,15 +20,13 @@ impl UnixSock {
             return Err(Errno::EOPNOTSUPP);
         }
         if self.is_connected_kind() {
-            if !self.is_established() {
-                return Err(Errno::ENOTCONN);
-            }
             message.name = None;
         }
         let len = message.data.remaining();
         if len > (self.common.sndbuf.load(Relaxed) as usize).saturating_sub(32) {
             return Err(Errno::EMSGSIZE);
         }
+        self.common.check_error()?;
         if self.common.is_shut(SHUT_SEND) {
             return Err(Errno::EPIPE);
         }
@@ -89,7 +87,28 @@ impl UnixSock {
             self.common.set_peer_ino(0);
         }
         drop(state);
-        drop(old);
+        if let Some(old) = old {
+            self.disconnected_from(&old);
+        }
+    }
+
+    /// It has another peer than `old`, or none: what came from there is lost, which `old` hears of.
+    pub fn disconnected_from(&self, old: &UnixSock) {
+        let (queue, blocked) = {
+            let mut state = self.state.lock();
+            self.queued.store(0, Ordering::Release);
+            self.common.rx_queued.store(0, Relaxed);
+            (core::mem::take(&mut state.queue), core::mem::take(&mut state.blocked))
+        };
+        for sock in blocked {
+            sock.common.wake_writers();
+        }
+        let was_mutual = old.peer().is_some_and(|its| core::ptr::eq(&*its, self));
+        if !queue.is_empty() && was_mutual && !old.is_dead() {
+            old.common.set_error(Errno::ECONNRESET);
+            old.common.wake_all();
+        }
+        super::scm::discard(queue.into());
     }
 
     /// Receives one message.
@@ -109,11 +128,12 @@ impl UnixSock {
             }
             self.common.check_error()?;
             if self.common.is_shut(SHUT_RECEIVE) {
-                // End of file; of datagrams that will not come only for a socket that would not wait.
-                if !self.is_connected_kind() && message.nonblock && self.queued.load(Relaxed) > 0 {
+                if self.queued.load(Ordering::Acquire) > 0 {
                     continue;
                 }
-                return Ok(0);
+                // End of file. Who looks for datagrams without waiting is only told that there are none.
+                let waits = self.is_connected_kind() || !wait.nonblock;
+                return if waits { Ok(0) } else { Err(Errno::EAGAIN) };
             }
             let come = || {
                 self.queued.load(Ordering::Acquire) > 0
@@ -138,9 +158,6 @@ impl UnixSock {
         message.identity = skb.identity();
         message.pass_identity = self.common.has(flag::PASSCRED);
         message.files = if peeks { peek_files(&skb)? } else { take_files(&skb) };
-        if self.is_connected_kind() {
-            message.out_flags |= MsgFlags::EOR;
-        }
         Ok(if message.flags.contains(MsgFlags::TRUNC) { len } else { n })
     }
 }

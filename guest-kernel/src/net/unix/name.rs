@@ -199,6 +199,14 @@ impl Names {
     }
 }
 
+/// Type and permissions of a socket's path.
+const SOCKET_MODE: u32 = uapi::S_IFSOCK | 0o777;
+
+/// A path that exists is an address in use.
+fn in_use(error: Errno) -> Errno {
+    if error == Errno::EEXIST { Errno::EADDRINUSE } else { error }
+}
+
 impl UnixSock {
     fn set_bound(&self, bound: Ref<Bound>) {
         self.common.set_local(bound.address.bytes());
@@ -212,6 +220,12 @@ impl UnixSock {
         let has_name = self.state.lock().bound.is_some();
         match name {
             UnixName::Auto => return if has_name { Ok(()) } else { self.bind_auto() },
+            UnixName::Path(path) if has_name => {
+                // The path must be one that could be made.
+                verbs::mknod(caller, None, path, SOCKET_MODE, Dev::default()).map_err(in_use)?;
+                let _ = verbs::unlink(caller, None, path);
+                return Err(Errno::EINVAL);
+            }
             _ if has_name => return Err(Errno::EINVAL),
             UnixName::Abstract(name) => {
                 let bound = bound(&[&[0], name], None)?;
@@ -255,10 +269,8 @@ impl UnixSock {
     }
 
     fn bind_path(&self, caller: Caller<'_>, path: &[u8]) -> Result<()> {
-        const MODE: u32 = 0o777;
-        let mode = uapi::S_IFSOCK | MODE;
-        let place = verbs::mknod(caller, None, path, mode, Dev::default())
-            .map_err(|error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error })?;
+        let place =
+            verbs::mknod(caller, None, path, SOCKET_MODE, Dev::default()).map_err(in_use)?;
         let inode = place.inode()?.clone();
         inode.special.set(try_box(PathEntry(SpinLock::new(Some(self.to_ref()))))?);
         // The closing NUL is part of what getsockname(2) returns.
@@ -303,7 +315,7 @@ pub fn find(
     kind: u32,
 ) -> Result<Ref<UnixSock>> {
     match parse(address)? {
-        UnixName::Auto => Err(Errno::ECONNREFUSED),
+        UnixName::Auto => Err(Errno::EINVAL),
         UnixName::Abstract(name) => net.unix.find(kind, name)?.ok_or(Errno::ECONNREFUSED),
         UnixName::Path(path) => {
             let caller = caller.ok_or(Errno::EINVAL)?;

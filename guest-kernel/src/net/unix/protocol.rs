@@ -99,10 +99,18 @@ impl Protocol for UnixProtocol {
         Ok(if own.bytes().len() <= 2 && inherited.bytes().len() > 2 { inherited } else { own })
     }
 
-    fn send(&self, message: &mut SendMsg<'_, '_>) -> Result<usize> {
-        if let Some(error) = self.sock.common.take_error() {
-            return Err(error);
+    fn before_send(&self) -> Result<()> {
+        let sock = &self.sock;
+        if sock.is_connected_kind() && !sock.is_stream() {
+            sock.common.check_error()?;
+            if !sock.is_established() {
+                return Err(Errno::ENOTCONN);
+            }
         }
+        Ok(())
+    }
+
+    fn send(&self, message: &mut SendMsg<'_, '_>) -> Result<usize> {
         if self.sock.is_stream() {
             self.sock.send_stream(message)
         } else {
@@ -202,7 +210,7 @@ impl Protocol for UnixProtocol {
                 if common.state() == state::LISTEN {
                     return Err(Errno::EINVAL);
                 }
-                if self.sock.is_stream() {
+                if self.sock.is_connected_kind() {
                     common.rx_queued.load(Ordering::Relaxed)
                 } else {
                     self.sock.peek(0).map_or(0, |skb| skb.unread())

@@ -75,6 +75,7 @@ impl UnixSock {
     }
 
     fn send_piece(&self, peer: &Ref<UnixSock>, message: &mut SendMsg<'_, '_>) -> Result<usize> {
+        self.common.check_error()?;
         self.wait_send_room(message)?;
         if peer.is_dead() || peer.common.is_shut(SHUT_RECEIVE) {
             return Err(Errno::EPIPE);
@@ -113,6 +114,8 @@ impl UnixSock {
         } else {
             (self.common.rcvlowat.load(Relaxed) as usize).min(wanted)
         };
+        // Even who asks for nothing waits for something.
+        let target = target.max(1);
         let wait = self.common.read_patience(message.nonblock, message.flags);
         let mut reader = Reader::default();
         let result = loop {
@@ -124,7 +127,7 @@ impl UnixSock {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
             }
-            if reader.done >= target && (reader.done > 0 || wanted == 0) {
+            if reader.done >= target {
                 break Ok(());
             }
             if let Err(error) = self.common.check_error() {

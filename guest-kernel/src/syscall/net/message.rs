@@ -55,7 +55,9 @@ pub fn sys_sendto(a: &mut Args) -> SysResult {
     let mut message = SendMsg::plain(&mut data, flags, open.0.is_nonblocking());
     message.name = address.as_ref().map(|address| address.bytes());
     message.caller = Some(caller());
-    open.socket()?.protocol.send(&mut message)
+    let protocol = &open.socket()?.protocol;
+    protocol.before_send()?;
+    protocol.send(&mut message)
 }
 
 /// recvfrom(2).
@@ -93,8 +95,10 @@ fn send(open: &Open, header: &MsgHdr, flags: MsgFlags) -> SysResult {
     let mut message = SendMsg::plain(&mut data, flags, open.0.is_nonblocking());
     message.name = address.as_ref().map(|address| address.bytes());
     message.caller = Some(caller());
+    let protocol = &open.socket()?.protocol;
+    protocol.before_send()?;
     control::read(header, &mut message)?;
-    open.socket()?.protocol.send(&mut message)
+    protocol.send(&mut message)
 }
 
 /// sendmsg(2).

@@ -3,7 +3,8 @@
 use super::{Args, Open, SysResult};
 use crate::errno::Errno;
 use crate::mm::{UserPtr, copy_in, copy_out};
-use crate::net::options::{self, OPTION_MAX, OptionValue};
+use crate::net::AF_UNIX;
+use crate::net::options::{self, OPTION_MAX, OptionValue, SOL_SOCKET};
 
 /// setsockopt(2).
 pub fn sys_setsockopt(a: &mut Args) -> SysResult {
@@ -19,10 +20,15 @@ pub fn sys_setsockopt(a: &mut Args) -> SysResult {
 /// getsockopt(2).
 pub fn sys_getsockopt(a: &mut Args) -> SysResult {
     let open = Open::get(a.fd(0))?;
+    let level = a.u32(1);
+    if level != SOL_SOCKET && open.socket()?.common.family == AF_UNIX {
+        // It has none, of whatever length.
+        return Err(Errno::EOPNOTSUPP);
+    }
     let len = UserPtr::<i32>::new(a.u64(4));
     let room = usize::try_from(len.read()?).map_err(|_| Errno::EINVAL)?;
     let mut value = OptionValue::new(room);
-    options::get(open.socket()?, a.u32(1), a.u32(2), &mut value)?;
+    options::get(open.socket()?, level, a.u32(2), &mut value)?;
     copy_out(a.u64(3), value.bytes())?;
     len.write(value.bytes().len() as i32)?;
     Ok(0)

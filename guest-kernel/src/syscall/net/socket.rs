@@ -81,8 +81,9 @@ pub fn sys_connect(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
-fn accept(a: &Args, flags: OpenFlags) -> SysResult {
+fn accept(a: &Args, flags: u32) -> SysResult {
     let open = Open::get(a.fd(0))?;
+    let flags = flags_of(flags)?;
     let listener = open.socket()?;
     let cloexec = flags.contains(OpenFlags::CLOEXEC);
     let files = task::current().files();
@@ -102,12 +103,12 @@ fn accept(a: &Args, flags: OpenFlags) -> SysResult {
 
 /// accept(2).
 pub fn sys_accept(a: &mut Args) -> SysResult {
-    accept(a, OpenFlags::empty())
+    accept(a, 0)
 }
 
 /// accept4(2).
 pub fn sys_accept4(a: &mut Args) -> SysResult {
-    accept(a, flags_of(a.u32(3))?)
+    accept(a, a.u32(3))
 }
 
 /// getsockname(2).
