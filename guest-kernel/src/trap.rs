@@ -11,6 +11,7 @@ use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::drivers;
 use crate::errno::Errno;
 use crate::mm::{Access, Fault, UserPtr};
+use crate::process::ptrace::stop;
 use crate::process::{exit, sigframe, signal, timers};
 use crate::sched;
 use crate::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, SigInfo};
@@ -69,10 +70,20 @@ fn system_call_with_work(nr: i32, regs: &mut PtRegs) {
         flags if flags.contains(ThreadFlags::FORCED_SNAPSHOT) => forced::count(),
         _ => None,
     };
+    let task = task::current();
+    let traced = task.se.thread.info.flags().contains(ThreadFlags::SYSCALL_TRACE);
+    if traced && nr == PtRegs::NO_SYSCALL {
+        // The tracer leaves a call out by making it this one, and its own result stays then.
+        regs.x[0] = result_word(Err(Errno::ENOSYS));
+    }
+    if traced && stop::syscall_entry(task, regs) {
+        return stop::syscall_exit(task, regs);
+    }
     if snapshot == Some(forced::Side::Before) {
         forced::ask();
     }
-    regs.x[0] = result_word(syscall::dispatch(nr as usize, regs));
+    regs.x[0] = result_word(syscall::dispatch(regs.syscallno as usize, regs));
+    stop::syscall_exit(task, regs);
     if snapshot == Some(forced::Side::Behind) {
         forced::ask();
     }
@@ -100,7 +111,15 @@ fn user_exception(regs: &mut PtRegs, exception: Exception, far: u64) {
             SigInfo::fault(SIGILL, ILL_ILLOPC, pc)
         }
         Exception::Brk(_) => SigInfo::fault(SIGTRAP, TRAP_BRKPT, pc),
-        Exception::SoftStep => SigInfo::fault(SIGTRAP, TRAP_TRACE, pc),
+        Exception::SoftStep => {
+            if !task.se.thread.info.flags().contains(ThreadFlags::SINGLESTEP) {
+                // Its tracer went meanwhile.
+                regs.set_single_step(false);
+                arch::stop_single_step();
+                return;
+            }
+            SigInfo::fault(SIGTRAP, TRAP_TRACE, pc)
+        }
         Exception::Breakpoint => SigInfo::fault(SIGTRAP, TRAP_HWBKPT, pc),
         Exception::Watchpoint(addr) => SigInfo::fault(SIGTRAP, TRAP_HWBKPT, addr.0),
         Exception::PcAlignment(addr) => SigInfo::fault(SIGBUS, BUS_ADRALN, addr.0),
@@ -252,6 +271,9 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
     if flags.contains(ThreadFlags::NEED_RESCHED) {
         sched::schedule();
     }
+    if flags.contains(ThreadFlags::SYSCALL_EXIT) {
+        stop::syscall_exit(task::current(), regs);
+    }
     if flags.contains(ThreadFlags::SIGPENDING) {
         do_signal(regs);
     }
@@ -264,9 +286,6 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
         timers::check_cpu_timers();
         crate::process::oom::throttle();
         sched::bandwidth::throttle();
-    }
-    if flags.contains(ThreadFlags::SINGLESTEP) {
-        info.clear(ThreadFlags::SINGLESTEP);
     }
     arch::irq_disable();
 }
@@ -282,8 +301,27 @@ fn do_signal(regs: &mut PtRegs) {
         .map(Errno::from_number)
         .filter(|e| e.is_restart());
     // Until it is known what becomes of the call, the registers say which one it was and how it returned:
-    // also to who looks from outside at a thread that is stopped or held in here.
-    match signal::get_signal(task) {
+    // also to who looks from outside at a thread that is stopped or held in here. But a tracer finds the thread in
+    // front of the call, to which it may go back after anything that the tracer makes it do.
+    let restarted = match interrupted {
+        Some(_) if task.ptrace.is_traced() => {
+            restart_call(regs);
+            regs.syscallno = PtRegs::NO_SYSCALL;
+            Some(regs.pc)
+        }
+        _ => None,
+    };
+    regs.expose();
+    let delivery = signal::get_signal(task);
+    let interrupted = match restarted {
+        Some(pc) if pc != regs.pc => None,
+        Some(_) => {
+            undo_restart(regs);
+            interrupted
+        }
+        None => interrupted,
+    };
+    match delivery {
         Some(delivery) => {
             if let Some(errno) = interrupted {
                 let restart = match errno {
@@ -299,6 +337,8 @@ fn do_signal(regs: &mut PtRegs) {
             }
             regs.syscallno = PtRegs::NO_SYSCALL;
             sigframe::setup(task, regs, &delivery);
+            regs.expose();
+            stop::handler_step(task);
         }
         None => {
             if let Some(errno) = interrupted {
@@ -312,6 +352,12 @@ fn do_signal(regs: &mut PtRegs) {
             signal::restore_saved_mask(task);
         }
     }
+}
+
+/// Goes on behind the instruction that made the system call, after all.
+fn undo_restart(regs: &mut PtRegs) {
+    regs.orig_x0 = regs.x[0];
+    regs.pc = regs.pc.wrapping_add(4);
 }
 
 /// Goes back to the instruction that made the system call.

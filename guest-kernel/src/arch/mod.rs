@@ -19,6 +19,7 @@
 //! | interrupts | [`irq`] |
 //! | exceptions | [`exception`], and the entry points that `trap` defines |
 
+mod debug;
 pub mod exception;
 pub mod paging;
 mod thread;
@@ -33,6 +34,7 @@ mod host;
 #[cfg(not(target_os = "none"))]
 pub use host::*;
 
+pub use debug::{DebugKind, DebugPoint, DebugRegs, MAX_SLOTS as MAX_DEBUG_SLOTS};
 pub use thread::{CpuContext, FpState, KernelStackRange, PtRegs, Thread, ThreadFlags, ThreadInfo};
 
 /// Bytes of a kernel stack.

@@ -3,10 +3,13 @@
 //! [`Thread`] is the first field of `sched::Entity`, which is the first field of `task::Task`, so one
 //! pointer (`SP_EL0` while the kernel runs) finds all three in O(1).
 
+use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use belljar_abi::{Described, describe_flags};
+
+use super::debug::DebugRegs;
 
 bitflags::bitflags! {
     /// Work to do before the thread returns to EL0, and switches of its tracing.
@@ -26,6 +29,10 @@ bitflags::bitflags! {
         const SINGLESTEP = 1 << 5;
         /// System calls count towards the next snapshot that is forced; inherited by children.
         const FORCED_SNAPSHOT = 1 << 6;
+        /// Stop for a tracer at the exit of the system call that is under way, though nobody did at its entry.
+        const SYSCALL_EXIT = 1 << 7;
+        /// It has break- or watchpoints.
+        const DEBUG_REGS = 1 << 8;
     }
 }
 
@@ -36,10 +43,12 @@ impl ThreadFlags {
     pub const EXIT_WORK: Self = Self::SIGPENDING
         .union(Self::NEED_RESCHED)
         .union(Self::NOTIFY_RESUME)
-        .union(Self::SINGLESTEP);
+        .union(Self::SYSCALL_EXIT);
     /// Flags that take the slow path at system call entry and exit.
-    pub const SYSCALL_WORK: Self =
-        Self::SYSCALL_TRACE.union(Self::SECCOMP).union(Self::FORCED_SNAPSHOT);
+    pub const SYSCALL_WORK: Self = Self::SYSCALL_TRACE
+        .union(Self::SINGLESTEP)
+        .union(Self::SECCOMP)
+        .union(Self::FORCED_SNAPSHOT);
 }
 
 /// Flags, preemption count and CPU of a thread: read on every way in and out of the kernel.
@@ -195,6 +204,20 @@ impl PtRegs {
     pub fn from_user(&self) -> bool {
         self.pstate & 0xf == 0
     }
+
+    /// In what is called next the thread may stand still, and its tracer looks at these registers and changes them: they
+    /// are to be in memory, and nothing of them is to be known afterwards.
+    #[inline]
+    pub fn expose(&mut self) {
+        core::hint::black_box(self);
+    }
+
+    /// Has EL0 run one instruction (PSTATE.SS) where its stepping is on, or not even that.
+    #[inline]
+    pub fn set_single_step(&mut self, on: bool) {
+        const SS: u64 = 1 << 21;
+        self.pstate = self.pstate & !SS | if on { SS } else { 0 };
+    }
 }
 
 /// Where a kernel stack lies.
@@ -230,6 +253,9 @@ pub struct Thread {
     pub is_user: UnsafeCell<bool>,
     /// FP/SIMD state, saved by `switch_to`.
     pub fp: UnsafeCell<FpState>,
+    /// Break- and watchpoints, if its tracer ever set one; changed while it is stopped.
+    #[described(skip)]
+    pub debug: UnsafeCell<Option<Box<DebugRegs>>>,
 }
 
 // SAFETY: see the type's documentation: one owner at a time for what lies in the cells.
@@ -254,6 +280,7 @@ impl Thread {
             fault_address: UnsafeCell::new(0),
             is_user: UnsafeCell::new(false),
             fp: UnsafeCell::new(FpState { v: [0; 32], fpsr: 0, fpcr: 0 }),
+            debug: UnsafeCell::new(None),
         }
     }
 

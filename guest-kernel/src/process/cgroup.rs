@@ -15,6 +15,7 @@ use crate::process::{exit, signal};
 use crate::sched::{self, SchedGroup, TaskState};
 use crate::signal::{SIGKILL, SigInfo};
 use crate::task::list::{self, TaskList};
+use crate::task::ptrace::JobControl;
 use crate::task::{self, Task};
 
 /// The group that a task is in, for whoever holds the task list.
@@ -325,7 +326,9 @@ pub fn freezer_trap(task: &Task) -> bool {
         // SAFETY: the task list is locked.
         unsafe { task.cgroup.set_frozen(true) };
     }
-    let other = task.stop_pending.load(Ordering::Acquire) || task.hold.load(Ordering::Acquire);
+    let other = task.stop_pending.load(Ordering::Acquire)
+        || task.hold.load(Ordering::Acquire)
+        || task.ptrace.jobctl().intersects(JobControl::TRAP);
     if other || exit::fatal_pending(task) {
         task.se.cancel_sleep();
     } else {

@@ -9,9 +9,10 @@ use crate::mm::UserPtr;
 use crate::ns::{Pid, PidNs, PidType};
 use crate::process::cgroup;
 use crate::process::pidfd;
+use crate::process::ptrace;
 use crate::process::signal::{self, notify_parent};
 use crate::process::sysv;
-use crate::process::wait::{WaitOptions, Which, do_wait};
+use crate::process::wait::{WaitOptions, Which, cld, do_wait};
 use crate::sched::{self, TaskState};
 use crate::signal::{SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SigAction, SigInfo, SigSet};
 use crate::task::list::{self, TaskList};
@@ -64,6 +65,7 @@ pub fn kill_other_threads(task: &Task) -> u32 {
 pub fn do_exit(code: i32) -> ! {
     let task = task::current();
     debug_assert!(!task.is_exiting(), "a task exits once");
+    ptrace::stop::exit_event(code);
     task.set_flags(TaskFlags::EXITING);
     exit_signals(task);
     let group_dead = task.signal.live.fetch_sub(1, Ordering::AcqRel) == 1;
@@ -94,6 +96,17 @@ pub fn do_exit(code: i32) -> ! {
 
 /// Signals that only this thread could have handled are passed to its siblings.
 fn exit_signals(task: &Task) {
+    if task.stop_pending.load(Ordering::Acquire) {
+        // A stop of its process does not wait for it.
+        let list = list::lock();
+        let last = {
+            let mut shared = task.signal.shared.lock();
+            !shared.flags.contains(GroupFlags::EXIT) && signal::participate(task, &mut shared)
+        };
+        if last {
+            signal::notify_job_control(&list, task, cld::STOPPED);
+        }
+    }
     if task.signal.live.load(Ordering::Relaxed) > 1 {
         let blocked = task.sig.lock().blocked;
         signal::retarget_shared_pending(task, SigSet(!blocked.0));
@@ -163,25 +176,32 @@ fn exit_notify(task: &Task, group_dead: bool) {
         if group_dead {
             orphaned_pgrp_by_exit(&list, task.leader());
         }
-        // Only threads that share the kernel's fate with a tracer-less leader matter here.
-        let autoreap = if task.is_leader() {
-            // A leader is told about when its last thread is gone.
-            task.signal.nr_threads.load(Ordering::Relaxed) == 1 && do_notify_parent(&list, task)
+        // A leader is told about when its last thread is gone; a tracer is told about every thread.
+        let alone = task.is_leader() && task.signal.nr_threads.load(Ordering::Relaxed) == 1;
+        let autoreap = if task.ptrace.is_traced() {
+            let own = alone && !ptrace::is_reparented(&list, task);
+            do_notify_parent(&list, task, if own { exit_signal(task) } else { SIGCHLD })
+        } else if task.is_leader() {
+            alone && do_notify_parent(&list, task, exit_signal(task))
         } else {
             true
         };
         let state = if autoreap { EXIT_DEAD } else { EXIT_ZOMBIE };
         task.exit_state.store(state, Ordering::Release);
-        // An execing sibling waits for us to be gone.
-        let exec = task.signal.group_exec_task.load(Ordering::Acquire);
-        if !exec.is_null() {
-            // SAFETY: the task that execs is one of the group's threads, alive under the list's lock.
-            sched::wake_up_process(unsafe { &(*exec).se });
-        }
+        wake_execing(task);
         autoreap
     };
     if autoreap {
         release_task(task);
+    }
+}
+
+/// An execing sibling waits for a thread to be gone; under the list's lock.
+fn wake_execing(task: &Task) {
+    let exec = task.signal.group_exec_task.load(Ordering::Acquire);
+    if !exec.is_null() {
+        // SAFETY: the task that execs is one of the group's threads, alive under the list's lock.
+        sched::wake_up_process(unsafe { &(*exec).se });
     }
 }
 
@@ -252,9 +272,20 @@ fn sched_exit(task: &Task) {
     }
 }
 
-/// Tells the parent that `task`'s group ended; true if it does not want to know, so that no zombie
-/// stays (`SIG_IGN` for SIGCHLD, or `SA_NOCLDWAIT`).
-fn do_notify_parent(list: &TaskList, task: &Task) -> bool {
+/// What a task's parent is sent when it ends; not positive for nothing.
+pub fn exit_signal(task: &Task) -> i32 {
+    task.exit_signal.load(Ordering::Relaxed)
+}
+
+/// True if the children of a process become no zombies.
+pub fn ignores_children(parent: &Task) -> bool {
+    let action = parent.sighand.with(|s| s.get(SIGCHLD));
+    action.handler == SigAction::SIG_IGN || action.flags & SA_NOCLDWAIT != 0
+}
+
+/// Tells the parent, or the tracer, that `task`, or with it its group, ended; true if it does not want to know, so that
+/// no zombie stays (`SIG_IGN` for SIGCHLD, or `SA_NOCLDWAIT`).
+pub fn do_notify_parent(list: &TaskList, task: &Task, sig: i32) -> bool {
     pidfd::notify(task);
     let parent_ptr = task.parent.load(Ordering::Relaxed);
     if parent_ptr.is_null() {
@@ -262,10 +293,10 @@ fn do_notify_parent(list: &TaskList, task: &Task) -> bool {
     }
     // SAFETY: a parent is alive under the list's lock: it hands its children on before it goes.
     let parent = unsafe { &*parent_ptr };
-    let sig = task.exit_signal.load(Ordering::Relaxed);
     let mut autoreap = false;
     let mut send = sig > 0;
-    if sig == SIGCHLD {
+    // A tracer always wants to know.
+    if sig == SIGCHLD && !task.ptrace.is_traced() {
         let action = parent.sighand.with(|s| s.get(SIGCHLD));
         if action.handler == SigAction::SIG_IGN || action.flags & SA_NOCLDWAIT != 0 {
             autoreap = true;
@@ -279,6 +310,7 @@ fn do_notify_parent(list: &TaskList, task: &Task) -> bool {
 /// Gives the children of a task that exits to another thread of its process, to the nearest subreaper,
 /// or to the reaper of its pid namespace.
 fn forget_original_parent(list: &TaskList, father: &Task) {
+    ptrace::attach::exit_ptrace(list, father);
     if father.children.is_empty() {
         return;
     }
@@ -297,8 +329,9 @@ fn forget_original_parent(list: &TaskList, father: &Task) {
         }
         let zombie = child.exit_state.load(Ordering::Relaxed) == EXIT_ZOMBIE;
         let alone = child.signal.nr_threads.load(Ordering::Relaxed) == 1;
-        if zombie && alone && !reaper.same_group(father) {
-            if do_notify_parent(list, child) {
+        let traced = child.ptrace.is_traced();
+        if zombie && alone && !traced && !reaper.same_group(father) {
+            if do_notify_parent(list, child, exit_signal(child)) {
                 child.exit_state.store(EXIT_DEAD, Ordering::Release);
                 release_locked(list, child);
             }
@@ -423,16 +456,18 @@ pub fn release_task(task: &Task) {
 /// [`release_task`] under the list's lock.
 pub fn release_locked(list: &TaskList, task: &Task) {
     let leader = task.leader();
+    ptrace::attach::unlink(list, task);
     add_times(&task.signal.dead, task);
     let group_pids = task.is_leader().then(|| {
         [PidType::Tgid, PidType::Pgid, PidType::Sid].map(|kind| task.signal.set_pid(kind, None))
     });
     list.unlink(task);
     cgroup::release(list, task);
+    wake_execing(task);
     if !core::ptr::eq(leader, task)
         && leader.signal.nr_threads.load(Ordering::Relaxed) == 1
         && leader.exit_state.load(Ordering::Relaxed) == EXIT_ZOMBIE
-        && do_notify_parent(list, leader)
+        && do_notify_parent(list, leader, exit_signal(leader))
     {
         leader.exit_state.store(EXIT_DEAD, Ordering::Release);
         release_locked(list, leader);
@@ -486,12 +521,17 @@ pub fn de_thread(task: &Task) -> Result<()> {
                 && !core::ptr::eq(leader, task)
                 && leader.exit_state.load(Ordering::Acquire) == EXIT_ZOMBIE
     };
-    // Only the others' ends wake us; they are on their way.
+    // Only the others' ends wake us; they are on their way, but for those whose tracer has yet to ask about them.
     loop {
-        task.se.prepare_sleep(TaskState::UNINTERRUPTIBLE);
+        task.se.prepare_sleep(TaskState::KILLABLE);
         if leader_only() {
             task.se.cancel_sleep();
             break;
+        }
+        if fatal_pending(task) {
+            task.se.cancel_sleep();
+            signal.group_exec_task.store(core::ptr::null_mut(), Ordering::Release);
+            return Err(Errno::EAGAIN);
         }
         sched::schedule();
     }
@@ -519,7 +559,9 @@ fn become_leader(task: &Task) {
         task.exit_signal.store(SIGCHLD, Ordering::Relaxed);
         leader.exit_signal.store(-1, Ordering::Relaxed);
         task.real_parent.store(parent, Ordering::Relaxed);
-        task.parent.store(leader.parent.load(Ordering::Relaxed), Ordering::Relaxed);
+        if !task.ptrace.is_traced() {
+            task.parent.store(parent, Ordering::Relaxed);
+        }
         task.start_time.store(leader.start_time.load(Ordering::Relaxed), Ordering::Relaxed);
         for thread in task.signal.threads.iter() {
             thread.group_leader.store(me, Ordering::Release);
@@ -534,7 +576,10 @@ fn become_leader(task: &Task) {
             Ordering::Relaxed,
         );
     });
-    // The old leader is an ordinary dead thread now.
+    // The old leader is an ordinary dead thread now. Its tracer, if it had one, waits for nobody any more.
+    if let Some(tracer) = ptrace::tracer_of(&list, leader) {
+        tracer.signal.wait_chldexit.wake_all();
+    }
     leader.exit_state.store(EXIT_DEAD, Ordering::Release);
     release_locked(&list, &leader_ref);
     drop(list);

@@ -14,6 +14,7 @@ use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::mm::{KernelStack, Mm, UserPtr};
 use crate::ns::{Cap, Cred, NsProxy, Pid, PidNs, PidType};
+use crate::process::ptrace::{self, Event};
 use crate::process::{cgroup, exit};
 use crate::sched::{self, Entity};
 use crate::signal::{SIGCHLD, Sighand};
@@ -138,8 +139,11 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
 /// caller sleeps until the child lets go of its memory.
 pub fn kernel_clone(args: &CloneArgs, regs: &PtRegs) -> Result<u32> {
     let parent = task::current();
-    let Made { task: child, pidfd } = copy_process(args, regs)?;
+    let event = trace_event(args).filter(|event| event.is_wanted(parent));
+    let traced = event.is_some() || args.flags.contains(CloneFlags::PTRACE);
+    let Made { task: child, pidfd } = copy_process(args, regs, traced)?;
     let nr = child.pid_nr(parent.thread_pid.own().ns());
+    let message = event.map_or(0, |_| ptrace::stop::number_for_tracer(&child));
     if let Some((slot, file)) = pidfd {
         slot.install(file);
     }
@@ -160,14 +164,33 @@ pub fn kernel_clone(args: &CloneArgs, regs: &PtRegs) -> Result<u32> {
         None
     };
     start(&child);
+    if let Some(event) = event {
+        ptrace::stop::event(event, message);
+    }
     if let Some(done) = vfork {
         // Waiting here counts as frozen: the child, which may be, cannot let go.
         cgroup::set_frozen(parent, true);
         // A fatal signal ends the wait; the child then runs on alone.
-        let _ = crate::wait_event_killable!(done.wait, done.done.load(Ordering::Acquire));
+        let waited = crate::wait_event_killable!(done.wait, done.done.load(Ordering::Acquire));
         cgroup::set_frozen(parent, false);
+        if waited.is_ok() && Event::VforkDone.is_wanted(parent) {
+            ptrace::stop::event(Event::VforkDone, ptrace::stop::number_for_tracer(&child));
+        }
     }
     Ok(nr)
+}
+
+/// What a tracer may want to know about it.
+fn trace_event(args: &CloneArgs) -> Option<Event> {
+    if args.flags.contains(CloneFlags::UNTRACED) {
+        None
+    } else if args.flags.contains(CloneFlags::VFORK) {
+        Some(Event::Vfork)
+    } else if args.exit_signal == SIGCHLD {
+        Some(Event::Fork)
+    } else {
+        Some(Event::Clone)
+    }
 }
 
 /// Hands a new task to the scheduler, which holds one reference until the task is dead.
@@ -179,7 +202,7 @@ pub fn start(child: &Ref<Task>) {
 
 /// Makes a copy of the current task, shared or not part by part as the flags say. The child is on the
 /// task list and does not run yet.
-fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
+fn copy_process(args: &CloneArgs, regs: &PtRegs, traced: bool) -> Result<Made> {
     check_flags(args)?;
     let parent = task::current();
     let flags = args.flags;
@@ -222,7 +245,7 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs) -> Result<Made> {
     }
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
 
-    enter(args, parent, &child)?;
+    enter(args, parent, &child, traced)?;
     if !flags.contains(CloneFlags::VM) && crate::cgroup::count() > 1 {
         cgroup::sync_memory(&child);
     }
@@ -258,7 +281,7 @@ fn alloc_pid(args: &CloneArgs, ns: &Ref<PidNs>, cred: &Cred) -> Result<Ref<Pid>>
 }
 
 /// Puts the child on the task list, in its group, under its parent.
-fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>) -> Result<()> {
+fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>, traced: bool) -> Result<()> {
     let flags = args.flags;
     let child_ptr = Ref::as_ptr(child).cast_mut();
     let thread = flags.contains(CloneFlags::THREAD);
@@ -314,6 +337,9 @@ fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>) -> Result<()> {
     // The list's own reference; `release_task` takes it back.
     core::mem::forget(child.clone());
     list.link_new(child);
+    if traced {
+        ptrace::attach::init_child(&list, parent, child);
+    }
     Ok(())
 }
 
@@ -502,6 +528,7 @@ pub(super) fn new_task(
         sibling: Link::new(),
         parent: AtomicPtr::new(core::ptr::null_mut()),
         real_parent: AtomicPtr::new(core::ptr::null_mut()),
+        ptrace: Default::default(),
         group_leader: AtomicPtr::new(core::ptr::null_mut()),
         thread_pid: OwnCell::new(pid),
         pid_links: Default::default(),

@@ -59,11 +59,20 @@ pub fn hold(pid: u32, tree: bool) -> Result<u64, String> {
     drop(held);
     let end = monotonic_ns().saturating_add(PATIENCE);
     loop {
-        let restless = {
+        let (restless, tracing) = {
             let list = list::lock();
             mark(&list, &root, tree);
-            list.threads().filter(|t| is_held(t)).find(|t| !is_at_rest(t)).map(|t| t.pid())
+            let mut held = list.threads().filter(|t| is_held(t));
+            let tracing = held.find(|t| t.ptrace.is_traced() || !t.ptrace.tracees.is_empty());
+            let tracing = tracing.map(|t| (t.pid(), t.ptrace.is_traced()));
+            let restless = list.threads().filter(|t| is_held(t)).find(|t| !is_at_rest(t));
+            (restless.map(|t| t.pid()), tracing)
         };
+        if let Some((tid, traced)) = tracing {
+            release(false);
+            let what = if traced { "is traced by another" } else { "traces another" };
+            return Err(said(format_args!("thread {tid} {what}, which no core carries yet")));
+        }
         let Some(tid) = restless else { return Ok(monotonic_ns()) };
         if monotonic_ns() >= end {
             release(false);
@@ -89,7 +98,9 @@ pub fn release(kill: bool) {
         }
         for thread in leader.signal.threads.iter() {
             thread.hold.store(false, Ordering::Release);
-            sched::wake_up(&thread.se, TaskState::TRACED);
+            if !thread.ptrace.is_stopped() {
+                sched::wake_up(&thread.se, TaskState::TRACED);
+            }
         }
     }
     drop(list);

@@ -13,6 +13,7 @@
 //! | [`cgroup`], [`oom`] | joining, moving, freezing control groups; who goes for want of memory |
 //! | [`pidfd`] | processes as files |
 //! | [`access`], [`creds`] | who may look into whom; new credentials |
+//! | [`kcmp`] | what two tasks share |
 //! | [`ptrace`] | tracing: one process controls, and looks into, another |
 //! | [`jobs`] | process groups, sessions |
 //! | [`clocks`], [`timers`] | the clocks that programs name; what happens when their timers ring |
@@ -30,6 +31,7 @@ pub mod fork;
 pub mod hold;
 pub mod init;
 pub mod jobs;
+pub mod kcmp;
 pub mod kthread;
 pub mod namespaces;
 pub mod oom;

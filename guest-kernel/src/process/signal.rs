@@ -12,6 +12,7 @@ use crate::ns::{Cap, Cred, Pid, PidType};
 use crate::process::cgroup;
 use crate::process::exit::{self, do_group_exit};
 use crate::process::hold;
+use crate::process::ptrace;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
 use crate::signal::hooks::{self, Hooks};
@@ -21,6 +22,7 @@ use crate::signal::{
     default_disposition, is_valid,
 };
 use crate::task::list::{self, TaskList};
+use crate::task::ptrace::JobControl;
 use crate::task::rlimit::Resource;
 use crate::task::{self, GroupFlags, SharedSignals, Task, TaskFlags};
 
@@ -99,10 +101,18 @@ fn prepare(list: &TaskList, sig: i32, target: &Task, force: bool) -> bool {
         drop(shared);
         for thread in signal.threads.iter() {
             thread.stop_pending.store(false, Ordering::Release);
-            sched::wake_up(&thread.se, TaskState::STOPPED);
+            thread.ptrace.clear_jobctl(JobControl::STOP_CONSUME);
+            if thread.ptrace.is_seized() {
+                ptrace::control::trap_notify(thread);
+            } else {
+                sched::wake_up(&thread.se, TaskState::STOPPED);
+            }
         }
         if was_stopped {
-            notify_job_control(list, target, cld::CONTINUED, SIGCONT);
+            notify_job_control(list, target, cld::CONTINUED);
+            if ptrace::is_reparented(list, target.leader()) {
+                notify_tracer(list, target.leader(), cld::CONTINUED);
+            }
         }
     }
     if signal.shared.lock().flags.contains(GroupFlags::EXIT) {
@@ -146,6 +156,10 @@ fn for_namespace(mut info: SigInfo, target: &Task) -> (SigInfo, bool) {
 
 /// True if nobody would notice the signal: it is ignored and not blocked.
 fn is_ignored(target: &Task, sig: i32, force: bool) -> bool {
+    // A tracer may want to know.
+    if target.ptrace.is_traced() && sig != SIGKILL {
+        return false;
+    }
     if sig == SIGKILL || sig == SIGSTOP {
         return is_unkillable(target) && !(force && may_be_forced(target));
     }
@@ -225,7 +239,9 @@ fn complete(target: &Task, sig: i32, group: bool) {
     let default = action.handler == SigAction::SIG_DFL;
     let fatal = sig == SIGKILL || default && default_disposition(sig) == Disposition::Terminate;
     let killed = sig == SIGKILL || !is_unkillable(taker);
-    if fatal && killed {
+    // What a tracer may take away, or change, ends nobody yet.
+    let certain = sig == SIGKILL || !taker.ptrace.is_traced();
+    if fatal && killed && certain {
         let mut shared = taker.signal.shared.lock();
         if !shared.flags.contains(GroupFlags::EXIT) {
             shared.flags = shared.flags & GroupFlags::UNKILLABLE | GroupFlags::EXIT;
@@ -248,7 +264,8 @@ fn complete(target: &Task, sig: i32, group: bool) {
 /// (`signal_wake_up`); a fatal one also ends stops and killable sleeps.
 pub fn wake_up_for_signal(task: &Task, fatal: bool) {
     task.se.thread.info.set(ThreadFlags::SIGPENDING);
-    let states = if fatal {
+    let frozen = task.ptrace.jobctl().contains(JobControl::FROZEN);
+    let states = if fatal && !frozen {
         TaskState::INTERRUPTIBLE | TaskState::STOPPED | TaskState::TRACED | TaskState::WAKEKILL
     } else {
         TaskState::INTERRUPTIBLE
@@ -266,6 +283,7 @@ pub fn recalc_sigpending(task: &Task) {
     let any = signals.pending.set().or(shared).without(signals.blocked);
     let waits = task.stop_pending.load(Ordering::Acquire)
         || task.hold.load(Ordering::Acquire)
+        || task.ptrace.jobctl().intersects(JobControl::TRAP)
         || task.cgroup.is_to_freeze();
     if !any.is_empty() || waits {
         task.se.thread.info.set(ThreadFlags::SIGPENDING);
@@ -341,7 +359,7 @@ pub fn force(info: SigInfo) {
             action.handler = SigAction::SIG_DFL;
             signals.blocked.remove(sig);
         }
-        if action.handler == SigAction::SIG_DFL {
+        if action.handler == SigAction::SIG_DFL && !task.ptrace.is_traced() {
             // Even a namespace's reaper does not survive its own fault.
             drop(actions);
             task.signal.shared.lock().flags.remove(GroupFlags::UNKILLABLE);
@@ -400,7 +418,7 @@ fn child_info(child: &Task, parent: &Task, cause: i32, status: i32) -> SigInfo {
     let dead = &child.signal.dead;
     SigInfo::child(
         cause,
-        child.nr_of(PidType::Tgid, &ns),
+        child.pid_nr(&ns),
         parent.cred.share().user_ns.uids().from_kernel_munged(child.cred.with(|c| c.uid)),
         status,
         (time.user + dead.utime.load(Ordering::Relaxed)) / TICK_NS,
@@ -409,62 +427,103 @@ fn child_info(child: &Task, parent: &Task, cause: i32, status: i32) -> SigInfo {
 }
 
 /// Tells the parent that a child's process stopped or went on.
-fn notify_job_control(list: &TaskList, child: &Task, cause: i32, status: i32) {
+pub fn notify_job_control(list: &TaskList, child: &Task, cause: i32) {
     let leader = child.leader();
-    let parent = leader.parent.load(Ordering::Relaxed);
-    if parent.is_null() {
-        return;
-    }
-    // SAFETY: a parent is alive under the list's lock.
-    let parent = unsafe { &*parent };
+    let Some(parent) = ptrace::real_parent_of(list, leader) else { return };
+    let status = match cause {
+        cld::CONTINUED => SIGCONT,
+        _ => leader.signal.shared.lock().exit_code & 0x7f,
+    };
+    notify_stop(list, leader, parent, cause, status);
+}
+
+/// Tells the tracer that a tracee stopped for it, or that its process stopped or went on.
+pub fn notify_tracer(list: &TaskList, tracee: &Task, cause: i32) {
+    let Some(tracer) = ptrace::tracer_of(list, tracee) else { return };
+    let status = match cause {
+        cld::CONTINUED => SIGCONT,
+        cld::STOPPED => tracee.signal.shared.lock().exit_code & 0x7f,
+        _ => tracee.ptrace.stop.lock().code & 0x7f,
+    };
+    notify_stop(list, tracee, tracer, cause, status);
+}
+
+fn notify_stop(list: &TaskList, child: &Task, parent: &Task, cause: i32, status: i32) {
     let action = parent.sighand.with(|s| s.get(SIGCHLD));
     if action.handler != SigAction::SIG_IGN && action.flags & SA_NOCLDSTOP == 0 {
-        let _ = send_locked(list, child_info(leader, parent, cause, status), parent, true);
+        let _ = send_locked(list, child_info(child, parent, cause, status), parent, true);
     }
     parent.signal.wait_chldexit.wake_all();
 }
 
-/// Starts or joins a stop of the whole process, and sleeps through it (`do_signal_stop`).
-fn group_stop(task: &Task, sig: i32) {
+/// The caller's part in the stop of its process, if it has one; true if the stop is complete with it
+/// (`task_participate_group_stop`).
+pub fn participate(task: &Task, shared: &mut SharedSignals) -> bool {
+    if !task.stop_pending.swap(false, Ordering::AcqRel) {
+        return false;
+    }
+    if task.ptrace.jobctl().contains(JobControl::STOP_CONSUME) {
+        task.ptrace.clear_jobctl(JobControl::STOP_CONSUME);
+        shared.stop_count = shared.stop_count.saturating_sub(1);
+    }
+    let last = shared.stop_count == 0 && !shared.flags.contains(GroupFlags::STOPPED);
+    if last {
+        shared.stopping = 0;
+        shared.flags.remove(GroupFlags::CONTINUED);
+        shared.flags.insert(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED);
+    }
+    last
+}
+
+/// Starts or joins a stop of the whole process, and sleeps through it (`do_signal_stop`). False if the caller did not: a
+/// traced thread stops for its tracer instead.
+fn group_stop(task: &Task, sig: i32) -> bool {
     {
         let list = list::lock();
         let mut shared = task.signal.shared.lock();
         if shared.flags.contains(GroupFlags::EXIT) {
-            return;
+            task.stop_pending.store(false, Ordering::Release);
+            return false;
         }
-        if shared.stopping == 0 {
+        if !task.stop_pending.load(Ordering::Acquire) {
             if sig == 0 {
-                task.stop_pending.store(false, Ordering::Release);
-                return;
+                return false;
+            }
+            if !shared.flags.contains(GroupFlags::STOPPED) {
+                shared.exit_code = sig;
             }
             shared.stopping = sig;
-            shared.exit_code = sig;
             shared.stop_count = 0;
             for thread in task.signal.threads.iter().filter(|t| !t.is_exiting()) {
+                let own = core::ptr::eq(thread, task);
+                if !own && thread.se.state().contains(TaskState::STOPPED) {
+                    continue;
+                }
                 thread.stop_pending.store(true, Ordering::Release);
+                thread.ptrace.set_jobctl(JobControl::STOP_CONSUME);
+                thread.ptrace.stop.lock().group_signal = sig;
                 shared.stop_count += 1;
-                if !core::ptr::eq(thread, task) {
+                if own {
+                    continue;
+                }
+                if thread.ptrace.is_seized() {
+                    ptrace::control::trap_notify(thread);
+                } else {
                     wake_up_for_signal(thread, false);
                 }
             }
         }
-        if !task.stop_pending.swap(false, Ordering::AcqRel) {
-            return;
+        if task.ptrace.is_traced() {
+            task.ptrace.set_jobctl(JobControl::TRAP_STOP);
+            return false;
         }
-        shared.stop_count = shared.stop_count.saturating_sub(1);
-        let last = shared.stop_count == 0;
-        let stop_sig = shared.stopping;
-        if last {
-            shared.stopping = 0;
-            shared.flags.remove(GroupFlags::CONTINUED);
-            shared.flags.insert(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED);
-        }
+        let last = participate(task, &mut shared);
         // Under the locks that SIGCONT and SIGKILL take too, so that neither is missed.
         task.se.prepare_sleep(TaskState::STOPPED);
         cgroup::note_frozen(&list, task);
         drop(shared);
         if last {
-            notify_job_control(&list, task, cld::STOPPED, stop_sig);
+            notify_job_control(&list, task, cld::STOPPED);
         }
     }
     if exit::fatal_pending(task) {
@@ -472,6 +531,7 @@ fn group_stop(task: &Task, sig: i32) {
     } else {
         sched::schedule();
     }
+    true
 }
 
 /// A signal to run a handler for.
@@ -494,17 +554,25 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
             task.hold.store(false, Ordering::Release);
             continue;
         }
-        if task.stop_pending.load(Ordering::Acquire) {
-            group_stop(task, 0);
+        if task.stop_pending.load(Ordering::Acquire) && group_stop(task, 0) {
+            continue;
+        }
+        if ptrace::stop::job_trap(task) {
             continue;
         }
         if cgroup::freezer_trap(task) {
             continue;
         }
-        let Some(info) = dequeue(task) else {
+        let Some(mut info) = dequeue(task) else {
             recalc_sigpending(task);
             return None;
         };
+        if task.ptrace.is_traced() && info.signo != SIGKILL {
+            match ptrace::stop::signal_stop(task, info) {
+                Some(left) => info = left,
+                None => continue,
+            }
+        }
         let sig = info.signo;
         let action = {
             let sighand = task.sighand.own();

@@ -8,9 +8,10 @@ use bitflags::bitflags;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::{Pid, PidType};
-use crate::process::exit;
+use crate::process::{exit, ptrace};
 use crate::signal::{SIGCHLD, SIGCONT};
 use crate::task::list::{self, TaskList};
+use crate::task::ptrace::JobControl;
 use crate::task::{self, Accounting, EXIT_DEAD, EXIT_ZOMBIE, GroupFlags, Task};
 use crate::wait_event_interruptible;
 
@@ -104,11 +105,13 @@ fn scan(task: &Task, which: &Which, options: WaitOptions) -> Result<Option<WaitR
         if options.contains(WaitOptions::NOTHREAD) && !core::ptr::eq(parent, task) {
             continue;
         }
-        for child in parent.children.iter() {
-            if !eligible(child, which, options) {
+        let children = parent.children.iter().map(|child| (child, false));
+        let tracees = parent.ptrace.tracees.iter().map(|tracee| (tracee, true));
+        for (child, tracing) in children.chain(tracees) {
+            if !eligible(child, which, options, tracing) {
                 continue;
             }
-            match consider(&list, task, child, options) {
+            match consider(&list, task, child, options, tracing) {
                 Considered::Found(result) => return Ok(Some(result)),
                 Considered::Gone => {}
                 Considered::NotYet => any = true,
@@ -118,10 +121,10 @@ fn scan(task: &Task, which: &Which, options: WaitOptions) -> Result<Option<WaitR
     if any { Ok(None) } else { Err(Errno::ECHILD) }
 }
 
-fn eligible(child: &Task, which: &Which, options: WaitOptions) -> bool {
+fn eligible(child: &Task, which: &Which, options: WaitOptions, tracing: bool) -> bool {
     let matches = match which {
         Which::All => true,
-        Which::Pid(pid) => child.signal.pid(PidType::Tgid).is_some_and(|p| Ref::ptr_eq(&p, pid)),
+        Which::Pid(pid) => child.thread_pid.with(|p| Ref::ptr_eq(p, pid)),
         Which::Pgid(pid) => child.signal.pid(PidType::Pgid).is_some_and(|p| Ref::ptr_eq(&p, pid)),
     };
     if !matches {
@@ -129,7 +132,9 @@ fn eligible(child: &Task, which: &Which, options: WaitOptions) -> bool {
     }
     // "Clone" children are those that do not send SIGCHLD (wait(2)).
     let clone_child = child.exit_signal.load(Ordering::Relaxed) != SIGCHLD;
-    options.contains(WaitOptions::ALL) || clone_child == options.contains(WaitOptions::CLONE)
+    tracing
+        || options.contains(WaitOptions::ALL)
+        || clone_child == options.contains(WaitOptions::CLONE)
 }
 
 enum Considered {
@@ -138,25 +143,51 @@ enum Considered {
     Gone,
 }
 
-fn consider(list: &TaskList, parent: &Task, child: &Task, options: WaitOptions) -> Considered {
+/// A child, or with `tracing` a tracee, of the caller's process (`wait_consider_task`).
+fn consider(
+    list: &TaskList,
+    parent: &Task,
+    child: &Task,
+    options: WaitOptions,
+    tracing: bool,
+) -> Considered {
     let peek = options.contains(WaitOptions::NOWAIT);
+    // Its parent's process traces it: it is told about it as a tracer.
+    let tracing = tracing || child.ptrace.is_traced() && !ptrace::is_reparented(list, child);
+    let mut not_yet = Considered::NotYet;
     match child.exit_state.load(Ordering::Acquire) {
         EXIT_DEAD => return Considered::Gone,
         EXIT_ZOMBIE => {
-            // A leader whose threads still run is not dead yet to its parent.
-            if child.signal.nr_threads.load(Ordering::Relaxed) > 1 {
-                return Considered::NotYet;
+            // A leader whose threads still run is not dead yet, and one that is traced is so to its tracer first.
+            let threads = child.signal.nr_threads.load(Ordering::Relaxed) > 1;
+            let dead = !(child.is_leader() && threads);
+            if dead && (tracing || !child.ptrace.is_traced()) {
+                // It will neither stop nor continue any more.
+                if !options.contains(WaitOptions::EXITED) {
+                    return Considered::Gone;
+                }
+                return Considered::Found(reap(list, parent, child, peek));
             }
-            // It will neither stop nor continue any more.
-            if !options.contains(WaitOptions::EXITED) {
-                return Considered::Gone;
+            if tracing && !options.intersects(WaitOptions::CONTINUED | WaitOptions::EXITED) {
+                not_yet = Considered::Gone;
             }
-            return Considered::Found(reap(list, parent, child, peek));
         }
         _ => {}
     }
+    if tracing
+        && !child.ptrace.jobctl().contains(JobControl::LISTENING)
+        && let Some(code) = stop_code(child, peek)
+    {
+        return Considered::Found(WaitResult {
+            status: code << 8 | 0x7f,
+            cause: cld::TRAPPED,
+            si_status: code,
+            ..describe(parent, child)
+        });
+    }
     let mut shared = child.signal.shared.lock();
-    if options.contains(WaitOptions::STOPPED)
+    if !tracing
+        && options.contains(WaitOptions::STOPPED)
         && shared.flags.contains(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED)
     {
         let sig = shared.exit_code;
@@ -183,12 +214,26 @@ fn consider(list: &TaskList, parent: &Task, child: &Task, options: WaitOptions) 
             ..describe(parent, child)
         });
     }
-    Considered::NotYet
+    drop(shared);
+    not_yet
+}
+
+/// What a tracee stopped for, if that was not reported yet.
+fn stop_code(tracee: &Task, peek: bool) -> Option<i32> {
+    let mut stop = tracee.ptrace.stop.lock();
+    let code = stop.code;
+    if !stop.stopped || code == 0 {
+        return None;
+    }
+    if !peek {
+        stop.code = 0;
+    }
+    Some(code)
 }
 
 fn describe(parent: &Task, child: &Task) -> WaitResult {
     WaitResult {
-        pid: child.nr_of(PidType::Tgid, parent.thread_pid.own().ns()),
+        pid: child.pid_nr(parent.thread_pid.own().ns()),
         uid: parent.cred().user_ns.uids().from_kernel_munged(child.cred.with(|c| c.uid)),
         ..usage(child)
     }
@@ -235,7 +280,15 @@ fn reap(list: &TaskList, parent: &Task, child: &Task, peek: bool) -> WaitResult 
     let (cause, si_status) = cause_of(status);
     let result = WaitResult { status, cause, si_status, ..describe(parent, child) };
     if !peek {
-        add(&parent.signal.children, &result);
+        if child.is_leader() && ptrace::is_reparented(list, child) {
+            // Its parent has yet to hear of it.
+            ptrace::attach::unlink(list, child);
+            if !exit::do_notify_parent(list, child, exit::exit_signal(child)) {
+                return result;
+            }
+        } else if child.is_leader() {
+            add(&parent.signal.children, &result);
+        }
         child.exit_state.store(EXIT_DEAD, Ordering::Release);
         exit::release_locked(list, child);
     }

@@ -129,8 +129,12 @@ impl TaskList {
                 parent.children.push_back(child);
             }
             let parent = core::ptr::from_ref(parent).cast_mut();
-            child.parent.store(parent, Ordering::Relaxed);
-            child.real_parent.store(parent, Ordering::Release);
+            for thread in child.signal.threads.iter() {
+                thread.real_parent.store(parent, Ordering::Release);
+                if !thread.ptrace.is_traced() {
+                    thread.parent.store(parent, Ordering::Relaxed);
+                }
+            }
         });
     }
 

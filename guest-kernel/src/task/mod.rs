@@ -16,6 +16,7 @@
 
 pub mod list;
 mod own;
+pub mod ptrace;
 pub mod rlimit;
 mod signal_struct;
 pub mod timers;
@@ -30,6 +31,7 @@ use bitflags::bitflags;
 pub use own::OwnCell;
 pub use signal_struct::{Accounting, ControllingTty, GroupFlags, SharedSignals, SignalStruct};
 
+use self::ptrace::Ptrace;
 use crate::arch;
 use crate::cgroup::Member;
 use crate::errno::Result;
@@ -179,6 +181,9 @@ pub struct Task {
     /// Who gets SIGCHLD: the tracer if there is one, else `real_parent`.
     #[described(as = "ptr Task")]
     pub parent: AtomicPtr<Task>,
+    /// Its tracer, and those whom it traces.
+    #[described(as = "struct Ptrace")]
+    pub ptrace: Ptrace,
     /// Who created us, or adopted us.
     #[described(as = "ptr Task")]
     pub real_parent: AtomicPtr<Task>,

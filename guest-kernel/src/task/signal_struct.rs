@@ -122,6 +122,11 @@ pub struct SignalStruct {
     /// Thread that execs while its siblings are made to leave; null otherwise.
     #[described(skip)]
     pub group_exec_task: AtomicPtr<Task>,
+    /// Threads between deciding what a new program may, and being it; raised under the task list's lock.
+    pub execs: AtomicU32,
+    /// Where who wants to trace one of them waits.
+    #[described(skip)]
+    pub exec_wait: WaitQueue,
     /// Pending signals and group state.
     pub shared: IrqLock<SharedSignals>,
     /// Bits of `shared.pending`, for a look without the lock.
@@ -158,6 +163,8 @@ impl SignalStruct {
             did_exec: AtomicBool::new(false),
             oom_score_adj: AtomicI32::new(0),
             group_exec_task: AtomicPtr::new(core::ptr::null_mut()),
+            execs: AtomicU32::new(0),
+            exec_wait: WaitQueue::new(),
             shared: IrqLock::new(SharedSignals::default()),
             shared_pending: AtomicU64::new(0),
             wait_chldexit: WaitQueue::new(),

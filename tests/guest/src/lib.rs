@@ -8,6 +8,7 @@ pub mod moved;
 pub mod same;
 pub mod scm;
 pub mod sysv;
+pub mod tracing;
 
 use std::io::Error;
 

@@ -11,6 +11,7 @@ pub mod uaccess;
 mod boot;
 mod cache;
 mod cpu;
+mod debug;
 mod features;
 mod mmio;
 mod mmu;
@@ -28,6 +29,7 @@ pub use cpu::{
     frame_pointer, interrupted_user, irq_disable, irq_enable, irq_restore, irq_save, irqs_enabled,
     mpidr, set_current_thread, wait_for_interrupt,
 };
+pub use debug::{debug_slots, debug_version, drop_debug_regs, stop_single_step};
 pub use features::{cache_registers, emulate_id_register, hwcaps, midr, random_u64};
 pub use mmio::{mmio_read, mmio_write};
 pub use mmu::{
@@ -38,7 +40,7 @@ pub use psci::{power_off, reset, set_conduit};
 pub use suspend::{suspend, thaw_address};
 pub use switch::{
     call_on_stack, fp_state, note_thread_pointer, replace_user_state, save_user_state,
-    set_fp_state, set_single_step, setup_kernel_thread, setup_user_thread, switch_to,
+    set_fp_state, setup_kernel_thread, setup_user_thread, switch_to,
 };
 pub use time::{TIMER_IRQ, counter, counter_frequency, set_timer, stop_timer};
 pub use uaccess::{fixup_exception, is_user_access};

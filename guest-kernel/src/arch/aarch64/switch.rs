@@ -3,6 +3,7 @@
 use core::arch::{asm, global_asm};
 use core::mem::{MaybeUninit, offset_of};
 
+use super::debug::{DEBUGGED, switch_debug};
 use super::{current_thread, irq_restore, irq_save};
 use crate::arch::{
     FpState, KERNEL_STACK_SIZE, KernelStackRange, PtRegs, Thread, ThreadFlags, ThreadInfo,
@@ -56,9 +57,8 @@ pub unsafe fn switch_to(prev: &Thread, next: &Thread) -> &'static Thread {
         if *next.is_user.get() {
             load_user_state(next);
         }
-        let step = ThreadFlags::SINGLESTEP;
-        if (prev.info.flags() | next.info.flags()).contains(step) {
-            set_single_step(next.info.flags().contains(step));
+        if (prev.info.flags() | next.info.flags()).intersects(DEBUGGED) {
+            switch_debug(next);
         }
         &*cpu_switch_to(prev, next)
     }
@@ -125,14 +125,6 @@ pub fn fp_state(state: &mut MaybeUninit<FpState>) {
 pub fn set_fp_state(state: &FpState) {
     // SAFETY: the kernel itself uses none of them.
     unsafe { fp_load(state) }
-}
-
-/// Turns single stepping of EL0 on or off on this CPU (MDSCR_EL1.SS). A step also needs PSTATE.SS in the
-/// saved registers.
-pub fn set_single_step(on: bool) {
-    let mdscr: u64 = 1 << 12 | u64::from(on);
-    // SAFETY: debug exceptions stay off at EL1 (KDE = 0).
-    unsafe { asm!("msr mdscr_el1, {}", "isb", in(reg) mdscr, options(nostack)) }
 }
 
 /// Calls `function` on the kernel stack that ends at `top`.

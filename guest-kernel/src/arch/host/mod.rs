@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use super::{PtRegs, Thread};
+use super::{DebugKind, PtRegs, Thread};
 
 pub mod irq;
 mod mem;
@@ -151,7 +151,20 @@ pub fn fp_state(state: &mut core::mem::MaybeUninit<super::FpState>) {
 pub fn set_fp_state(_state: &super::FpState) {}
 
 /// Single steps are the machine's.
-pub fn set_single_step(_on: bool) {}
+pub fn stop_single_step() {}
+
+/// No registers to forget.
+pub fn drop_debug_regs() {}
+
+/// As many as the least AArch64 has of breakpoints.
+pub fn debug_slots(_kind: DebugKind) -> usize {
+    2
+}
+
+/// ARMv8.
+pub fn debug_version() -> u32 {
+    6
+}
 
 /// Visits nothing: the kernel's frames are not followed on a host.
 pub fn backtrace(_fp: u64, _visit: impl FnMut(u64)) {}

@@ -42,6 +42,7 @@ pub(super) fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, re
     task.set_comm(name);
     task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);
     task.signal.did_exec.store(true, Ordering::Relaxed);
+    arch::drop_debug_regs();
     arch::replace_user_state(&FpState::default(), 0);
     *regs = PtRegs {
         pc: entry.pc,

@@ -16,10 +16,9 @@ use crate::mm::{MappedFile, Mm, MmapRequest, VmFlags, try_vec};
 use crate::ns::Cred;
 use crate::process::creds::mm_limits;
 use crate::process::elf::EHDR_SIZE;
-use crate::process::{elf, exit, sigpage};
-use crate::task;
-use crate::task::Task;
+use crate::process::{elf, exit, ptrace, sigpage};
 use crate::task::rlimit::Resource;
+use crate::task::{self, Task, list};
 use crate::uapi::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
@@ -148,6 +147,8 @@ pub(super) fn load_elf(binary: Binary, regs: &mut PtRegs) -> Result<()> {
     let interpreter = open_interpreter(&program)?;
     let task = task::current();
 
+    let former = ptrace::stop::number_for_tracer(task);
+    let deciding = Deciding::new(task);
     let mm = Mm::new()?;
     crate::process::cgroup::charge_new(&mm);
     let loaded = Loader { mm: &mm, task }.load(&binary, &program, interpreter.as_ref());
@@ -163,7 +164,28 @@ pub(super) fn load_elf(binary: Binary, regs: &mut PtRegs) -> Result<()> {
         return Err(e);
     }
     commit(task, &binary, mm, entry, regs);
+    drop(deciding);
+    regs.expose();
+    ptrace::stop::exec_event(former);
     Ok(())
+}
+
+/// While it lives nobody begins to trace the thread, whose new program's rights depend on that.
+struct Deciding<'a>(&'a Task);
+
+impl<'a> Deciding<'a> {
+    fn new(task: &'a Task) -> Self {
+        let _list = list::lock();
+        task.signal.execs.fetch_add(1, Ordering::AcqRel);
+        Self(task)
+    }
+}
+
+impl Drop for Deciding<'_> {
+    fn drop(&mut self) {
+        self.0.signal.execs.fetch_sub(1, Ordering::AcqRel);
+        self.0.signal.exec_wait.wake_all();
+    }
 }
 
 /// Where a loaded program starts.

@@ -44,9 +44,16 @@ impl Loader<'_> {
         }
         let set_id = new.euid != old.uid || new.egid != old.gid;
         let gains = !new.cap_permitted.is_within(old.cap_permitted);
-        // Who gave up new privileges, or shares its root with others, gets no more than it had.
+        // Who gave up new privileges, shares its root with others, or is traced by somebody who could not have what the
+        // program has, gets no more than it had.
         let shared = Ref::ref_count(self.task.fs()) > self.task.signal.nr_threads();
-        if (set_id || gains) && (old.no_new_privs || shared) {
+        let watched = {
+            let traced = self.task.ptrace.is_traced();
+            let tracer = self.task.ptrace.tracer_cred.lock();
+            let tracer = tracer.as_ref().filter(|_| traced);
+            tracer.is_some_and(|cred| !cred.ns_capable(&new.user_ns, Cap::SysPtrace))
+        };
+        if (set_id || gains) && (old.no_new_privs || shared || watched) {
             if old.no_new_privs || !old.own_capable(Cap::Setuid) {
                 (new.euid, new.egid) = (new.uid, new.gid);
             }

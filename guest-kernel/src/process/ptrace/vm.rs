@@ -1,15 +1,13 @@
 //! process_vm_readv(2), process_vm_writev(2): copies between the caller's memory and that of a process that it may
 //! look into.
 
-use alloc::vec::Vec;
-
 use crate::addr::PAGE_SIZE;
 use crate::arch::untagged;
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
 use crate::fs::userbuf::IoVec;
 use crate::kref::Ref;
-use crate::mm::{Mm, RemoteBuf, RemoteRights};
+use crate::mm::{Mm, RemoteBuf, RemoteRights, try_vec};
 use crate::ns::Pid;
 use crate::process::access::{AccessMode, mm_access};
 use crate::task::{self, Task, list};
@@ -35,9 +33,7 @@ pub fn process_vm_rw(
         return Ok(0);
     }
     let mm = memory_of(pid)?;
-    let mut bounce = Vec::new();
-    bounce.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
-    bounce.resize(PAGE_SIZE, 0);
+    let mut bounce = try_vec(PAGE_SIZE, 0)?;
     let copied = mm.visit(|mm| {
         let mut done = 0;
         for piece in remote {

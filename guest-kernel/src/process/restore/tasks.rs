@@ -20,6 +20,7 @@ use crate::process::fork::{self, new_task};
 use crate::sched::{self, ClockBase, CpuRecord, CpuTime, Policy, RestartBlock};
 use crate::signal::SIGSTOP;
 use crate::task::list::{self, TaskList};
+use crate::task::ptrace::JobControl;
 use crate::task::{AltStack, EXIT_ZOMBIE, SignalStruct, Task, TaskFlags};
 
 /// The tasks of a process that does not run yet.
@@ -354,6 +355,7 @@ fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool
         shared.stop_count = made.threads.len() as u32;
         for thread in &made.threads {
             thread.stop_pending.store(true, Ordering::Release);
+            thread.ptrace.set_jobctl(JobControl::STOP_CONSUME);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::arch;
 use crate::errno::Result;
 use crate::mm::Mm;
 use crate::ns::{Pid, PidNs, PidType};
+use crate::process::ptrace::tracer_of;
 use crate::procfs::sysfs::range_list;
 use crate::procfs::text::Text;
 use crate::put;
@@ -100,10 +101,7 @@ pub(super) fn status(subject: &Subject, out: &mut Text) -> Result<()> {
 /// The number of the tracer, 0 without one.
 fn tracer(subject: &Subject) -> u32 {
     let list = crate::task::list::lock();
-    let parent = subject.task.parent.load(Ordering::Relaxed);
-    let real = subject.task.real_parent.load(Ordering::Relaxed);
-    // SAFETY: a parent or tracer is alive under the list's lock.
-    let tracer = if core::ptr::eq(parent, real) { None } else { unsafe { parent.as_ref() } };
+    let tracer = tracer_of(&list, &subject.task);
     let number = tracer.map_or(0, |t| t.pid_nr(&subject.ns));
     drop(list);
     number

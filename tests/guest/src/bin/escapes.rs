@@ -184,6 +184,31 @@ fn memory_outside_is_not_reached() {
     }
 }
 
+/// Nobody outside is traced, nor made a tracer.
+fn tracing_does_not_go_up() {
+    for user in [false, true] {
+        let outside = outsider(user);
+        let attach = |nr: i32| {
+            [libc::PTRACE_ATTACH, libc::PTRACE_SEIZE].map(|how| tracing::request(how, nr, 0, 0))
+        };
+        container(0, || {
+            check_eq!(attach(outside.0), [Err(libc::EPERM); 2]);
+            // SAFETY: a plain call.
+            check_eq!(attach(unsafe { libc::getppid() }), [Err(libc::EPERM); 2]);
+            0
+        });
+        container(libc::CLONE_NEWPID, || {
+            check_eq!(attach(outside.0), [Err(libc::ESRCH); 2]);
+            // Inside it may.
+            let inside = tracing::traced_child(|| 0);
+            tracing::resume(libc::PTRACE_CONT, inside, 0);
+            wait_ok(inside);
+            0
+        });
+        undisturbed(outside);
+    }
+}
+
 fn namespaces_outside_are_not_entered() {
     let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
     let open = |kind: &str| File::open(format!("/proc/self/ns/{kind}")).unwrap();
@@ -503,6 +528,7 @@ fn directories_passed_in() {
 fn main() {
     signals_do_not_go_up();
     memory_outside_is_not_reached();
+    tracing_does_not_go_up();
     namespaces_outside_are_not_entered();
     proc_of_the_parent();
     locked_mounts();

@@ -160,7 +160,36 @@ fn memory_belongs_to_where_it_was_made() {
     }));
 }
 
+/// kcmp: what a child shares with its parent, and what it has for itself.
+fn what_is_shared() {
+    let own = std::process::id() as i32;
+    let kcmp = |pid: i32, kind: i32, first: u64, second: u64| {
+        // SAFETY: numbers only.
+        unsafe { libc::syscall(libc::SYS_kcmp, own, pid, kind, first, second) }
+    };
+    let (pid, go) = waiting(|| (), || 0);
+    const KCMP_FILE: i32 = 0;
+    // SAFETY: plain calls.
+    let copy = unsafe { (ok(libc::dup(1)) as u64, ok(libc::eventfd(0, 0)) as u64) };
+    check_eq!(kcmp(pid, KCMP_FILE, 1, 1), 0);
+    check_eq!(kcmp(own, KCMP_FILE, 1, copy.0), 0);
+    let order = kcmp(own, KCMP_FILE, 1, copy.1);
+    check!(order == 1 || order == 2, "{order}");
+    check_eq!(kcmp(own, KCMP_FILE, copy.1, 1), 3 - order);
+    check_eq!(err(kcmp(pid, KCMP_FILE, 1, 4000)), libc::EBADF);
+    // Memory, descriptors, places, dispositions.
+    for kind in 1..=4 {
+        check_eq!(kcmp(own, kind, 0, 0), 0, "{kind}");
+        check!(kcmp(pid, kind, 0, 0) > 0, "{kind}");
+    }
+    check_eq!(err(kcmp(pid, 99, 0, 0)), libc::EINVAL);
+    check_eq!(err(kcmp(i32::MAX, 1, 0, 0)), libc::ESRCH);
+    drop(go);
+    wait_ok(pid);
+}
+
 fn main() {
+    what_is_shared();
     pieces_of_any_form();
     who_may();
     memory_belongs_to_where_it_was_made();
