@@ -145,9 +145,17 @@ impl Waiting {
     /// # Panics
     /// If the guest does not start.
     pub fn start(script: &str) -> Self {
+        Self::start_in("shell", script)
+    }
+
+    /// The same in another image that has a shell.
+    ///
+    /// # Panics
+    /// If the guest does not start.
+    pub fn start_in(image: &str, script: &str) -> Self {
         let guest = Guest::new();
         let mut child = guest
-            .command(&["run", "--name", "t", "shell", "--", "sh", "-c", script])
+            .command(&["run", "--name", "t", image, "--", "sh", "-c", script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

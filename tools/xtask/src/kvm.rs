@@ -109,7 +109,7 @@ pub fn end_to_end(
     );
     let mut argv = ["/bin/sh", "-c", &script, "suites"].map(String::from).to_vec();
     argv.extend(filter.map(String::from));
-    let mut files = home(&["shell", "hello", "bash", "namespaces"])?;
+    let mut files = home(&["shell", "hello", "bash", "namespaces", "debuggers"])?;
     files.push(("/belljar/kernel.elf".into(), paths::home().join("kernel.elf")));
     for name in build::guest_test_names()? {
         let program = paths::home().join("guest-tests").join(&name);
