@@ -30,7 +30,6 @@ use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
 use crate::mm::try_arc;
-use crate::ordmap::OrdMap;
 use crate::sched::clock::Deadline;
 use crate::sched::{TaskState, Wait, WaitEntry, WaitQueue};
 use crate::sync::{IrqLock, Mutex};
@@ -122,7 +121,8 @@ struct Hook {
 #[repr(C)]
 #[derive(Described)]
 pub struct EpollSet {
-    items: Mutex<OrdMap<(usize, i32), Arc<Item>>>,
+    /// In the order of [`Item::key`].
+    items: Mutex<Array<Ref<Item>>>,
     ready: IrqLock<ReadyList>,
     #[described(skip)]
     wait: WaitQueue,
@@ -230,7 +230,7 @@ impl EpollSet {
     /// An empty set.
     pub fn new() -> Result<Arc<Self>> {
         try_arc(Self {
-            items: Mutex::new(OrdMap::new()),
+            items: Mutex::new(Array::new()),
             ready: IrqLock::new(ReadyList { list: List::new(), len: 0 }),
             wait: WaitQueue::new(),
             poll_wait: WaitQueue::new(),
@@ -324,10 +324,8 @@ impl EpollSet {
         };
         let mut items = self.items.lock();
         let key = (Ref::as_ptr(file) as usize, fd);
-        if items.contains_key(&key) {
-            return Err(Errno::EEXIST);
-        }
-        let item = try_arc(Item {
+        let Err(at) = find(&items, key) else { return Err(Errno::EEXIST) };
+        let item = Ref::try_new(Item {
             ready: Link::new(),
             file: Ref::as_ptr(file),
             fd,
@@ -337,11 +335,9 @@ impl EpollSet {
             set: Arc::downgrade(self),
             hooks: UnsafeCell::new(Vec::new()),
         })?;
+        items.try_reserve(1)?;
         file.watchers.add(self)?;
-        if let Err(error) = items.try_insert(key, item.clone()) {
-            file.watchers.remove(self);
-            return Err(error);
-        }
+        items.try_insert(at, item.clone())?;
         let mut hooking = Hooking { item: &item, failed: false };
         poll(&item, &mut PollTable::new(&mut hooking));
         if hooking.failed {
@@ -378,8 +374,9 @@ impl EpollSet {
         Ok(())
     }
 
-    fn forget(&self, items: &mut OrdMap<(usize, i32), Arc<Item>>, key: (usize, i32)) {
-        if let Some(item) = items.remove(&key) {
+    fn forget(&self, items: &mut Array<Ref<Item>>, key: (usize, i32)) {
+        if let Ok(at) = find(items, key) {
+            let item = items.remove(at);
             item.unhook();
             self.take_off(&item);
             // SAFETY: the set's lock is held, so the file is there.
@@ -391,11 +388,12 @@ impl EpollSet {
     fn forget_file(&self, file: &File) {
         let mut items = self.items.lock();
         let at = ptr::from_ref(file) as usize;
-        let first = |items: &OrdMap<(usize, i32), _>| {
-            let (&key, _) = items.range_from(&(at, i32::MIN)).next()?;
-            (key.0 == at).then_some(key)
-        };
-        while let Some(key) = first(&items) {
+        loop {
+            let first = items.partition_point(|item| item.key() < (at, i32::MIN));
+            let Some(key) = items.get(first).map(|item| item.key()).filter(|key| key.0 == at)
+            else {
+                return;
+            };
             self.forget(&mut items, key);
         }
     }

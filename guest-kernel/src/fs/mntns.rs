@@ -393,15 +393,7 @@ impl MntNs {
             true => Mount::subtree(&at.mnt)?,
             false => try_collect(core::iter::once(at.mnt.clone()))?,
         };
-        for mount in &tree {
-            match how {
-                Propagation::Shared => propagation::make_shared(mount)?,
-                Propagation::Private => propagation::make_private(mount),
-                Propagation::Slave => propagation::make_slave(mount),
-                Propagation::Unbindable => propagation::make_unbindable(mount),
-            }
-        }
-        Ok(())
+        tree.iter().try_for_each(|mount| propagation::set(mount, how))
     }
 
     /// Changes flags of the mount at `at` (`MS_REMOUNT`); without `bind` the file system's options and

@@ -126,7 +126,7 @@ mod tests {
         ("PtRegs", "syscallno", Tag::Int),
         ("SignalStruct", "shared.pending.queue", Tag::Vec),
         ("SignalStruct", "rlimits.soft", Tag::Array),
-        ("SignalStruct", "timers.posix", Tag::Vec),
+        ("SignalStruct", "timers.posix.timers", Tag::Vec),
         ("SignalStruct", "timers.real", Tag::Ptr),
         ("SignalStruct", "timers.cpu", Tag::Array),
         ("SignalStruct", "signalfd_wait", Tag::Opaque),

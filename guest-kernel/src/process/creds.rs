@@ -2,7 +2,6 @@
 
 use core::sync::atomic::Ordering;
 
-use super::exec::mm_limits;
 use crate::kref::Ref;
 use crate::mm::MmLimits;
 use crate::mm::fault::MMAP_MIN_ADDR;

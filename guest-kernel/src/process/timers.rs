@@ -18,8 +18,6 @@ use crate::container_of;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::{Link, List};
-use crate::mm::try_arc;
-use crate::ns::PidType;
 use crate::ns::time::WallClock;
 use crate::ns::{Pid, PidType};
 use crate::sched::softirq::{self, Softirq};
@@ -165,11 +163,20 @@ fn notify(timer: &PosixTimer, missed: u64) -> u64 {
 // ---- Setting ----
 
 /// Makes a timer of the calling process.
-pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<PosixTimer>> {
-    let signal = &task::current().signal;
-    let owner = signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
-    signal.timers.used.store(true, Ordering::Relaxed);
-    try_arc(PosixTimer {
+pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Ref<PosixTimer>> {
+    let owner = task::current().signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+    timer_of(owner, id, clock, notify, TimerState::default())
+}
+
+/// Makes a timer of the process `owner`, which [`start`] starts.
+pub fn timer_of(
+    owner: Ref<Pid>,
+    id: i32,
+    clock: TimerClock,
+    notify: Notify,
+    state: TimerState,
+) -> Result<Ref<PosixTimer>> {
+    Ref::try_new(PosixTimer {
         timer: Timer::new(ring),
         link: Link::new(),
         expired: AtomicBool::new(false),
@@ -177,8 +184,23 @@ pub fn new_timer(id: i32, clock: TimerClock, notify: Notify) -> Result<Arc<Posix
         clock,
         notify,
         owner,
-        state: Default::default(),
+        state: SpinLock::new(state),
     })
+}
+
+/// Starts a timer on a clock of the system that is set and rings for somebody.
+pub fn start(timer: &PosixTimer) {
+    start_as(timer, &timer.state.lock());
+}
+
+/// Starts it with its state locked.
+fn start_as(timer: &PosixTimer, state: &TimerState) {
+    let rings = timer.clock.wall().is_some() && timer.notify.kind != NotifyKind::None;
+    if rings && state.deadline != 0 && !state.deleted {
+        let deadline = Deadline { clock: state.base, ns: state.deadline };
+        // SAFETY: `delete` cancels it before it goes, and keeps it from being started.
+        unsafe { timer.timer.start(deadline) };
+    }
 }
 
 /// What a CPU-time clock shows for the process or thread that it is about; the caller is of that process.
@@ -353,10 +375,7 @@ fn check_posix_cpu_timers(me: &Task) -> bool {
     loop {
         let timer = {
             let timers = me.signal.timers.posix.lock();
-            let found = timers
-                .iter()
-                .find(|t| t.id >= next && !matches!(t.clock, TimerClock::Wall(_)))
-                .cloned();
+            let found = timers.iter().find(|t| t.id >= next && t.clock.wall().is_none()).cloned();
             let Some(timer) = found else { return left };
             next = timer.id.saturating_add(1);
             timer

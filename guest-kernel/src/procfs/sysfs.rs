@@ -1,6 +1,7 @@
 //! The little of sysfs that programs ask for: which CPUs, disks and network interfaces there are, and which
 //! terminal the console is.
 
+use super::sysnet;
 use super::text::Text;
 use super::tree::{self, Entry, Kind, dir, text};
 use crate::addr::PAGE_SIZE;
@@ -11,6 +12,7 @@ use crate::fs::block;
 use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock, SuperOps};
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::net::inet::stack::Stack;
 use crate::ns::UserNs;
 use crate::process::smp;
 use crate::put;
@@ -229,7 +231,8 @@ impl FileSystem for SysFs {
     }
 
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, try_box(PlainSuper)?)?;
+        let ops = try_box(SysSuper { stack: task::current().nsproxy().net.stack.clone() })?;
+        let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, ops)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, None)?)
     }
 }

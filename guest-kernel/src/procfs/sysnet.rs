@@ -103,13 +103,13 @@ enum Node {
 }
 
 /// The operations of `/sys/class/net`.
-pub(super) fn class() -> Box<dyn InodeOps> {
-    Box::new(Node::Class)
+pub(super) fn class() -> Result<Box<dyn InodeOps>> {
+    Ok(try_box(Node::Class)?)
 }
 
 /// The operations of `/sys/devices/virtual/net`.
-pub(super) fn devices() -> Box<dyn InodeOps> {
-    Box::new(Node::Devices)
+pub(super) fn devices() -> Result<Box<dyn InodeOps>> {
+    Ok(try_box(Node::Devices)?)
 }
 
 impl Node {

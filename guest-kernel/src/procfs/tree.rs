@@ -40,7 +40,7 @@ pub enum Kind {
     /// A directory.
     Dir(&'static [Entry]),
     /// A directory whose names come and go: what makes its operations.
-    Own(fn() -> Box<dyn InodeOps>),
+    Own(fn() -> Result<Box<dyn InodeOps>>),
     /// Directories `NAME0`, `NAME1`, ..., one a CPU.
     PerCpu(&'static [Entry]),
     /// A directory for each disk, by its name. Files below are of the kind [`Kind::CpuText`], and are told
@@ -106,8 +106,15 @@ fn entry_ino(entry: &'static Entry, cpu: usize) -> u64 {
 
 /// The inode of an entry.
 pub fn inode(sb: &Ref<SuperBlock>, entry: &'static Entry, cpu: usize) -> Result<Ref<Inode>> {
-    let node = Node { kind: entry.kind, cpu };
-    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), try_box(node)?)?;
+    let ops: Box<dyn InodeOps> = match entry.kind {
+        Kind::Own(make) => make()?,
+        kind => try_box(Node { kind, cpu })?,
+    };
+    let inode = Inode::new(sb, entry_ino(entry, cpu), entry.kind.mode(), ops)?;
+    if matches!(entry.kind, Kind::Own(_)) {
+        inode.set_nlink(2);
+        inode.set_flags(InodeFlags::NO_NEGATIVE);
+    }
     if let Kind::Dir(entries) | Kind::PerCpu(entries) | Kind::PerDisk(entries) = entry.kind {
         let dirs = entries.iter().filter(|e| matches!(e.kind, Kind::Dir(_))).count();
         inode.set_nlink(2 + dirs as u32);

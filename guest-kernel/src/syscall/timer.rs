@@ -1,7 +1,5 @@
 //! Calls about timers: interval timers, alarms by signal (timer_create(2)), and timers as files.
 
-use alloc::sync::Arc;
-
 use super::time::{Timespec, Timeval};
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
@@ -170,7 +168,7 @@ pub fn sys_timer_create(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
-fn find_timer(id: i32) -> Result<Arc<PosixTimer>> {
+fn find_timer(id: i32) -> Result<Ref<PosixTimer>> {
     task::current().signal.timers.posix.lock().get(id)
 }
 
@@ -226,7 +224,7 @@ pub fn sys_timerfd_create(a: &mut Args) -> SysResult {
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let ops = try_box(TimerFd::new(clock))?;
+    let ops: Box<TimerFd> = try_box(TimerFd::new(clock))?;
     let file = anon::new_file("[timerfd]", ops, flags | OpenFlags::RDWR)?;
     let me = task::current();
     let limit = me.signal.rlimits.soft(Resource::Nofile) as usize;

@@ -3,6 +3,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
+use belljar_abi::Described;
+
+use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::Link;
@@ -188,11 +191,12 @@ pub struct CpuItimer {
 }
 
 /// The POSIX timers of a process. A number is not given again before all others were.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Default, Described)]
 pub struct PosixTimers {
     next: i32,
     /// Sorted by number.
-    timers: Vec<Arc<PosixTimer>>,
+    timers: Array<Ref<PosixTimer>>,
 }
 
 impl PosixTimers {
@@ -211,27 +215,31 @@ impl PosixTimers {
     }
 
     /// Adds a timer whose number was taken for it.
-    pub fn add(&mut self, timer: Arc<PosixTimer>) -> Result<()> {
-        self.timers.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+    pub fn add(&mut self, timer: Ref<PosixTimer>) -> Result<()> {
         let at = self.place(timer.id).unwrap_or_else(|at| at);
-        self.timers.insert(at, timer);
-        Ok(())
+        self.timers.try_insert(at, timer).map_err(|_| Errno::EAGAIN)
+    }
+
+    /// Adds a timer that came from elsewhere with its number, which none has here.
+    pub fn take_in(&mut self, timer: Ref<PosixTimer>) -> Result<()> {
+        self.next = self.next.max(timer.id.wrapping_add(1) & i32::MAX);
+        self.add(timer)
     }
 
     /// The timer with this number; `EINVAL` if there is none.
-    pub fn get(&self, id: i32) -> Result<Arc<PosixTimer>> {
+    pub fn get(&self, id: i32) -> Result<Ref<PosixTimer>> {
         let at = self.place(id).map_err(|_| Errno::EINVAL)?;
         Ok(self.timers[at].clone())
     }
 
     /// Takes the timer with this number out.
-    pub fn remove(&mut self, id: i32) -> Result<Arc<PosixTimer>> {
+    pub fn remove(&mut self, id: i32) -> Result<Ref<PosixTimer>> {
         let at = self.place(id).map_err(|_| Errno::EINVAL)?;
         Ok(self.timers.remove(at))
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<PosixTimer>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Ref<PosixTimer>> {
         self.timers.iter()
     }
 
@@ -240,14 +248,22 @@ impl PosixTimers {
     }
 }
 
+/// How long a real-time thread runs without going to sleep (`RLIMIT_RTTIME`). Only the thread itself looks.
+#[derive(Default)]
+pub struct RealTimeWatch {
+    /// How often it had gone to sleep when it was last looked at.
+    pub sleeps: AtomicU64,
+    /// Its CPU time when it was first looked at since then, in ns.
+    pub since: AtomicU64,
+    /// How long it must have run until the next signal, in ns.
+    pub next: AtomicU64,
+}
+
 /// All timers of a process.
 #[repr(C)]
 #[derive(Default, Described)]
 pub struct ProcessTimers {
-    /// True once there was one on a clock of the system: for who looks from outside.
-    pub used: AtomicBool,
     /// POSIX timers.
-    #[described(skip)]
     pub posix: SpinLock<PosixTimers>,
     /// `ITIMER_REAL`, once it was used.
     pub real: SpinLock<Option<Ref<PosixTimer>>>,
@@ -263,7 +279,7 @@ impl ProcessTimers {
     /// Deletes the POSIX timers (exec).
     pub fn delete_posix(&self) {
         let timers = core::mem::take(&mut self.posix.lock().timers);
-        for timer in timers {
+        for timer in timers.iter() {
             timer.delete();
         }
     }

@@ -22,7 +22,7 @@ pub(super) fn note(
         for thread in threads {
             tids.push(thread.pid()?);
         }
-        for timer in signal.array("timers.posix")? {
+        for timer in signal.array("timers.posix.timers")? {
             timers.push(describe(corenote::TIMER_POSIX, &timer, offset, &tids)?);
         }
         if let Some(timer) = signal.ptr("timers.real")? {

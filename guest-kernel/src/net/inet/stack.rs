@@ -112,8 +112,8 @@ impl Drop for Stack {
 }
 
 impl Stack {
-    /// A stack with a loopback device that is down.
-    pub fn new() -> Result<Ref<Self>> {
+    /// The stack of the namespace with this inode number, with a loopback device that is down.
+    pub fn new(inum: u32) -> Result<Ref<Self>> {
         {
             let mut pending = PENDING.lock();
             let more = (STACKS.load(Relaxed) + 1).saturating_sub(pending.len());

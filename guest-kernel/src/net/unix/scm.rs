@@ -51,6 +51,7 @@ static FLYING: AtomicUsize = AtomicUsize::new(0);
 #[derive(Described)]
 pub struct InFlight {
     /// None once they have landed.
+    #[described(skip)]
     parcel: Option<Box<Parcel>>,
     user: u32,
 }
@@ -251,14 +252,8 @@ fn take_with_files(state: &mut State, into: &mut Vec<Ref<Skb>>) {
     if into.try_reserve(with_files).is_err() {
         return;
     }
-    // Once around: what stays comes back to where it was.
-    for _ in 0..state.queue.len() {
-        match state.queue.pop_front() {
-            Some(skb) if skb.has_files() => into.push(skb),
-            Some(skb) => state.queue.push_back(skb),
-            None => break,
-        }
-    }
+    into.extend(state.queue.iter().filter(|skb| skb.has_files()).cloned());
+    state.queue.retain(|skb| !skb.has_files());
 }
 
 /// Finds sockets that are only referred to from each other's queues, and empties those queues. Without

@@ -158,6 +158,7 @@ impl UnixSock {
             dead: AtomicBool::new(false),
             common,
         })?;
+        sock.common.set_unix(&sock);
         sock.common.net.unix.insert(&sock)?;
         Ok(sock)
     }

@@ -201,7 +201,7 @@ fn open(around: Around<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Resul
             Ok(anon::new_file("[eventfd]", ops, flags)?)
         }
         Carried::Epoll => {
-            let ops: Box<EpollFile> = crate::mm::try_box(EpollFile::new(EpollSet::new()))?;
+            let ops: Box<EpollFile> = crate::mm::try_box(EpollFile::new(EpollSet::new()?))?;
             Ok(anon::new_file("[eventpoll]", ops, flags)?)
         }
         Carried::TimerFd => {

@@ -73,6 +73,18 @@ impl Parts {
     }
 }
 
+/// Sets the CPU time of threads that have ended and of children.
+pub(super) fn set_cpu_time(signal: &SignalStruct, plan: &Plan<'_>) {
+    let p = &plan.process;
+    for (account, utime, stime) in [
+        (&signal.dead, p.dead_utime, p.dead_stime),
+        (&signal.children, p.children_utime, p.children_stime),
+    ] {
+        account.utime.store(utime, Ordering::Relaxed);
+        account.stime.store(stime, Ordering::Relaxed);
+    }
+}
+
 /// Sets the limits of the core.
 pub(super) fn set_limits(limits: &Rlimits, plan: &Plan<'_>) -> Result<()> {
     for limit in &plan.limits {

@@ -40,12 +40,8 @@ pub(super) fn build(
                     0 => Notify::NONE,
                     signo => Notify::signal(signo as i32, record.value, thread),
                 };
-                let id = record.id as usize;
-                let new = make(owner.clone(), id as i32, timer, notify, proxy)?;
-                let mut posix = to.posix.lock();
-                // They come by their numbers, so this one is beyond those that are there.
-                posix.try_resize_with(id, || None)?;
-                posix.try_push(Some(new))?;
+                let new = make(owner.clone(), record.id as i32, timer, notify, proxy)?;
+                to.posix.lock().take_in(new)?;
             }
             corenote::TIMER_REAL => {
                 *to.real.lock() = Some(make(owner.clone(), -1, timer, Notify::ALARM, proxy)?);
@@ -122,11 +118,11 @@ pub(super) fn start(leader: &Task) {
     loop {
         let timer = {
             let posix = timers.posix.lock();
-            let Some(timer) = posix.get(next) else { break };
-            next += 1;
+            let Some(timer) = posix.iter().find(|timer| timer.id >= next) else { break };
+            next = timer.id.saturating_add(1);
             timer.clone()
         };
-        timer.iter().for_each(|timer| timers::start(timer));
+        timers::start(&timer);
     }
     let real = timers.real.lock().clone();
     real.iter().for_each(|timer| timers::start(timer));

@@ -61,7 +61,7 @@ pub(super) fn timers(table: &Table<'_>, threads: &[ThreadPlan<'_>]) -> Result<Ve
         let bad = |word, value| Bad::Value { note: "Timers", word, value };
         need(record.what <= corenote::TIMER_FILE, "Timers", "what", record.what)?;
         let is_file = record.what == corenote::TIMER_FILE;
-        need(is_file || record.id < MAX_TIMERS as u64, "Timers", "id", record.id)?;
+        need(is_file || record.id <= i32::MAX as u64, "Timers", "id", record.id)?;
         need(record.clock_tid < MAX_PID, "Timers", "clock_tid", record.clock_tid)?;
         need(record.deadline <= i64::MAX as u64, "Timers", "deadline", record.deadline)?;
         need(record.interval <= i64::MAX as u64, "Timers", "interval", record.interval)?;
