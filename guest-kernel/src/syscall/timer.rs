@@ -224,7 +224,7 @@ pub fn sys_timerfd_create(a: &mut Args) -> SysResult {
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let ops: Box<TimerFd> = try_box(TimerFd::new(clock))?;
+    let ops = try_box(TimerFd::new(clock))?;
     let file = anon::new_file("[timerfd]", ops, flags | OpenFlags::RDWR)?;
     let me = task::current();
     let limit = me.signal.rlimits.soft(Resource::Nofile) as usize;

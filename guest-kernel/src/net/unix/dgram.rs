@@ -108,7 +108,7 @@ impl UnixSock {
             old.common.set_error(Errno::ECONNRESET);
             old.common.wake_all();
         }
-        super::scm::discard(queue.into());
+        super::scm::discard(queue);
     }
 
     /// Receives one message.
