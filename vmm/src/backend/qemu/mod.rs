@@ -102,6 +102,8 @@ struct Qemu {
     qmp: Qmp,
     memory: Arc<dyn LiveRam>,
     console_open: Arc<AtomicBool>,
+    /// See [`threads`](super::Machine::threads): asked for once.
+    threads: OnceLock<Vec<i64>>,
 }
 
 /// The files behind the guest's memory.
@@ -227,7 +229,8 @@ pub(super) fn start(config: Config, events: Events) -> Result<Started, super::Er
                 .inspect_err(|_| child.kill())?,
         ),
     };
-    let machine = Box::new(Qemu { command, child, qmp, memory, console_open });
+    let machine =
+        Box::new(Qemu { command, child, qmp, memory, console_open, threads: OnceLock::new() });
     Ok(Started { machine, console, serial, control })
 }
 
@@ -271,13 +274,16 @@ impl Machine for Qemu {
     }
 
     fn threads(&self) -> Vec<i64> {
-        // A machine that has ended has no threads to ask for.
-        let cpus = self.qmp.execute(qapi::qmp::query_cpus_fast {}).unwrap_or_default();
-        let threads = cpus.iter().filter_map(|cpu| match cpu {
-            CpuInfoFast::aarch64(cpu) => Some(cpu.thread_id),
-            _ => None,
-        });
-        threads.collect()
+        let ask = || {
+            // A machine that has ended has no threads to ask for.
+            let cpus = self.qmp.execute(qapi::qmp::query_cpus_fast {}).unwrap_or_default();
+            let threads = cpus.iter().filter_map(|cpu| match cpu {
+                CpuInfoFast::aarch64(cpu) => Some(cpu.thread_id),
+                _ => None,
+            });
+            threads.collect()
+        };
+        self.threads.get_or_init(ask).clone()
     }
 
     fn pid(&self) -> Option<u32> {

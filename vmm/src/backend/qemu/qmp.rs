@@ -7,8 +7,8 @@
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use qapi::qmp::{Event as QapiEvent, QapiCapabilities, QmpMessageAny, ShutdownCause};
@@ -33,13 +33,14 @@ pub(super) enum Event {
 /// A connection.
 pub(super) struct Qmp {
     line: Mutex<Line>,
+    /// QEMU's version, major and minor, once the handshake is done. Not under the lock: who asks for it does not wait
+    /// for another's answer, which a QEMU that is stopped does not give.
+    version: OnceLock<(i64, i64)>,
 }
 
 struct Line {
     stream: UnixStream,
     answers: Receiver<Answer>,
-    /// QEMU's version, major and minor, once the handshake is done.
-    version: Option<(i64, i64)>,
 }
 
 /// What QEMU says on the line beside events.
@@ -62,10 +63,10 @@ pub(super) fn connect(
         sandbox::enter(Role::Monitor);
         read(reader, sender, on_event);
     })?;
-    let mut line = Line { stream, answers, version: None };
+    let mut line = Line { stream, answers };
     // A child that has ended already is found out when its answer is waited for.
     let _ = line.send(qapi::qmp::qmp_capabilities { enable: None }, None);
-    Ok(Qmp { line: Mutex::new(line) })
+    Ok(Qmp { line: Mutex::new(line), version: OnceLock::new() })
 }
 
 impl Line {
@@ -90,10 +91,10 @@ impl Line {
         }
     }
 
-    /// Waits for the end of the handshake, once.
-    fn version(&mut self) -> Result<(i64, i64), String> {
-        if let Some(version) = self.version {
-            return Ok(version);
+    /// Waits for the end of the handshake, if `known` does not hold what came of it.
+    fn version(&self, known: &OnceLock<(i64, i64)>) -> Result<(i64, i64), String> {
+        if let Some(version) = known.get() {
+            return Ok(*version);
         }
         let version = match self.answers.recv() {
             Ok(Answer::Greeting(version)) => version,
@@ -101,15 +102,17 @@ impl Line {
             Err(_) => return Err("it closed its monitor".to_owned()),
         };
         self.answer()?;
-        self.version = Some(version);
-        Ok(version)
+        Ok(*known.get_or_init(|| version))
     }
 }
 
 impl Qmp {
     /// QEMU's version, major and minor. Waits until its machine stands; fails if that never happened.
     pub(super) fn version(&self) -> Result<(i64, i64), String> {
-        self.line.lock().unwrap().version()
+        match self.version.get() {
+            Some(version) => Ok(*version),
+            None => self.line.lock().unwrap().version(&self.version),
+        }
     }
 
     /// Sends `command` and waits for its answer.
@@ -132,7 +135,7 @@ impl Qmp {
         let refused = |cause: String| Error::Refused { command: C::NAME, cause };
         let mut line = self.line.lock().unwrap();
         let sent = line.send(command, fd);
-        line.version().map_err(refused)?;
+        line.version(&self.version).map_err(refused)?;
         sent.map_err(|e| refused(e.to_string()))?;
         let value = line.answer().map_err(refused)?;
         serde_json::from_value(value).map_err(|e| refused(e.to_string()))
