@@ -174,7 +174,7 @@ pub struct Mount {
     pub(super) bonds: SpinLock<Bonds>,
     /// On the list of all mounts of its file system, under the lock of that list.
     #[described(skip)]
-    of_super: Link,
+    pub(super) of_super: Link,
     /// On its peer group's list of members, under the lock of all groups; so is the next.
     #[described(skip)]
     of_group: Link,

@@ -37,12 +37,14 @@ impl MountList {
         list.count += 1;
     }
 
-    /// Takes a mount off that goes; true if it was the last one.
+    /// Takes a mount off that goes, or that never came for want of memory; true if there is no other one.
     pub(super) fn remove(&self, mount: &Mount) -> bool {
         let mut list = self.0.lock();
-        // SAFETY: the list's lock is held.
-        unsafe { list.mounts.remove(mount) };
-        list.count -= 1;
+        if mount.of_super.is_linked() {
+            // SAFETY: the list's lock is held.
+            unsafe { list.mounts.remove(mount) };
+            list.count -= 1;
+        }
         list.count == 0
     }
 

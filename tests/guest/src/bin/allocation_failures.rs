@@ -420,6 +420,9 @@ fn fail_nth() -> Option<fs::File> {
     fs::File::options().read(true).write(true).open(own).ok()
 }
 
+/// How a child ends that has no such file.
+const NOT_THERE: i32 = 2;
+
 /// Does the work with its `n`-th allocation failing. True if it had as many.
 fn has_failed(work: fn(), n: u32) -> bool {
     let pid = child(|| {
@@ -428,7 +431,7 @@ fn has_failed(work: fn(), n: u32) -> bool {
         let _ = fs::write("/tmp/file", "");
         let Some(file) = fail_nth() else {
             work();
-            return 1;
+            return NOT_THERE;
         };
         ok(file.write_at(n.to_string().as_bytes(), 0).map_or(-1, |_| 0));
         work();
@@ -441,7 +444,12 @@ fn has_failed(work: fn(), n: u32) -> bool {
     });
     // One that was killed for want of memory, or whose own allocator gave up, had enough of them.
     let status = wait(pid);
-    !(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1)
+    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    check!(
+        code != Some(NOT_THERE) || fail_nth().is_none(),
+        "what failed before has taken /proc away"
+    );
+    !matches!(code, Some(1 | NOT_THERE))
 }
 
 fn main() {
@@ -471,6 +479,7 @@ fn main() {
             n += 1 + n / 100;
             check!(n < 100_000, "{name} never ends");
         }
+        check!(fs::read_to_string("/proc/self/mountinfo").is_ok(), "{name}: /proc is gone");
         println!("{name}: {n}");
     }
 }

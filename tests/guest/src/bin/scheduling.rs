@@ -5,8 +5,8 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use belljar_guest_tests::{check, check_eq, child, errno, in_child, seconds, timespec};
-use libc::{CLOCK_MONOTONIC, MAP_ANONYMOUS, MAP_SHARED, PROT_READ, PROT_WRITE};
+use belljar_guest_tests::{check, check_eq, child, errno, in_child, timespec};
+use libc::{MAP_ANONYMOUS, MAP_SHARED, PROT_READ, PROT_WRITE};
 use libc::{SCHED_BATCH, SCHED_FIFO, SCHED_IDLE, SCHED_OTHER, SCHED_RR};
 
 fn set(pid: i32, policy: i32, priority: i32) -> i32 {
