@@ -231,10 +231,11 @@ pub fn open_path(
     let ops = open_inode(&inode, &path, flags)?;
     fmode.set(FMode::WRITER, writes);
     inode.recheck_atime();
-    let file = File::new(path, flags, fmode, ops)?;
     if writes && let Some(writer) = writer.take() {
+        // From here on the file gives it back, also if it comes to nothing.
         writer.hand_over();
     }
+    let file = File::new(path, flags, fmode, ops)?;
     if truncate {
         verbs::set_length(&inode, 0)?;
     }

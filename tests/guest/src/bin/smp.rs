@@ -253,7 +253,7 @@ fn pages_given_back_come_again_as_zeros() {
             }
         })
     };
-    for _ in 0..300 {
+    for _ in 0..80 {
         for i in 0..PAGES {
             // SAFETY: as above.
             unsafe { &*((memory + i * 4096) as *const AtomicU64) }.store(0x5a5a_5a5a, SeqCst);
