@@ -14,6 +14,7 @@ use super::propagation;
 use super::{File, MntNs, Mount, MountFlags, Path};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::mm::try_collect;
 
 /// What a descriptor does that holds a detached tree: nothing but letting go of it.
 struct TreeFile {
@@ -110,7 +111,10 @@ impl MntNs {
         if !Ref::ptr_eq(&at.dentry, &at.mnt.root) || !known {
             return Err(Errno::EINVAL);
         }
-        let tree = if recursive { Mount::subtree(&at.mnt)? } else { alloc::vec![at.mnt.clone()] };
+        let tree = match recursive {
+            true => Mount::subtree(&at.mnt)?,
+            false => try_collect(core::iter::once(at.mnt.clone()))?,
+        };
         let changed = |mount: &Mount| (mount.flags() - change.clear) | change.set;
         tree.iter().try_for_each(|mount| mount.check_flags(changed(mount)))?;
         let mut before = Vec::new();
