@@ -533,11 +533,12 @@ pub fn alloc_pages(order: usize, kind: PageKind, flags: AllocFlags) -> Result<Fr
 /// Gathers what lies about in caches and tries again.
 #[cold]
 fn alloc_slow(order: usize, kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
-    for list in &HOT {
-        list.lock().drain(0);
-    }
     if flags.contains(AllocFlags::USER) {
         super::reclaim();
+    }
+    // Also what was given up just now lies there.
+    for list in &HOT {
+        list.lock().drain(0);
     }
     let i = POOL.lock().take(order, flags).ok_or(Errno::ENOMEM)?;
     hot().lock().counts[kind as usize] += 1 << order;

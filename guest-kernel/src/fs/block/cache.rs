@@ -26,10 +26,10 @@ use super::{Bio, Disk, MAX_PAGES, Op, SECTOR, disks};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
+use crate::mm::frame::available_frames;
 use crate::mm::memcg::{Protection, is_protected};
 use crate::mm::{
-    AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_file_page, total_pages,
-    try_alloc_file_page,
+    AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_file_page, try_alloc_file_page,
 };
 use crate::sched::WaitQueue;
 use crate::sched::clock::Deadline;
@@ -48,6 +48,8 @@ const PAGE: u64 = PAGE_SIZE as u64;
 const DIRTY_AGE: u64 = 5 * 1_000_000_000;
 /// Clean pages that are given up at a time.
 const SHRINK_BATCH: usize = 64;
+/// So many pages may always be dirty.
+const MIN_DIRTY: usize = 2 * MAX_PAGES;
 
 /// See the module.
 pub(super) struct Cache {
@@ -94,6 +96,17 @@ impl Cache {
 
     fn dirty_pages(&self) -> usize {
         self.lists.lock().dirty.len()
+    }
+
+    /// The most dirty pages before writers have to write back themselves, and as many that may be on their way: an
+    /// eighth of the memory that pages may be in. What is neither can be given up at once for somebody who
+    /// cannot wait for the disk.
+    fn dirty_limit(&self) -> usize {
+        let pages = {
+            let lists = self.lists.lock();
+            lists.clean.len() + lists.dirty.len()
+        };
+        ((available_frames() + pages) / 8).max(MIN_DIRTY)
     }
 
     /// Gives `wanted` clean pages up, the oldest first, as far as there are any; says how many.
@@ -188,11 +201,6 @@ pub fn shrink_all() -> usize {
         0 => shrink(Protection::Min),
         freed => freed,
     }
-}
-
-/// The most dirty pages of a disk before writers have to write back themselves: a tenth of memory.
-fn dirty_limit() -> usize {
-    (total_pages() / 10).max(64)
 }
 
 impl Disk {
@@ -311,7 +319,8 @@ impl Disk {
         buf.in_pieces(pos, |buf, pos| {
             let (index, offset, n) = self.piece_at(pos, buf.remaining())?;
             let copied = self.write_page(index, offset, n, buf);
-            if self.cache.dirty_pages() > dirty_limit() {
+            let dirty = self.cache.dirty_pages();
+            if dirty > MIN_DIRTY && dirty > self.cache.dirty_limit() {
                 // Without memory for requests, the next new page stops the writer.
                 let _ = self.write_back(2 * MAX_PAGES);
             }
@@ -367,9 +376,10 @@ impl Disk {
     fn write_back(&'static self, wanted: usize) -> Result<()> {
         /// Requests that one disk's pages may be in.
         const MAX_WRITES: usize = 32;
+        let most = (self.cache.dirty_limit() / MAX_PAGES).clamp(1, MAX_WRITES);
         let mut started = 0;
         while started < wanted {
-            let busy = || self.cache.writes.load(Ordering::Acquire) >= MAX_WRITES;
+            let busy = || self.cache.writes.load(Ordering::Acquire) >= most;
             wait_event!(self.cache.changed, !busy());
             // Without memory for a request nothing is taken off the list.
             let mut bio = Bio::new(self, Op::Write, 0, Cache::end_write)?;
