@@ -38,8 +38,8 @@ impl<T> Array<T> {
     fn with_vec<R>(&mut self, f: impl FnOnce(&mut Vec<T>) -> R) -> R {
         // SAFETY: the fields came from a `Vec` (or are those of an empty one); they are replaced
         // below, and a panic in `f` aborts.
-        let mut vec =
-            ManuallyDrop::new(unsafe { Vec::from_raw_parts(self.ptr, self.len, self.cap) });
+        let vec = unsafe { Vec::from_raw_parts(self.ptr, self.len, self.cap) };
+        let mut vec = ManuallyDrop::new(vec);
         let result = f(&mut vec);
         (self.ptr, self.len, self.cap) = (vec.as_mut_ptr(), vec.len(), vec.capacity());
         result

@@ -75,14 +75,19 @@ fn limit_file_size(pid: u32, bytes: u64) {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// Starts `t`, which counts; what it may store is limited later.
+fn run_unlimited(guest: &Guest) {
+    let shell = ["shell", "--", "sh", "-c", TICKS];
+    let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
+    let done = Done::from(command(guest, &args).output().unwrap());
+    assert_eq!(done.code, 0, "{done:?}");
+    wait_for_output(guest, "t", "tick 2\n");
+}
+
 #[test]
 fn a_vm_that_could_not_be_saved_goes_on_even_if_it_was_to_stop() {
     let guest = Guest::new();
-    let shell = ["shell", "--", "sh", "-c", TICKS];
-    let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
-    let done = Done::from(command(&guest, &args).output().unwrap());
-    assert_eq!(done.code, 0, "{done:?}");
-    wait_for_output(&guest, "t", "tick 2\n");
+    run_unlimited(&guest);
     let dir = guest.path("s");
     let name = dir.to_str().unwrap();
     assert_eq!(guest.run(&["snapshot", "t", name], "").code, 0);
@@ -105,11 +110,7 @@ fn a_vm_that_could_not_be_saved_goes_on_even_if_it_was_to_stop() {
 #[test]
 fn processes_that_could_not_be_saved_go_on_even_if_they_were_to_end() {
     let guest = Guest::new();
-    let shell = ["shell", "--", "sh", "-c", TICKS];
-    let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
-    let done = Done::from(command(&guest, &args).output().unwrap());
-    assert_eq!(done.code, 0, "{done:?}");
-    wait_for_output(&guest, "t", "tick 2\n");
+    run_unlimited(&guest);
     let dir = guest.path("cores");
     let name = dir.to_str().unwrap();
     let checkpoint = ["checkpoint", "t", "1", name, "--tree"];

@@ -85,9 +85,9 @@ pub fn nested(cpus: u32, plan: &Path, folder: &Path) -> Result<Command> {
     Ok(machine.command(&reference::kernel()?, &initrd))
 }
 
-/// Runs the end-to-end tests that concern KVM and those unit tests of the VMM that are about its machine in one boot of the machine, what they print in `out`: of
-/// `suites` (name and program) all tests whose name contains `filter`. `share` is the machine's
-/// [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
+/// Runs the end-to-end tests that concern KVM, and those unit tests of the VMM that are about its machine, in
+/// one boot of the reference machine, what they print in `out`: of `suites` (name and program) all tests whose
+/// name contains `filter`. `share` is the machine's [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
 pub fn end_to_end(
     suites: &[(String, PathBuf)],
     filter: Option<&str>,
