@@ -35,6 +35,11 @@ impl Outcome {
     pub fn passed(&self) -> bool {
         self.status == "0"
     }
+
+    /// What it printed and how it ended, for people.
+    pub fn told(&self) -> String {
+        format!("{}\nstatus: {}", String::from_utf8_lossy(&self.output).trim_end(), self.status)
+    }
 }
 
 /// What the runner is asked to do.

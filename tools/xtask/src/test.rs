@@ -66,21 +66,55 @@ const FUZZ_RUNS: u32 = 20_000;
 /// How the results on Debian's kernel are called.
 const REFERENCE: &str = "reference";
 
+/// Lines of a failed test that are shown once more at the end.
+const LAST_LINES: usize = 15;
+
 /// What happened so far.
 #[derive(Default)]
 struct Counts {
     passed: usize,
     failed: usize,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+}
+
+/// A test that failed.
+struct Failure {
+    name: String,
+    /// What it said.
+    output: String,
 }
 
 impl Counts {
     fn add(&mut self, name: &str, passed: bool) {
+        self.add_with(name, passed, String::new);
+    }
+
+    /// `output` is what a test that failed has said.
+    fn add_with(&mut self, name: &str, passed: bool, output: impl FnOnce() -> String) {
         if passed {
             self.passed += 1;
         } else {
             self.failed += 1;
-            self.failures.push(name.to_string());
+            self.failures.push(Failure { name: name.into(), output: output() });
+        }
+    }
+
+    /// Adds what another thread counted.
+    fn join(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.failures.extend(other.failures);
+    }
+
+    /// The failures with their last words: in a long log the place where they happened is far away.
+    fn print(&self) {
+        println!();
+        for Failure { name, output } in &self.failures {
+            println!("FAILED: {name}");
+            let lines: Vec<_> = output.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                println!("  | {}", line.trim_end());
+            }
         }
     }
 }
@@ -109,13 +143,13 @@ pub fn main(args: Args) -> Result<ExitCode> {
         });
         if let Err(error) = result {
             println!("{error:#}");
-            counts.add(&format!("{} could not run", title(*layer)), false);
+            let name = format!("{} could not run", title(*layer));
+            counts.add_with(&name, false, || format!("{error:#}"));
         } else if counts.passed + counts.failed == before {
             counts.add(&format!("{} ran no test", title(*layer)), false);
         }
     }
-    println!();
-    counts.failures.iter().for_each(|name| println!("FAILED: {name}"));
+    counts.print();
     let left_out: Vec<_> = LAYERS.iter().filter(|layer| !layers.contains(layer)).collect();
     if !left_out.is_empty() {
         println!("not asked for: {left_out:?}");
@@ -195,7 +229,7 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child =
         command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
-    let mut report = Libtest { layer, counts, line: Vec::new(), failed: 0 };
+    let mut report = Libtest::new(layer, counts);
     std::io::copy(&mut child.stdout.take().context("no pipe")?, &mut report)?;
     let failed = report.failed;
     // A binary that does not compile or dies in the middle gives no result.
@@ -212,6 +246,14 @@ struct Libtest<'a> {
     /// The line that is still to end.
     line: Vec<u8>,
     failed: usize,
+    /// Which failure's output is being read.
+    telling: Option<usize>,
+}
+
+impl<'a> Libtest<'a> {
+    fn new(layer: &'a str, counts: &'a mut Counts) -> Self {
+        Self { layer, counts, line: Vec::new(), failed: 0, telling: None }
+    }
 }
 
 impl Libtest<'_> {
@@ -224,7 +266,19 @@ impl Libtest<'_> {
         if let Some(name) =
             line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
-            self.counts.failures.push(format!("{}: {name}", self.layer));
+            let name = format!("{}: {name}", self.layer);
+            self.counts.failures.push(Failure { name, output: String::new() });
+        }
+        // ---- name stdout ----
+        // What it printed, up to the next one or the list of names.
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = heading {
+            let name = format!("{}: {name}", self.layer);
+            self.telling = self.counts.failures.iter().rposition(|failure| failure.name == name);
+        } else if line == "failures:" {
+            self.telling = None;
+        } else if let Some(at) = self.telling {
+            self.counts.failures[at].output += &format!("{line}\n");
         }
         // test result: ok. 3 passed; 0 failed; ...
         if let Some(rest) = line.strip_prefix("test result: ") {
@@ -273,7 +327,8 @@ fn self_tests(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
         if !outcome.passed {
             outcome.output.lines().for_each(|line| println!("  | {}", line.trim_end()));
         }
-        counts.add(&format!("selftest: {}", outcome.name), outcome.passed);
+        let name = format!("selftest: {}", outcome.name);
+        counts.add_with(&name, outcome.passed, || outcome.output);
     }
     Ok(())
 }
@@ -340,11 +395,24 @@ fn moved_guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 /// The guest programs on our kernel under KVM, with one CPU and with several, and the command line; each
 /// in one boot of the reference machine.
 fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
-    for cpus in [1, 4] {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
-        run_programs(&Machines::booting(&machine), &format!("kvm-{cpus}"), filter, counts)?;
-    }
+    record_missing(&guest_programs(filter)?)?;
+    // Side by side: the guest with one CPU leaves one of the host to the other.
+    std::thread::scope(|scope| {
+        let on = |cpus| {
+            scope.spawn(move || {
+                let mut counts = Counts::default();
+                let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+                let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
+                let machines = Machines::booting(&machine);
+                run_programs(&machines, &format!("kvm-{cpus}"), filter, &mut counts)?;
+                anyhow::Ok(counts)
+            })
+        };
+        for running in [1, 4].map(on) {
+            counts.join(running.join().expect("a thread that runs programs panicked")?);
+        }
+        anyhow::Ok(())
+    })?;
     kvm_end_to_end(filter, counts)
 }
 
@@ -370,7 +438,7 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let on_both_sides = suite.or(filter.is_none().then_some("*"));
     let on_both_sides = on_both_sides.filter(|suite| *suite != kvm::BELLJAR);
     on_host(on_both_sides, "before_kvm::", counts)?;
-    let mut report = Libtest { layer: "kvm-e2e", counts, line: Vec::new(), failed: 0 };
+    let mut report = Libtest::new("kvm-e2e", counts);
     let status = kvm::end_to_end(&suites, filter, share.path(), &mut report);
     let failed = report.failed;
     match status? {
@@ -408,7 +476,8 @@ fn run_programs(
     };
     let outcomes = guest_run::run_plan(machines, &programs, &mut finish)?;
     for outcome in &outcomes {
-        counts.add(&format!("{kernel}/{}", outcome.name), outcome.passed());
+        let name = format!("{kernel}/{}", outcome.name);
+        counts.add_with(&name, outcome.passed(), || outcome.told());
     }
     debug_assert!(outcomes.iter().zip(&programs).all(|(o, p)| o.name == name_of(p)));
     Ok(())
@@ -428,14 +497,33 @@ fn record_missing(programs: &[PathBuf]) -> Result<()> {
 fn print_outcome(kernel: &str, outcome: &Outcome) {
     let result = if outcome.passed() { "ok" } else { "FAILED" };
     let moved = if outcome.moves > 0 { &*format!(", moved {} times", outcome.moves) } else { "" };
-    println!("test {kernel}/{} ... {result}{moved}", outcome.name);
+    // In one piece: another machine may be running programs, too.
+    let mut text = format!("test {kernel}/{} ... {result}{moved}\n", outcome.name);
     if !outcome.passed() {
-        println!("  status: {}", outcome.status);
-        let text = String::from_utf8_lossy(&outcome.output);
-        let lines: Vec<_> = text.lines().collect();
+        let told = outcome.told();
+        let lines: Vec<_> = told.lines().collect();
         for line in &lines[lines.len().saturating_sub(40)..] {
-            println!("  | {}", line.trim_end());
+            text += &format!("  | {}\n", line.trim_end());
         }
     }
+    print!("{text}");
     let _ = std::io::stdout().flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_test_said_is_kept_with_its_name() {
+        let mut counts = Counts::default();
+        let text = "running 2 tests\ntest a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n\
+                    ---- a stdout ----\none\ntwo\n\n---- b stdout ----\nthree\n\n\
+                    failures:\n    a\n    b\n\n\
+                    test result: FAILED. 0 passed; 2 failed; 0 ignored\n";
+        Libtest::new("x", &mut counts).write_all(text.as_bytes()).unwrap();
+        let told = counts.failures.iter().map(|f| (&*f.name, f.output.trim())).collect::<Vec<_>>();
+        assert_eq!(told, [("x: a", "one\ntwo"), ("x: b", "three")]);
+        assert_eq!((counts.passed, counts.failed), (0, 2));
+    }
 }
