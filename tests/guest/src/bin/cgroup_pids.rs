@@ -46,8 +46,12 @@ fn a_limit_makes_fork_fail() {
 fn threads_and_zombies_count() {
     let group = Group::new("counted", "pids");
     let idle = Idle::new(|| {
-        let thread = std::thread::spawn(|| get(root().join("counted/pids.current")));
-        check_eq!(thread.join().unwrap(), "2");
+        let current = || get(root().join("counted/pids.current")).parse::<u64>().unwrap();
+        check_eq!(std::thread::spawn(current).join().unwrap(), 2);
+        // A thread counts until it is gone, a moment after it was joined.
+        while current() != 1 {
+            std::thread::yield_now();
+        }
         // A zombie counts until somebody waits for it.
         let zombie = child(|| 0);
         // SAFETY: `info` is valid for writing.
@@ -55,7 +59,6 @@ fn threads_and_zombies_count() {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             ok(libc::waitid(libc::P_PID, zombie as u32, &mut info, libc::WEXITED | libc::WNOWAIT));
         }
-        let current = || get(root().join("counted/pids.current")).parse::<u64>().unwrap();
         check_eq!(current(), 2);
         wait_ok(zombie);
         check_eq!(current(), 1);
