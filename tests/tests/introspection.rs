@@ -167,7 +167,7 @@ fn a_busy_guest_is_seen_whole_every_time() {
     for _ in 0..30 {
         let done = vm.guest.run(&["ps", "t", "--format", "json"], "");
         let answer: Value = serde_json::from_str(&done.stdout).unwrap();
-        assert_eq!(answer["consistency"], "quiesced");
+        assert_eq!(answer["consistency"], "quiesced", "{answer:#}");
         let rows = answer["rows"].as_array().unwrap();
         // Every process has its parent in the same answer.
         for row in rows {

@@ -240,8 +240,10 @@ impl Vm {
         mut look: impl FnMut(&dyn Machine) -> (T, bool),
     ) -> Result<T, Error> {
         const TRIES: u32 = 20;
-        /// Long enough to finish a change, short enough not to be noticed.
+        /// Long enough to finish a change, short enough not to be noticed; it grows up to the longest, as on
+        /// a busy host the guest may not have run at all.
         const MOMENT: Duration = Duration::from_millis(1);
+        const LONGEST: Duration = Duration::from_millis(64);
         let state = self.state.lock().unwrap();
         let running = match *state {
             State::Ended => return Err(self.has_ended()),
@@ -249,6 +251,7 @@ impl Vm {
             State::Paused => false,
         };
         let mut tries = TRIES;
+        let mut moment = MOMENT;
         loop {
             if running {
                 self.machine.pause()?;
@@ -261,7 +264,8 @@ impl Vm {
             if in_order || !running || tries == 0 {
                 return Ok(seen);
             }
-            std::thread::sleep(MOMENT);
+            std::thread::sleep(moment);
+            moment = LONGEST.min(moment * 2);
         }
     }
 
