@@ -100,8 +100,8 @@ pub struct Common {
     pub rx_queued: AtomicUsize,
     /// Bytes sent that are still charged to this socket.
     pub tx_queued: AtomicUsize,
-    /// The network namespace.
-    pub net: Ref<NetNs>,
+    /// The network namespace, until nothing but late segments can come.
+    net: SpinLock<Option<Ref<NetNs>>>,
     /// Owner: who made it.
     pub uid: u32,
     /// `SHUT_RECEIVE` and `SHUT_SEND`.
@@ -201,7 +201,7 @@ impl Common {
             names: SpinLock::new(Names { local: NameBytes::EMPTY, peer: NameBytes::EMPTY }),
             rx_queued: AtomicUsize::new(0),
             tx_queued: AtomicUsize::new(0),
-            net,
+            net: SpinLock::new(Some(net)),
             uid,
             shutdown: AtomicU32::new(0),
             error: AtomicI32::new(0),
@@ -245,6 +245,17 @@ impl Common {
     /// Moves it to another state.
     pub fn set_state(&self, state: u32) {
         self.state.store(state, Relaxed);
+    }
+
+    /// The network namespace. `ENETDOWN` if it was let go of, and so for no socket that has a descriptor.
+    pub fn net(&self) -> Result<Ref<NetNs>> {
+        self.net.lock().clone().ok_or(Errno::ENETDOWN)
+    }
+
+    /// Lets go of the network namespace, which may end by it.
+    pub fn leave_net(&self) {
+        let net = self.net.lock().take();
+        drop(net);
     }
 
     /// It is of this Unix socket.

@@ -23,6 +23,6 @@ pub fn ioctl(socket: &Socket, file: &File, cmd: u32, arg: u64) -> Result<usize> 
             UserPtr::<i32>::new(arg).write(pid)?;
             Ok(0)
         }
-        _ => inet::ioctl::ioctl(&socket.common.net, cmd, arg),
+        _ => inet::ioctl::ioctl(&*socket.common.net()?, cmd, arg),
     }
 }

@@ -132,7 +132,7 @@ fn set_common(common: &Common, name: u32, value: &[u8]) -> Result<()> {
         uapi::SO_SNDBUF => common.set_sndbuf(number as u32, false),
         uapi::SO_RCVBUF => common.set_rcvbuf(number as u32, false),
         uapi::SO_SNDBUFFORCE | uapi::SO_RCVBUFFORCE => {
-            if !hooks::ns_capable(&common.net, Cap::NetAdmin) {
+            if !hooks::ns_capable(&*common.net()?, Cap::NetAdmin) {
                 return Err(Errno::EPERM);
             }
             match name {
@@ -155,14 +155,14 @@ fn set_common(common: &Common, name: u32, value: &[u8]) -> Result<()> {
         uapi::SO_RCVTIMEO_OLD => common.rcvtimeo.store(timeval(value)?, Relaxed),
         uapi::SO_SNDTIMEO_OLD => common.sndtimeo.store(timeval(value)?, Relaxed),
         uapi::SO_PRIORITY => {
-            if !(0..=6).contains(&number) && !hooks::ns_capable(&common.net, Cap::NetAdmin) {
+            if !(0..=6).contains(&number) && !hooks::ns_capable(&*common.net()?, Cap::NetAdmin) {
                 return Err(Errno::EPERM);
             }
             common.priority.store(number as u32, Relaxed);
         }
         uapi::SO_MARK => {
-            if !hooks::ns_capable(&common.net, Cap::NetAdmin)
-                && !hooks::ns_capable(&common.net, Cap::NetRaw)
+            if !hooks::ns_capable(&*common.net()?, Cap::NetAdmin)
+                && !hooks::ns_capable(&*common.net()?, Cap::NetRaw)
             {
                 return Err(Errno::EPERM);
             }
@@ -179,9 +179,10 @@ fn set_common(common: &Common, name: u32, value: &[u8]) -> Result<()> {
 /// `SO_BINDTODEVICE`: an interface's name, or nothing to undo it.
 fn bind_to_device(common: &Common, value: &[u8]) -> Result<()> {
     let name = value.split(|&b| b == 0).next().unwrap_or_default();
-    let index = if name.is_empty() { 0 } else { common.net.index_of(name).ok_or(Errno::ENODEV)? };
+    let index =
+        if name.is_empty() { 0 } else { common.net()?.index_of(name).ok_or(Errno::ENODEV)? };
     let bound = common.bound_dev.load(Relaxed);
-    if bound != 0 && bound != index && !hooks::ns_capable(&common.net, Cap::NetRaw) {
+    if bound != 0 && bound != index && !hooks::ns_capable(&*common.net()?, Cap::NetRaw) {
         return Err(Errno::EPERM);
     }
     common.bound_dev.store(index, Relaxed);
@@ -219,7 +220,7 @@ pub fn get(socket: &Socket, level: u32, name: u32, value: &mut OptionValue) -> R
         uapi::SO_MARK => value.set_int(common.mark.load(Relaxed) as i32),
         uapi::SO_BINDTODEVICE => {
             let index = common.bound_dev.load(Relaxed);
-            match common.net.name_of(index) {
+            match common.net()?.name_of(index) {
                 Some(name) if index != 0 => {
                     if value.room < super::IFNAMSIZ {
                         return Err(Errno::EINVAL);

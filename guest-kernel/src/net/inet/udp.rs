@@ -242,7 +242,7 @@ impl Protocol for UdpRef {
         {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        ports::check_privileged(&self.common.net, wanted.port)?;
+        ports::check_privileged(&*self.common.net()?, wanted.port)?;
         self.bind_to(wanted.addr, wanted.port, wanted.scope)?;
         self.state.lock().address_bound = !wanted.is_any();
         Ok(())

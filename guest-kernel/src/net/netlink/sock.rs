@@ -217,8 +217,10 @@ impl NetlinkSock {
     fn handle_one(&self, request: &Request<'_>) {
         let port = self.port.load(Relaxed);
         let result = match self.common.protocol {
-            ROUTE => route::handle(&self.stack, &self.common.net, request, port),
-            SOCK_DIAG => diag::handle(&self.common.net, request, port),
+            ROUTE => {
+                self.common.net().and_then(|net| route::handle(&self.stack, &net, request, port))
+            }
+            SOCK_DIAG => self.common.net().and_then(|net| diag::handle(&net, request, port)),
             _ => Err(Errno::EOPNOTSUPP),
         };
         match result.and_then(|answer| answer.into_datagrams()) {
@@ -295,7 +297,7 @@ impl Protocol for NetlinkRef {
             }
             if u32_at(name, 4) != 0 || u32_at(name, 8) != 0 {
                 // To other programs, who do not talk to each other this way here.
-                let may = hooks::ns_capable(&sock.common.net, Cap::NetAdmin);
+                let may = hooks::ns_capable(&*sock.common.net()?, Cap::NetAdmin);
                 return Err(if may { Errno::ECONNREFUSED } else { Errno::EPERM });
             }
         }

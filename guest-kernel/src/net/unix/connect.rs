@@ -57,7 +57,7 @@ impl UnixSock {
     /// connect(2) of a stream or packet socket.
     pub fn connect_stream(&self, caller: Caller<'_>, address: &[u8], wait: Patience) -> Result<()> {
         // What the other side will have: made first, so that nothing can fail once it is seen.
-        let (net, kind) = (self.common.net.clone(), self.common.kind);
+        let (net, kind) = (self.common.net()?, self.common.kind);
         let embryo = UnixSock::new(Common::new(net, AF_UNIX, kind, self.common.protocol)?)?;
         let result = self.connect_embryo(caller, address, wait, &embryo);
         if result.is_err() {
@@ -77,7 +77,8 @@ impl UnixSock {
         embryo: &Ref<UnixSock>,
     ) -> Result<()> {
         loop {
-            let listener = name::find(&self.common.net, Some(caller), address, self.common.kind)?;
+            let listener =
+                name::find(&*self.common.net()?, Some(caller), address, self.common.kind)?;
             {
                 let _guard = self.binding.lock();
                 match (self.common.state(), listener.listens()) {
@@ -147,7 +148,7 @@ impl UnixSock {
         // AF_UNSPEC undoes it.
         let peer = match family_of(address)? {
             0 => None,
-            _ => Some(name::find(&self.common.net, Some(caller), address, self.common.kind)?),
+            _ => Some(name::find(&*self.common.net()?, Some(caller), address, self.common.kind)?),
         };
         let _guard = self.binding.lock();
         if let Some(peer) = &peer

@@ -35,7 +35,7 @@ impl UnixSock {
         }
         let mut peer = match message.name {
             Some(address) => {
-                name::find(&self.common.net, message.caller, address, self.common.kind)?
+                name::find(&*self.common.net()?, message.caller, address, self.common.kind)?
             }
             None => self.peer().ok_or(Errno::ENOTCONN)?,
         };

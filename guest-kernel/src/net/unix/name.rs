@@ -103,7 +103,9 @@ impl Bound {
                 }
             }
             None => {
-                sock.common.net.unix.unbind(sock.common.kind, &self.address.bytes()[3..]);
+                if let Ok(net) = sock.common.net() {
+                    net.unix.unbind(sock.common.kind, &self.address.bytes()[3..]);
+                }
             }
         }
     }
@@ -229,7 +231,7 @@ impl UnixSock {
             _ if has_name => return Err(Errno::EINVAL),
             UnixName::Abstract(name) => {
                 let bound = bound(&[&[0], name], None)?;
-                if !self.common.net.unix.bind(self, name)? {
+                if !self.common.net()?.unix.bind(self, name)? {
                     return Err(Errno::EADDRINUSE);
                 }
                 self.set_bound(bound);
@@ -242,7 +244,8 @@ impl UnixSock {
     /// A free abstract name of five hexadecimal digits (unix(7), "Autobind feature").
     fn bind_auto(&self) -> Result<()> {
         const NAMES: u32 = 1 << 20;
-        let names = &self.common.net.unix;
+        let net = self.common.net()?;
+        let names = &net.unix;
         for _ in 0..NAMES {
             let mut number = names.next_auto.fetch_add(1, Relaxed) % NAMES;
             let mut name = [0; 5];

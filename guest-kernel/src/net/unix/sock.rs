@@ -159,7 +159,7 @@ impl UnixSock {
             common,
         })?;
         sock.common.set_unix(&sock);
-        sock.common.net.unix.insert(&sock)?;
+        sock.common.net()?.unix.insert(&sock)?;
         Ok(sock)
     }
 
@@ -290,7 +290,9 @@ impl UnixSock {
             )
         };
         self.common.set_state(state::CLOSE);
-        self.common.net.unix.remove(self);
+        if let Ok(net) = self.common.net() {
+            net.unix.remove(self);
+        }
         if let Some(bound) = bound {
             bound.unbind(self);
         }

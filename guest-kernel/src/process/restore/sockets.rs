@@ -219,7 +219,7 @@ impl Sockets {
     fn stand_in(&mut self, sock: &UnixSock) -> Result<Ref<UnixSock>> {
         let common = &sock.common;
         self.gone.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let made = restore::make(&common.net, common.uid, common.kind, common.protocol)?;
+        let made = restore::make(&common.net()?, common.uid, common.kind, common.protocol)?;
         self.gone.push(made.clone());
         Ok(made)
     }

@@ -89,7 +89,7 @@ impl TcpSock {
     ) -> Result<()> {
         let (local, peer) = (Endpoint::new(local.0, local.1), Endpoint::new(peer.0, peer.1));
         let hop = self.stack.route(peer.addr, self.common.bound_dev.load(Relaxed))?;
-        let net = self.common.net.clone();
+        let net = self.common.net()?;
         let protocol = u32::from(ip::TCP);
         let common = Common::for_connection(&self.common, net, SOCK_STREAM, protocol)?;
         let child = TcpSock::new(common, self.stack.clone())?;

@@ -179,7 +179,7 @@ impl Protocol for TcpRef {
         {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        ports::check_privileged(&sock.common.net, wanted.port)?;
+        ports::check_privileged(&*sock.common.net()?, wanted.port)?;
         if sock.common.state() != state::CLOSE {
             return Err(Errno::EINVAL);
         }
@@ -433,5 +433,6 @@ impl Protocol for TcpRef {
         if sock.common.state() == state::CLOSE {
             super::table::forget_connection(sock);
         }
+        sock.leave_net_if_over();
     }
 }

@@ -358,6 +358,7 @@ impl TcpSock {
                 self.connection_ended();
             }
             self.common.wake_all();
+            self.leave_net_if_over();
             return;
         }
         if readable {
@@ -365,6 +366,15 @@ impl TcpSock {
         }
         if writable {
             self.common.wake_writers();
+        }
+    }
+
+    /// Nobody has it any more, and all that it had to say was heard: what remains, waiting for late segments,
+    /// ends with the namespace (on Linux it is no socket any more, and `inet_twsk_purge` ends it).
+    pub fn leave_net_if_over(&self) {
+        let over = matches!(self.common.state(), state::FIN_WAIT2 | state::TIME_WAIT);
+        if over && self.common.has(flag::DEAD) {
+            self.common.leave_net();
         }
     }
 
