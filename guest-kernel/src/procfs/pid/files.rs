@@ -59,7 +59,10 @@ pub(super) fn limits(subject: &Subject, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
+/// Counts of bytes. They tell more than everybody may know, also of a program that came after the file was opened:
+/// the reader is asked each time (`do_io_accounting`).
 pub(super) fn io(subject: &Subject, out: &mut Text) -> Result<()> {
+    subject.check_access()?;
     let task = &subject.task;
     let relaxed = Ordering::Relaxed;
     let (mut rchar, mut wchar) = (task.rchar.load(relaxed), task.wchar.load(relaxed));
@@ -85,6 +88,7 @@ pub(super) fn wchan(subject: &Subject, out: &mut Text) -> Result<()> {
 }
 
 pub(super) fn personality(subject: &Subject, out: &mut Text) -> Result<()> {
+    subject.check_access().map_err(|_| Errno::EPERM)?;
     put!(out, "{:08x}\n", subject.task.personality.load(Ordering::Relaxed))
 }
 

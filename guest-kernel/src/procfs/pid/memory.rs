@@ -9,9 +9,11 @@ use crate::fs::{Dev, File, FileOps, UserBuf, Whence};
 use crate::kref::Ref;
 use crate::mm::Mm;
 use crate::mm::vma::{VmFlags, Vma};
+use crate::ns::Pid;
 use crate::process::access::{AccessMode, mm_access};
-use crate::procfs::text::Text;
+use crate::procfs::text::{Source, Text};
 use crate::put;
+use crate::task::list;
 
 /// The column where a mapping's name stands.
 const NAME_COLUMN: usize = 73;
@@ -47,56 +49,50 @@ pub(super) fn map_line(out: &mut Text, vma: &Vma, name: &[u8]) -> Result<()> {
 }
 
 /// /proc/PID/maps.
-pub(super) fn maps(subject: &Subject, out: &mut Text) -> Result<()> {
-    let shown = subject.with_mm(|mm| {
-        let stack = mm.layout.start_stack.load(Ordering::Relaxed);
-        let space = mm.space.read();
-        space
-            .vmas
-            .iter()
-            .try_for_each(|vma| map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack)))
-    });
-    shown.unwrap_or(Ok(()))
+pub(super) fn maps(mm: &Mm, out: &mut Text) -> Result<()> {
+    let stack = mm.layout.start_stack.load(Ordering::Relaxed);
+    let space = mm.space.read();
+    space
+        .vmas
+        .iter()
+        .try_for_each(|vma| map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack)))
 }
 
 /// /proc/PID/smaps_rollup: the sums of what smaps would show.
-pub(super) fn smaps_rollup(subject: &Subject, out: &mut Text) -> Result<()> {
-    let shown = subject.with_mm(|mm| {
-        let rss = mm.rss();
-        let kb = |pages: i64| pages.max(0) as u64 * (PAGE_SIZE as u64 / 1024);
-        let ends = {
-            let space = mm.space.read();
-            let first = space.vmas.first().map_or(0, |v| v.start);
-            (first, space.vmas.last().map_or(0, |v| v.end))
-        };
-        let line = out.len();
-        put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0 ", ends.0, ends.1)?;
-        out.pad_to(line, NAME_COLUMN)?;
-        out.bytes(b"[rollup]\n")?;
-        let total = rss.total() as i64;
-        for (title, pages) in [
-            ("Rss", total),
-            ("Pss", total),
-            ("Pss_Dirty", rss.anon),
-            ("Pss_Anon", rss.anon),
-            ("Pss_File", rss.file),
-            ("Pss_Shmem", rss.shmem),
-            ("Shared_Clean", rss.file + rss.shmem),
-            ("Shared_Dirty", 0),
-            ("Private_Clean", 0),
-            ("Private_Dirty", rss.anon),
-            ("Referenced", total),
-            ("Anonymous", rss.anon),
-            ("Swap", 0),
-            ("SwapPss", 0),
-            ("Locked", 0),
-        ] {
-            let pad = 15_usize.saturating_sub(title.len());
-            put!(out, "{title}:{:pad$}{:8} kB\n", "", kb(pages))?;
-        }
-        Ok(())
-    });
-    shown.unwrap_or(Ok(()))
+pub(super) fn smaps_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
+    let rss = mm.rss();
+    let kb = |pages: i64| pages.max(0) as u64 * (PAGE_SIZE as u64 / 1024);
+    let ends = {
+        let space = mm.space.read();
+        let first = space.vmas.first().map_or(0, |v| v.start);
+        (first, space.vmas.last().map_or(0, |v| v.end))
+    };
+    let line = out.len();
+    put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0 ", ends.0, ends.1)?;
+    out.pad_to(line, NAME_COLUMN)?;
+    out.bytes(b"[rollup]\n")?;
+    let total = rss.total() as i64;
+    for (title, pages) in [
+        ("Rss", total),
+        ("Pss", total),
+        ("Pss_Dirty", rss.anon),
+        ("Pss_Anon", rss.anon),
+        ("Pss_File", rss.file),
+        ("Pss_Shmem", rss.shmem),
+        ("Shared_Clean", rss.file + rss.shmem),
+        ("Shared_Dirty", 0),
+        ("Private_Clean", 0),
+        ("Private_Dirty", rss.anon),
+        ("Referenced", total),
+        ("Anonymous", rss.anon),
+        ("Swap", 0),
+        ("SwapPss", 0),
+        ("Locked", 0),
+    ] {
+        let pad = 15_usize.saturating_sub(title.len());
+        put!(out, "{title}:{:pad$}{:8} kB\n", "", kb(pages))?;
+    }
+    Ok(())
 }
 
 /// Appends what lies at `start..end` of the memory, as far as it can be read.
@@ -137,38 +133,72 @@ pub(super) fn cmdline(subject: &Subject, out: &mut Text) -> Result<()> {
 }
 
 /// /proc/PID/environ.
-pub(super) fn environ(subject: &Subject, out: &mut Text) -> Result<()> {
-    let shown = subject.with_mm(|mm| {
-        copy_range(mm, layout(&mm.layout.env_start), layout(&mm.layout.env_end), out)
-    });
-    shown.unwrap_or(Ok(()))
+pub(super) fn environ(mm: &Mm, out: &mut Text) -> Result<()> {
+    copy_range(mm, layout(&mm.layout.env_start), layout(&mm.layout.env_end), out)
 }
 
 /// /proc/PID/auxv.
-pub(super) fn auxv(subject: &Subject, out: &mut Text) -> Result<()> {
-    let shown =
-        subject.with_mm(|mm| mm.auxv()?.iter().try_for_each(|word| out.bytes(&word.to_ne_bytes())));
-    shown.unwrap_or(Ok(()))
+pub(super) fn auxv(mm: &Mm, out: &mut Text) -> Result<()> {
+    mm.auxv()?.iter().try_for_each(|word| out.bytes(&word.to_ne_bytes()))
 }
 
-/// /proc/PID/mem, open: it stays with the memory that the process had when it was opened.
+/// The memory that a file stays with once it is open, whatever its process becomes (`proc_mem_open`). `EACCES` if
+/// the caller may not look into the process; none of a kernel thread or a zombie, of which there is nothing to see.
+pub(super) fn pinned(subject: &Subject) -> Result<Option<Ref<Mm>>> {
+    match mm_access(&subject.task, AccessMode::FsCreds) {
+        Ok(mm) => Ok(Some(mm)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Writes what a file shows of a memory.
+pub(super) type ShowMemory = fn(&Mm, &mut Text) -> Result<()>;
+
+/// What a file about a memory is once the last user has left that memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// What it was: it is not read from the memory itself.
+    Same,
+    /// Empty.
+    Empty,
+    /// Empty as long as the process is there, then `ESRCH`.
+    EmptyOrGone,
+    /// `ESRCH`.
+    Gone,
+}
+
+/// A text about the memory that a process had when the file was opened.
+pub(super) struct MemoryText {
+    pub(super) pid: Ref<Pid>,
+    /// See [`pinned`].
+    pub(super) mm: Option<Ref<Mm>>,
+    pub(super) show: ShowMemory,
+    pub(super) left: Left,
+}
+
+impl Source for MemoryText {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        let of_process = matches!(self.left, Left::EmptyOrGone | Left::Gone);
+        if of_process && list::lock().thread_of(&self.pid).is_none() {
+            return Err(Errno::ESRCH);
+        }
+        let shown = match (&self.mm, self.left) {
+            (Some(mm), Left::Same) => Some((self.show)(mm, out)),
+            (Some(mm), _) => mm.visit(|mm| (self.show)(mm, out)),
+            (None, _) => None,
+        };
+        shown.unwrap_or(if self.left == Left::Gone { Err(Errno::ESRCH) } else { Ok(()) })
+    }
+}
+
+/// /proc/PID/mem, open.
 pub(super) struct MemFile {
-    mm: Option<Ref<Mm>>,
+    /// See [`pinned`].
+    pub(super) mm: Option<Ref<Mm>>,
 }
 
 impl MemFile {
-    /// `EACCES` if the caller may not look into the process. A kernel thread has nothing to read.
-    pub(super) fn open(subject: &Subject) -> Result<Self> {
-        match mm_access(&subject.task, AccessMode::FsCreds) {
-            Ok(mm) => Ok(Self { mm: Some(mm) }),
-            Err(Errno::ESRCH) => {
-                subject.check_access()?;
-                Ok(Self { mm: None })
-            }
-            Err(errno) => Err(errno),
-        }
-    }
-
     /// Moves up to `len` bytes in pieces; `step` returns how many it moved.
     fn transfer(
         &self,

@@ -15,6 +15,8 @@ mod status;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use memory::Left;
+
 use super::root::{depends_on_task, link_text, namespace};
 use super::text::{Source, Text, TextFile};
 use super::tree;
@@ -65,8 +67,8 @@ impl Subject {
 enum Kind {
     /// A file to read.
     Text(fn(&Subject, &mut Text) -> Result<()>),
-    /// A file to read that shows what only friends may see.
-    Private(fn(&Subject, &mut Text) -> Result<()>),
+    /// A file to read that shows the memory that the process had when it was opened, to friends.
+    OfMemory(memory::ShowMemory, Left),
     /// A file to read and write.
     Setting(fn(&Subject, &mut Text) -> Result<()>, fn(&Subject, &[u8]) -> Result<()>),
     /// A link straight to a place.
@@ -120,37 +122,37 @@ static NAMESPACES: &[Entry] = &[
 
 /// /proc/PID/task/TID.
 static THREAD_ENTRIES: &[Entry] = &[
-    entry("auxv", 0o400, Kind::Private(memory::auxv)),
+    entry("auxv", 0o400, Kind::OfMemory(memory::auxv, Left::Same)),
     entry("cgroup", 0o444, Kind::Text(files::cgroup)),
     entry("children", 0o444, Kind::Text(files::children)),
     entry("cmdline", 0o444, Kind::Text(memory::cmdline)),
     entry("comm", 0o644, Kind::Setting(files::comm, files::set_comm)),
     entry("cwd", 0o777, Kind::Place(files::cwd)),
-    entry("environ", 0o400, Kind::Private(memory::environ)),
+    entry("environ", 0o400, Kind::OfMemory(memory::environ, Left::Empty)),
     entry("exe", 0o777, Kind::Place(files::exe)),
     entry("fd", 0o500, Kind::Fds),
     entry("fdinfo", 0o555, Kind::FdInfos),
     entry("fail-nth", 0o644, Kind::Setting(files::fail_nth, files::set_fail_nth)),
     entry("gid_map", 0o644, Kind::Setting(idmaps::gid_map, idmaps::set_gid_map)),
-    entry("io", 0o400, Kind::Private(files::io)),
+    entry("io", 0o400, Kind::Text(files::io)),
     entry("limits", 0o444, Kind::Text(files::limits)),
     entry("loginuid", 0o644, Kind::Text(files::no_id)),
-    entry("maps", 0o444, Kind::Private(memory::maps)),
+    entry("maps", 0o444, Kind::OfMemory(memory::maps, Left::EmptyOrGone)),
     entry("mem", 0o600, Kind::Memory),
     entry("mountinfo", 0o444, Kind::Text(mounts::mountinfo)),
     entry("mounts", 0o444, Kind::Text(mounts::mounts)),
-    entry("mountstats", 0o400, Kind::Private(mounts::mountstats)),
+    entry("mountstats", 0o400, Kind::Text(mounts::mountstats)),
     entry("net", 0o555, Kind::Dir(net::ENTRIES)),
     entry("ns", 0o511, Kind::Dir(NAMESPACES)),
     entry("oom_score", 0o444, Kind::Text(files::oom_score)),
     entry("oom_score_adj", 0o644, Kind::Setting(files::oom_score_adj, files::set_oom_score_adj)),
-    entry("personality", 0o400, Kind::Private(files::personality)),
+    entry("personality", 0o400, Kind::Text(files::personality)),
     entry("projid_map", 0o644, Kind::Setting(idmaps::projid_map, idmaps::set_projid_map)),
     entry("root", 0o777, Kind::Place(files::root)),
     entry("schedstat", 0o444, Kind::Text(files::schedstat)),
     entry("sessionid", 0o444, Kind::Text(files::no_id)),
     entry("setgroups", 0o644, Kind::Setting(idmaps::setgroups, idmaps::set_setgroups)),
-    entry("smaps_rollup", 0o444, Kind::Private(memory::smaps_rollup)),
+    entry("smaps_rollup", 0o444, Kind::OfMemory(memory::smaps_rollup, Left::Gone)),
     entry("stat", 0o444, Kind::Text(stat::stat)),
     entry("statm", 0o444, Kind::Text(stat::statm)),
     entry("status", 0o444, Kind::Text(status::status)),
@@ -337,13 +339,12 @@ impl InodeOps for Node {
             }
             Kind::Threads => try_box(ThreadsDir { pid })?,
             Kind::Memory => {
-                let subject = self.subject(inode)?;
-                try_box(memory::MemFile::open(&subject)?)?
+                try_box(memory::MemFile { mm: memory::pinned(&self.subject(inode)?)? })?
             }
             Kind::Text(show) => self.text_file(inode, show, None)?,
-            Kind::Private(show) => {
-                self.subject(inode)?.check_access()?;
-                self.text_file(inode, show, None)?
+            Kind::OfMemory(show, left) => {
+                let mm = memory::pinned(&self.subject(inode)?)?;
+                try_box(TextFile::new(memory::MemoryText { pid, mm, show, left }))?
             }
             Kind::Setting(show, store) => self.text_file(inode, show, Some(store))?,
             Kind::Place(_) => return Err(Errno::ELOOP),
