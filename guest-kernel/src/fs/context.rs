@@ -15,7 +15,7 @@ use super::{SuperBlock, UserBuf};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::ns::{Cap, Cred};
+use crate::ns::{Cap, Cred, Namespace};
 
 /// Messages that are kept until they are read.
 const MESSAGES: usize = 8;
@@ -46,7 +46,10 @@ struct State {
 /// A file system that is being configured.
 pub struct FsContext {
     fs: &'static dyn FileSystem,
+    /// Who opened it: it is made in his name.
     cred: Ref<Cred>,
+    /// The namespace that it will show, of those that he had then.
+    shows: Option<Namespace>,
     state: Mutex<State>,
 }
 
@@ -80,7 +83,7 @@ impl State {
 
 impl FsContext {
     fn open(fs: &'static dyn FileSystem, cred: Ref<Cred>, state: State) -> Result<Ref<File>> {
-        let this = Self { fs, cred, state: Mutex::new(state) };
+        let this = Self { fs, cred, shows: fs.shows(), state: Mutex::new(state) };
         anon::new_file("[fscontext]", Box::new(this), OpenFlags::RDWR)
     }
 
@@ -146,11 +149,11 @@ impl FsContext {
         data: &'a [u8],
         flags: MountFlags,
     ) -> MountRequest<'a> {
-        MountRequest { source, data, flags, cred: &self.cred }
+        MountRequest { source, data, flags, cred: &self.cred, shows: self.shows.as_ref() }
     }
 
-    /// Makes the file system (`FSCONFIG_CMD_CREATE`).
-    pub fn make(&self) -> Result<()> {
+    /// Makes the file system (`FSCONFIG_CMD_CREATE`), if `cred` may.
+    pub fn make(&self, cred: &Cred) -> Result<()> {
         let mut state = self.state.lock();
         if state.phase != Phase::Create {
             return Err(Errno::EBUSY);
@@ -158,7 +161,7 @@ impl FsContext {
         let mut flags = MountFlags::empty();
         flags.set(MountFlags::RDONLY, state.read_only == Some(true));
         let source = state.source.as_deref().unwrap_or(b"none");
-        match MntNs::new_super(self.fs, &self.request(source, &state.options, flags)) {
+        match MntNs::new_super(self.fs, cred, &self.request(source, &state.options, flags)) {
             Ok(root) => {
                 state.root = Some(root);
                 state.phase = Phase::AwaitingMount;

@@ -92,7 +92,8 @@ fn mount_default(fs_type: &str, place: &[u8], data: &[u8], flags: MountFlags) ->
     }
     let at = namei::lookup(caller, None, place, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
     let flags = flags | MountFlags::RELATIME;
-    let request = MountRequest { source: fs_type.as_bytes(), data, flags, cred: caller.cred };
+    let request =
+        MountRequest { source: fs_type.as_bytes(), data, flags, cred: caller.cred, shows: None };
     ns.mount(fs_type.as_bytes(), &request, &at)
 }
 

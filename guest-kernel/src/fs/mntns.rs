@@ -226,17 +226,23 @@ impl MntNs {
     /// Mounts a new file system (mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`).
     pub fn mount(&self, fs_type: &[u8], request: &MountRequest<'_>, place: &Path) -> Result<()> {
         let fs = find_filesystem(fs_type)?;
-        let root = Self::new_super(fs, request)?;
+        let shows = fs.shows();
+        let request = MountRequest { shows: shows.as_ref(), ..*request };
+        let root = Self::new_super(fs, request.cred, &request)?;
         self.attach(&self.new_mount(fs, root, request.source, request.flags)?, place)
     }
 
-    /// Makes a file system, or finds the one there is; its root. `EPERM` if the caller may not mount that
-    /// type.
-    pub fn new_super(fs: &dyn FileSystem, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+    /// Makes a file system, or finds the one there is; its root. `EPERM` if `cred`, who makes it now, may not
+    /// mount that type.
+    pub fn new_super(
+        fs: &dyn FileSystem,
+        cred: &Cred,
+        request: &MountRequest<'_>,
+    ) -> Result<Ref<Dentry>> {
         let may = if fs.allows_user_ns() {
-            request.cred.ns_capable(&fs.owner(request), Cap::SysAdmin)
+            cred.ns_capable(request.owner(), Cap::SysAdmin)
         } else {
-            request.cred.capable(Cap::SysAdmin)
+            cred.capable(Cap::SysAdmin)
         };
         if !may {
             return Err(Errno::EPERM);

@@ -14,7 +14,7 @@ use super::{Dentry, Mount, Mutex};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::user::init_user_ns;
-use crate::ns::{Cred, UserNs};
+use crate::ns::{Cred, Namespace, UserNs};
 use crate::sync::{SpinLock, SpinLockGuard};
 
 /// What statfs(2) tells of a file system; lengths in blocks.
@@ -178,6 +178,7 @@ impl SuperBlock {
 }
 
 /// What mount(2) asks of a file system type.
+#[derive(Clone, Copy)]
 pub struct MountRequest<'a> {
     /// The source's name; shown in /proc/mounts.
     pub source: &'a [u8],
@@ -187,9 +188,16 @@ pub struct MountRequest<'a> {
     pub flags: MountFlags,
     /// Who asks.
     pub cred: &'a Cred,
+    /// The namespace that it is to show; see [`FileSystem::shows`].
+    pub shows: Option<&'a Namespace>,
 }
 
 impl<'a> MountRequest<'a> {
+    /// Over which user namespace a mounter needs CAP_SYS_ADMIN, and to which the new one belongs.
+    pub fn owner(&self) -> &'a Ref<UserNs> {
+        self.shows.map_or(&self.cred.user_ns, |ns| ns.common().user_ns())
+    }
+
     /// The options as (name, value) pairs; a value is empty if there is none.
     pub fn options(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         self.data.split(|&b| b == b',').filter(|o| !o.is_empty()).map(|o| {
@@ -216,9 +224,10 @@ pub trait FileSystem: Send + Sync {
         false
     }
 
-    /// Over which user namespace a mounter needs CAP_SYS_ADMIN, and to which the new one belongs.
-    fn owner(&self, request: &MountRequest<'_>) -> Ref<UserNs> {
-        request.cred.user_ns.clone()
+    /// Of a type that shows a namespace: the caller's, which a new one will show. fsopen(2) asks, and what is
+    /// made afterwards shows it, whoever makes it.
+    fn shows(&self) -> Option<Namespace> {
+        None
     }
 
     /// True if it shows the machine itself: a user namespace may mount it only where it is seen whole

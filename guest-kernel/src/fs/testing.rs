@@ -36,8 +36,13 @@ impl World {
     pub fn with_options(data: &[u8]) -> Self {
         crate::mm::testing::setup();
         let cred = Cred::root();
-        let request =
-            MountRequest { source: b"none", data, flags: MountFlags::empty(), cred: &cred };
+        let request = MountRequest {
+            source: b"none",
+            data,
+            flags: MountFlags::empty(),
+            cred: &cred,
+            shows: None,
+        };
         let dentry = tmpfs::TMPFS.mount(&request).unwrap();
         let mnt = Mount::new(dentry.clone(), b"none", MountFlags::empty()).unwrap();
         let ns = MntNs::empty(common()).unwrap();

@@ -258,7 +258,8 @@ fn mounts_hide_stack_and_come_off() {
     let mount = |place: &str| {
         let at = lookup(w.caller(), None, place.as_bytes(), FOLLOW).unwrap();
         let flags = MountFlags::empty();
-        let request = MountRequest { source: b"none", data: b"", flags, cred: &w.cred };
+        let request =
+            MountRequest { source: b"none", data: b"", flags, cred: &w.cred, shows: None };
         w.ns.mount(b"tmpfs", &request, &at)
     };
     register_filesystem(&tmpfs::TMPFS);
@@ -333,7 +334,7 @@ fn a_cloned_namespace_goes_its_own_way() {
     let at = lookup(caller, None, b"/mnt", NONE).unwrap();
     register_filesystem(&tmpfs::TMPFS);
     let flags = MountFlags::empty();
-    let request = MountRequest { source: b"none", data: b"", flags, cred: &cred };
+    let request = MountRequest { source: b"none", data: b"", flags, cred: &cred, shows: None };
     ns.mount(b"tmpfs", &request, &at).unwrap();
     verbs::mkdir(caller, None, b"/mnt/only-here", 0o755).unwrap();
     assert_eq!(ino(&w, "/mnt/only-here", NONE), Err(Errno::ENOENT));

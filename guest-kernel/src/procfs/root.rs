@@ -13,7 +13,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::{try_arc_slice, try_box};
-use crate::ns::{Pid, PidNs, PidType, UserNs, init_pid_ns};
+use crate::ns::{Namespace, Pid, PidNs, PidType, init_pid_ns};
 use crate::put;
 use crate::task::{self, list};
 use crate::uapi::S_IFDIR;
@@ -84,8 +84,8 @@ impl FileSystem for ProcFs {
         true
     }
 
-    fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
-        task::current().thread_pid.own().ns().common.user_ns().clone()
+    fn shows(&self) -> Option<Namespace> {
+        Some(Namespace::Pid(task::current().active_pid_ns()))
     }
 
     fn shows_the_machine(&self) -> bool {
@@ -93,9 +93,10 @@ impl FileSystem for ProcFs {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let ns = task::current().active_pid_ns();
-        let ops = try_box(ProcSuper { ns })?;
-        let sb = SuperBlock::new_in(self.owner(request), "proc", PROC_SUPER_MAGIC, ops)?;
+        let Some(Namespace::Pid(ns)) = request.shows else { return Err(Errno::EINVAL) };
+        let ops = try_box(ProcSuper { ns: ns.clone() })?;
+        let owner = request.owner().clone();
+        let sb = SuperBlock::new_in(owner, "proc", PROC_SUPER_MAGIC, ops)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, Some(try_box(Root)?))?)
     }
 }

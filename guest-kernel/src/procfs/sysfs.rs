@@ -13,7 +13,7 @@ use crate::fs::{Dentry, FileSystem, MountRequest, SuperBlock, SuperOps};
 use crate::kref::Ref;
 use crate::mm::try_box;
 use crate::net::inet::stack::Stack;
-use crate::ns::UserNs;
+use crate::ns::Namespace;
 use crate::process::smp;
 use crate::put;
 use crate::sched::cpu::{self, online_mask, possible_mask};
@@ -221,17 +221,18 @@ impl FileSystem for SysFs {
         true
     }
 
-    fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
-        // It shows the interfaces of the caller's network namespace.
-        task::current().nsproxy().net.common.user_ns().clone()
+    fn shows(&self) -> Option<Namespace> {
+        // Its interfaces are there.
+        Some(Namespace::Net(task::current().nsproxy().net.clone()))
     }
 
     fn shows_the_machine(&self) -> bool {
         true
     }
 
-    fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let ops = try_box(SysSuper { stack: task::current().nsproxy().net.stack.clone() })?;
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+        let Some(Namespace::Net(net)) = request.shows else { return Err(Errno::EINVAL) };
+        let ops = try_box(SysSuper { stack: net.stack.clone() })?;
         let sb = SuperBlock::new("sysfs", SYSFS_MAGIC, ops)?;
         Dentry::new_root(tree::root_inode(&sb, ENTRIES, None)?)
     }

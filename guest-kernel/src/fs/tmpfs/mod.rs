@@ -206,7 +206,8 @@ impl SuperOps for TmpSuper {
 
     fn remount(&self, _sb: &SuperBlock, data: &[u8]) -> Result<()> {
         let cred = Cred::root();
-        let request = MountRequest { source: b"", data, flags: Default::default(), cred: &cred };
+        let request =
+            MountRequest { source: b"", data, flags: Default::default(), cred: &cred, shows: None };
         let options = Options::parse(&request)?;
         for (new, used, max) in [
             (options.pages, &self.quota.pages, &self.quota.max_pages),

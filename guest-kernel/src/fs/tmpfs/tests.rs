@@ -183,6 +183,7 @@ fn options_that_make_no_sense_are_refused() {
         data,
         flags: Default::default(),
         cred: &cred,
+        shows: None,
     };
     for bad in [&b"size=x"[..], b"mode=9", b"color=red", b"size=99999999999999999999g", b"size="] {
         assert!(super::Options::parse(&request(bad)).is_err(), "{}", bad.escape_ascii());

@@ -22,7 +22,7 @@ use crate::fs::{
 use crate::ipc::hooks;
 use crate::kref::Ref;
 use crate::mm::try_box;
-use crate::ns::{Cap, Cred, NsCommon, UserNs};
+use crate::ns::{Cap, Cred, Namespace, NsCommon};
 use crate::sync::{Mutex, SpinLock};
 use crate::uapi;
 
@@ -352,13 +352,12 @@ impl FileSystem for MqueueFs {
         true
     }
 
-    fn owner(&self, request: &MountRequest<'_>) -> Ref<UserNs> {
-        hooks::ipc_ns()
-            .map_or_else(|_| request.cred.user_ns.clone(), |ns| ns.common.user_ns().clone())
+    fn shows(&self) -> Option<Namespace> {
+        hooks::ipc_ns().ok().map(Namespace::Ipc)
     }
 
-    fn mount(&self, _request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
-        let ns = hooks::ipc_ns()?;
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+        let Some(Namespace::Ipc(ns)) = request.shows else { return Err(Errno::EINVAL) };
         Ok(ns.mq.root(&ns.common)?.dentry)
     }
 }

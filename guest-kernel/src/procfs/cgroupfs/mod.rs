@@ -31,7 +31,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
-use crate::ns::{CgroupNs, Cred, UserNs};
+use crate::ns::{CgroupNs, Cred, Namespace};
 use crate::sync::Once;
 use crate::task;
 use crate::uapi::{S_IFDIR, S_IFMT, S_IFREG};
@@ -144,8 +144,8 @@ impl FileSystem for CgroupFs {
         true
     }
 
-    fn owner(&self, _request: &MountRequest<'_>) -> Ref<UserNs> {
-        task::current().nsproxy().cgroup.common.user_ns().clone()
+    fn shows(&self) -> Option<Namespace> {
+        Some(Namespace::Cgroup(task::current().nsproxy().cgroup.clone()))
     }
 
     fn knows(&self, request: &MountRequest<'_>) -> bool {
@@ -153,8 +153,9 @@ impl FileSystem for CgroupFs {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Ref<Dentry>> {
+        let Some(Namespace::Cgroup(ns)) = request.shows else { return Err(Errno::EINVAL) };
         set_options(request.data)?;
-        dentry_of(&task::current().nsproxy().cgroup.root)
+        dentry_of(&ns.root)
     }
 }
 

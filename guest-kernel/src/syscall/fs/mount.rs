@@ -89,7 +89,7 @@ pub fn sys_mount(a: &mut Args) -> SysResult {
         let (source, fs_type) = (text(a.u64(0))?, text(a.u64(2))?);
         let data = options(a.u64(4))?;
         let source = if source.is_empty() { &b"none"[..] } else { &source };
-        let request = MountRequest { source, data: &data, flags, cred: caller().cred };
+        let request = MountRequest { source, data: &data, flags, cred: caller().cred, shows: None };
         ns.mount(&fs_type, &request, &place)?;
     }
     Ok(0)

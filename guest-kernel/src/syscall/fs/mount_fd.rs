@@ -211,7 +211,7 @@ pub fn sys_fsconfig(a: &mut Args) -> SysResult {
     let file = fget(fd)?;
     let context = file.ops_as::<FsContext>().ok_or(Errno::EINVAL)?;
     if is(cmd::FSCONFIG_CMD_CREATE) {
-        context.make()?;
+        context.make(task::current().cred())?;
     } else if is(cmd::FSCONFIG_CMD_RECONFIGURE) {
         context.reconfigure(task::current().cred())?;
     } else {
