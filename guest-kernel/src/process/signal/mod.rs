@@ -1,7 +1,17 @@
-//! Sending signals, choosing who takes them, and acting on them (signal(7)).
+//! Sending signals and choosing who takes them; masks (signal(7)).
 //!
 //! Sending makes the signal pending for a thread or for the process, and wakes whoever shall take it.
-//! Acting happens in [`get_signal`], which the trap path calls before a thread goes back to EL0.
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | [`notify`] | SIGCHLD: what parents and tracers are told |
+//! | [`act`] | what a thread does about its signals on its way back to EL0 |
+
+mod act;
+mod notify;
+
+pub use act::{Delivery, dequeue_unblocked, get_signal, participate, signal_delivered};
+pub use notify::{notify_job_control, notify_parent, notify_tracer};
 
 use core::sync::atomic::Ordering;
 
@@ -9,29 +19,20 @@ use crate::arch::ThreadFlags;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::ns::{Cap, Cred, Pid, PidType};
-use crate::process::cgroup;
-use crate::process::exit::{self, do_group_exit};
-use crate::process::hold;
+use crate::process::exit;
 use crate::process::ptrace;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
 use crate::signal::hooks::{self, Hooks};
 use crate::signal::info::SI_USER;
 use crate::signal::{
-    Disposition, NSIG, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet,
-    default_disposition, is_valid,
+    Disposition, NSIG, SIGCONT, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet, default_disposition,
+    is_valid,
 };
 use crate::task::list::{self, TaskList};
 use crate::task::ptrace::JobControl;
 use crate::task::rlimit::Resource;
-use crate::task::{self, GroupFlags, SharedSignals, Task, TaskFlags};
-
-/// `SA_NOCLDSTOP`: no SIGCHLD for stops.
-const SA_NOCLDSTOP: u64 = 1;
-/// `SA_RESETHAND`: back to the default once the handler runs.
-const SA_RESETHAND: u64 = 0x8000_0000;
-/// `SA_NODEFER`: the signal itself is not blocked while the handler runs.
-const SA_NODEFER: u64 = 0x4000_0000;
+use crate::task::{self, GroupFlags, Task};
 
 /// Sends to one thread (`group` false) or to its process. Signal 0 only checks that it exists.
 pub fn send(info: SigInfo, target: &Task, group: bool) -> Result<()> {
@@ -390,260 +391,6 @@ pub fn may_send(sender: &Task, info: &SigInfo, target: &Task) -> bool {
             (Some(a), Some(b)) => Ref::ptr_eq(&a, &b),
             _ => false,
         }
-}
-
-/// Tells the parent that a child ended: SIGCHLD (or what clone asked for), and the wait queue.
-pub fn notify_parent(list: &TaskList, child: &Task, parent: &Task, sig: Option<i32>) {
-    if let Some(sig) = sig {
-        let status = {
-            let shared = child.signal.shared.lock();
-            if shared.flags.contains(GroupFlags::EXIT) {
-                shared.exit_code
-            } else {
-                child.exit_code.load(Ordering::Relaxed)
-            }
-        };
-        let (cause, value) = crate::process::wait::cause_of(status);
-        let mut info = child_info(child, parent, cause, value);
-        info.signo = sig;
-        let _ = send_locked(list, info, parent, true);
-    }
-    parent.signal.wait_chldexit.wake_all();
-}
-
-fn child_info(child: &Task, parent: &Task, cause: i32, status: i32) -> SigInfo {
-    const TICK_NS: u64 = 10_000_000;
-    let ns = parent.active_pid_ns();
-    let time = child.se.cpu_time();
-    let dead = &child.signal.dead;
-    SigInfo::child(
-        cause,
-        child.pid_nr(&ns),
-        parent.cred.share().user_ns.uids().from_kernel_munged(child.cred.with(|c| c.uid)),
-        status,
-        (time.user + dead.utime.load(Ordering::Relaxed)) / TICK_NS,
-        (time.system + dead.stime.load(Ordering::Relaxed)) / TICK_NS,
-    )
-}
-
-/// Tells the parent that a child's process stopped or went on.
-pub fn notify_job_control(list: &TaskList, child: &Task, cause: i32) {
-    let leader = child.leader();
-    let Some(parent) = ptrace::real_parent_of(list, leader) else { return };
-    let status = match cause {
-        cld::CONTINUED => SIGCONT,
-        _ => leader.signal.shared.lock().exit_code & 0x7f,
-    };
-    notify_stop(list, leader, parent, cause, status);
-}
-
-/// Tells the tracer that a tracee stopped for it, or that its process stopped or went on.
-pub fn notify_tracer(list: &TaskList, tracee: &Task, cause: i32) {
-    let Some(tracer) = ptrace::tracer_of(list, tracee) else { return };
-    let status = match cause {
-        cld::CONTINUED => SIGCONT,
-        cld::STOPPED => tracee.signal.shared.lock().exit_code & 0x7f,
-        _ => tracee.ptrace.stop.lock().code & 0x7f,
-    };
-    notify_stop(list, tracee, tracer, cause, status);
-}
-
-fn notify_stop(list: &TaskList, child: &Task, parent: &Task, cause: i32, status: i32) {
-    let action = parent.sighand.with(|s| s.get(SIGCHLD));
-    if action.handler != SigAction::SIG_IGN && action.flags & SA_NOCLDSTOP == 0 {
-        let _ = send_locked(list, child_info(child, parent, cause, status), parent, true);
-    }
-    parent.signal.wait_chldexit.wake_all();
-}
-
-/// The caller's part in the stop of its process, if it has one; true if the stop is complete with it
-/// (`task_participate_group_stop`).
-pub fn participate(task: &Task, shared: &mut SharedSignals) -> bool {
-    if !task.stop_pending.swap(false, Ordering::AcqRel) {
-        return false;
-    }
-    if task.ptrace.jobctl().contains(JobControl::STOP_CONSUME) {
-        task.ptrace.clear_jobctl(JobControl::STOP_CONSUME);
-        shared.stop_count = shared.stop_count.saturating_sub(1);
-    }
-    let last = shared.stop_count == 0 && !shared.flags.contains(GroupFlags::STOPPED);
-    if last {
-        shared.stopping = 0;
-        shared.flags.remove(GroupFlags::CONTINUED);
-        shared.flags.insert(GroupFlags::STOPPED | GroupFlags::STOP_UNREPORTED);
-    }
-    last
-}
-
-/// Starts or joins a stop of the whole process, and sleeps through it (`do_signal_stop`). False if the caller did not: a
-/// traced thread stops for its tracer instead.
-fn group_stop(task: &Task, sig: i32) -> bool {
-    {
-        let list = list::lock();
-        let mut shared = task.signal.shared.lock();
-        if shared.flags.contains(GroupFlags::EXIT) {
-            task.stop_pending.store(false, Ordering::Release);
-            return false;
-        }
-        if !task.stop_pending.load(Ordering::Acquire) {
-            if sig == 0 {
-                return false;
-            }
-            if !shared.flags.contains(GroupFlags::STOPPED) {
-                shared.exit_code = sig;
-            }
-            shared.stopping = sig;
-            shared.stop_count = 0;
-            for thread in task.signal.threads.iter().filter(|t| !t.is_exiting()) {
-                let own = core::ptr::eq(thread, task);
-                if !own && thread.se.state().contains(TaskState::STOPPED) {
-                    continue;
-                }
-                thread.stop_pending.store(true, Ordering::Release);
-                thread.ptrace.set_jobctl(JobControl::STOP_CONSUME);
-                thread.ptrace.stop.lock().group_signal = sig;
-                shared.stop_count += 1;
-                if own {
-                    continue;
-                }
-                if thread.ptrace.is_seized() {
-                    ptrace::control::trap_notify(thread);
-                } else {
-                    wake_up_for_signal(thread, false);
-                }
-            }
-        }
-        if task.ptrace.is_traced() {
-            task.ptrace.set_jobctl(JobControl::TRAP_STOP);
-            return false;
-        }
-        let last = participate(task, &mut shared);
-        // Under the locks that SIGCONT and SIGKILL take too, so that neither is missed.
-        task.se.prepare_sleep(TaskState::STOPPED);
-        cgroup::note_frozen(&list, task);
-        drop(shared);
-        if last {
-            notify_job_control(&list, task, cld::STOPPED);
-        }
-    }
-    if exit::fatal_pending(task) {
-        task.se.cancel_sleep();
-    } else {
-        sched::schedule();
-    }
-    true
-}
-
-/// A signal to run a handler for.
-pub struct Delivery {
-    /// The signal.
-    pub info: SigInfo,
-    /// What to do.
-    pub action: SigAction,
-}
-
-/// Acts on the caller's pending signals until one wants a handler to run; `None` when there is none.
-/// Default actions happen here, so this may not return.
-pub fn get_signal(task: &Task) -> Option<Delivery> {
-    loop {
-        if task.signal.shared.lock().flags.contains(GroupFlags::EXIT) && exit::fatal_pending(task) {
-            fatal(task, SIGKILL);
-        }
-        if hold::wait_if_held(task) {
-            // Also if a fatal signal ended the wait.
-            task.hold.store(false, Ordering::Release);
-            continue;
-        }
-        if task.stop_pending.load(Ordering::Acquire) && group_stop(task, 0) {
-            continue;
-        }
-        if ptrace::stop::job_trap(task) {
-            continue;
-        }
-        if cgroup::freezer_trap(task) {
-            continue;
-        }
-        let Some(mut info) = dequeue(task) else {
-            recalc_sigpending(task);
-            return None;
-        };
-        if task.ptrace.is_traced() && info.signo != SIGKILL {
-            match ptrace::stop::signal_stop(task, info) {
-                Some(left) => info = left,
-                None => continue,
-            }
-        }
-        let sig = info.signo;
-        let action = {
-            let sighand = task.sighand.own();
-            let mut actions = sighand.actions.lock();
-            let slot = &mut actions[(sig as usize - 1) % NSIG];
-            let action = *slot;
-            if action.handler > SigAction::SIG_IGN && action.flags & SA_RESETHAND != 0 {
-                slot.handler = SigAction::SIG_DFL;
-            }
-            action
-        };
-        match action.handler {
-            SigAction::SIG_IGN if sig != SIGKILL && sig != SIGSTOP => continue,
-            SigAction::SIG_DFL | SigAction::SIG_IGN => {}
-            _ => return Some(Delivery { info, action }),
-        }
-        let disposition = default_disposition(sig);
-        if matches!(disposition, Disposition::Ignore | Disposition::Continue) {
-            continue;
-        }
-        // Of what reached a namespace's reaper unhandled only these two count; they came from outside.
-        if is_unkillable(task) && sig != SIGKILL && sig != SIGSTOP {
-            continue;
-        }
-        if disposition == Disposition::Stop {
-            if sig != SIGSTOP && hooks::current_pgrp_is_orphaned() {
-                continue;
-            }
-            group_stop(task, sig);
-            continue;
-        }
-        fatal(task, sig);
-    }
-}
-
-/// Ends the process for a signal.
-fn fatal(task: &Task, sig: i32) -> ! {
-    task.set_flags(TaskFlags::SIGNALED);
-    do_group_exit(sig)
-}
-
-/// Takes the first signal that the mask lets through: this thread's own first, then the process's.
-pub fn dequeue_unblocked(task: &Task, blocked: SigSet) -> Option<SigInfo> {
-    let own = task.sig.lock().pending.take(blocked);
-    own.or_else(|| {
-        if SigSet(task.signal.shared_pending.load(Ordering::Acquire)).without(blocked).is_empty() {
-            return None;
-        }
-        let mut shared: crate::sync::IrqLockGuard<'_, SharedSignals> = task.signal.shared.lock();
-        let info = shared.pending.take(blocked);
-        task.signal.publish(&shared);
-        info
-    })
-}
-
-fn dequeue(task: &Task) -> Option<SigInfo> {
-    let blocked = task.sig.lock().blocked;
-    dequeue_unblocked(task, blocked)
-}
-
-/// The mask while a handler runs, and the end of a mask that a call had installed for its sleep.
-pub fn signal_delivered(task: &Task, delivery: &Delivery) {
-    let mut mask = {
-        let mut signals = task.sig.lock();
-        signals.saved_mask.take();
-        signals.blocked.or(delivery.action.mask)
-    };
-    if delivery.action.flags & SA_NODEFER == 0 {
-        mask.add(delivery.info.signo);
-    }
-    set_blocked(task, mask);
 }
 
 /// The mask that a handler's frame must restore: the one saved by a call such as `sigsuspend`, else the
