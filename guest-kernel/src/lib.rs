@@ -13,12 +13,12 @@
 //!
 //! | floor | what it is |
 //! | --- | --- |
-//! | [`errno`], [`uapi`], [`addr`], [`list`], [`kref`], [`array`], [`sync`] | words that every floor speaks |
+//! | [`errno`], [`uapi`], [`addr`], [`list`], [`kref`], [`array`], [`sync`], [`bpf`] | words that every floor speaks |
 //! | [`arch`] | the only place with assembly, system registers and page-table bits |
 //! | [`mm`] | frames, kernel heap, address spaces, faults, copy-on-write, user copy |
 //! | [`sched`] | entities, run queues, wait queues, timers, clocks |
 //! | [`drivers`] | console, RTC, virtio |
-//! | [`cgroup`], [`fs`], [`ipc`], [`net`], [`ns`], [`signal`] | the objects that tasks hold |
+//! | [`cgroup`], [`fs`], [`ipc`], [`net`], [`ns`], [`seccomp`], [`signal`] | the objects that tasks hold |
 //! | [`task`] | the noun: what ties one entity to its memory, files, signals and namespaces |
 //! | [`process`] | the verbs: fork, exec, exit, wait, signal delivery, kernel threads |
 //! | [`introspect`], [`suspend`], [`procfs`] | what describes, freezes and shows all of the above |
@@ -30,6 +30,7 @@ extern crate alloc;
 pub mod addr;
 pub mod arch;
 pub mod array;
+pub mod bpf;
 pub mod cgroup;
 pub mod drivers;
 pub mod errno;
@@ -46,6 +47,7 @@ pub mod panic;
 pub mod process;
 pub mod procfs;
 pub mod sched;
+pub mod seccomp;
 pub mod signal;
 pub mod suspend;
 pub mod sync;

@@ -12,7 +12,7 @@ use crate::drivers;
 use crate::errno::Errno;
 use crate::mm::{Access, Fault, UserPtr};
 use crate::process::ptrace::stop;
-use crate::process::{exit, sigframe, signal, timers};
+use crate::process::{exit, seccomp, sigframe, signal, timers};
 use crate::sched;
 use crate::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, SigInfo};
 use crate::suspend::forced;
@@ -71,12 +71,17 @@ fn system_call_with_work(nr: i32, regs: &mut PtRegs) {
         _ => None,
     };
     let task = task::current();
-    let traced = task.se.thread.info.flags().contains(ThreadFlags::SYSCALL_TRACE);
-    if traced && nr == PtRegs::NO_SYSCALL {
-        // The tracer leaves a call out by making it this one, and its own result stays then.
+    if nr == PtRegs::NO_SYSCALL {
+        // Who leaves a call out makes it this one, and its own result stays then.
         regs.x[0] = result_word(Err(Errno::ENOSYS));
     }
-    if traced && stop::syscall_entry(task, regs) {
+    if task.se.thread.info.flags().contains(ThreadFlags::SYSCALL_TRACE) {
+        stop::syscall_entry(task, regs);
+    }
+    // Behind the tracer's stop: what it makes of the call is what the filters see (seccomp(2), since Linux 4.8).
+    let allowed = !task.se.thread.info.flags().contains(ThreadFlags::SECCOMP)
+        || seccomp::secure_computing(regs);
+    if !allowed || regs.syscallno == PtRegs::NO_SYSCALL {
         return stop::syscall_exit(task, regs);
     }
     if snapshot == Some(forced::Side::Before) {

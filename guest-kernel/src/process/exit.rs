@@ -168,9 +168,10 @@ fn exit_fs(task: &Task) {
 
 /// Hands the children on, then tells the parent; a task that nobody will wait for is released here.
 fn exit_notify(task: &Task, group_dead: bool) {
-    let autoreap = {
+    let (autoreap, filters) = {
         let list = list::lock();
         cgroup::exit(&list, task);
+        let filters = task.seccomp.release();
         sched_exit(task);
         forget_original_parent(&list, task);
         if group_dead {
@@ -189,8 +190,9 @@ fn exit_notify(task: &Task, group_dead: bool) {
         let state = if autoreap { EXIT_DEAD } else { EXIT_ZOMBIE };
         task.exit_state.store(state, Ordering::Release);
         wake_execing(task);
-        autoreap
+        (autoreap, filters)
     };
+    drop(filters);
     if autoreap {
         release_task(task);
     }

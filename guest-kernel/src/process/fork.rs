@@ -300,6 +300,7 @@ fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>, traced: bool) -> Re
     }
     // The last step that can fail.
     cgroup::fork(&list, parent, child, args.cgroup.as_deref())?;
+    copy_seccomp(&list, parent, child);
     let real_parent = if flags.intersects(CloneFlags::PARENT | CloneFlags::THREAD) {
         child.exit_signal.store(
             if thread { -1 } else { parent.exit_signal.load(Ordering::Relaxed) },
@@ -341,6 +342,15 @@ fn enter(args: &CloneArgs, parent: &Task, child: &Ref<Task>, traced: bool) -> Re
         ptrace::attach::init_child(&list, parent, child);
     }
     Ok(())
+}
+
+/// The child is restricted as its parent is, which no other thread can change while it is not on the list.
+fn copy_seccomp(_list: &list::TaskList, parent: &Task, child: &Task) {
+    child.no_new_privs.store(parent.has_no_new_privs(), Ordering::Relaxed);
+    if parent.seccomp.mode() != task::SeccompMode::Disabled {
+        child.seccomp.inherit(&parent.seccomp);
+        child.se.thread.info.set(arch::ThreadFlags::SECCOMP);
+    }
 }
 
 /// True if a signal other than one to this thread alone waits: fork(2) must not lose it.
@@ -534,6 +544,8 @@ pub(super) fn new_task(
         pid_links: Default::default(),
         mm_user_ns: OwnCell::new(cred.user_ns.clone()),
         cred: OwnCell::new(cred),
+        no_new_privs: AtomicBool::new(false),
+        seccomp: Default::default(),
         fs: OwnCell::new(Some(fs)),
         files: OwnCell::new(Some(files)),
         nsproxy: OwnCell::new(Some(nsproxy)),

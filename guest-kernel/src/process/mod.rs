@@ -14,6 +14,7 @@
 //! | [`pidfd`] | processes as files |
 //! | [`access`], [`creds`] | who may look into whom; new credentials |
 //! | [`kcmp`] | what two tasks share |
+//! | [`seccomp`] | what a task does about a system call before it is made |
 //! | [`ptrace`] | tracing: one process controls, and looks into, another |
 //! | [`jobs`] | process groups, sessions |
 //! | [`clocks`], [`timers`] | the clocks that programs name; what happens when their timers ring |
@@ -38,6 +39,7 @@ pub mod oom;
 pub mod pidfd;
 pub mod ptrace;
 pub mod restore;
+pub mod seccomp;
 pub mod sigframe;
 pub mod signal;
 pub mod signalfd;

@@ -14,7 +14,9 @@ use crate::kref::Ref;
 use crate::mm::frame;
 use crate::ns::uts::{UTS_LEN, uts_name};
 use crate::ns::{Cap, NsKind, pid};
+use crate::process::seccomp::log;
 use crate::put;
+use crate::seccomp::{Action, ActionSet};
 use crate::sync::{Once, SpinLock};
 use crate::syscall::system::{RELEASE, VERSION};
 use crate::task::{self, list};
@@ -241,6 +243,19 @@ pub static ENTRIES: &[Entry] = &[
                 |_, out| put!(out, "{}\n", u8::from(ipc_ns().shm.rmid_forced())),
                 store_rmid_forced,
             ),
+            dir(
+                "seccomp",
+                &[
+                    text("actions_avail", |_, out| {
+                        show_actions(out, Action::ALL.into_iter().map(|(_, name)| name))
+                    }),
+                    setting(
+                        "actions_logged",
+                        |_, out| show_actions(out, log::logged().names()),
+                        store_actions_logged,
+                    ),
+                ],
+            ),
             ipc_setting!("shmall", shmall, AtomicU64),
             ipc_setting!("shmmax", shmmax, AtomicU64),
             ipc_setting!("shmmni", shmmni, AtomicI32),
@@ -282,6 +297,23 @@ pub static ENTRIES: &[Entry] = &[
         ],
     ),
 ];
+
+fn show_actions(out: &mut Text, names: impl Iterator<Item = &'static str>) -> Result<()> {
+    for (i, name) in names.enumerate() {
+        put!(out, "{}{name}", if i > 0 { " " } else { "" })?;
+    }
+    out.bytes(b"\n")
+}
+
+/// What seccomp logs; calls that are allowed are not among it.
+fn store_actions_logged(data: &[u8]) -> Result<()> {
+    if !task::current().cred().capable(Cap::SysAdmin) {
+        return Err(Errno::EPERM);
+    }
+    let actions = ActionSet::parse(line(data)).filter(|actions| !actions.has(Action::Allow));
+    log::set_logged(actions.ok_or(Errno::EINVAL)?);
+    Ok(())
+}
 
 /// Policy of promising memory (proc(5)); this kernel always promises.
 static OVERCOMMIT: AtomicI32 = AtomicI32::new(0);

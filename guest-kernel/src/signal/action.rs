@@ -28,6 +28,16 @@ impl SigAction {
     /// Ignore.
     pub const SIG_IGN: u64 = 1;
 
+    /// Set by the kernel where nothing changes any more that the process ends by the signal.
+    pub const IMMUTABLE: u64 = 0x0080_0000;
+    /// The flags that a program sets (`SA_*`); what it asks for beside them is not kept.
+    pub const PROGRAM_FLAGS: u64 = 0xdc00_0807;
+
+    /// Whether nothing changes any more that the process ends by the signal.
+    pub const fn is_immutable(&self) -> bool {
+        self.flags & Self::IMMUTABLE != 0
+    }
+
     const DEFAULT: Self =
         Self { handler: Self::SIG_DFL, flags: 0, restorer: 0, mask: SigSet::EMPTY };
 }

@@ -22,6 +22,7 @@ pub mod ptrace;
 #[cfg(test)]
 mod reference;
 pub mod sched;
+pub mod seccomp;
 pub mod signal;
 pub mod signalfd;
 pub mod system;

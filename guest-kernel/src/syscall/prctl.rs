@@ -75,6 +75,9 @@ pub fn sys_prctl(a: &mut Args) -> SysResult {
             }
             change(|c| c.cap_bounding.0 &= !(1 << arg2))?;
         }
+        // PR_GET_SECCOMP, PR_SET_SECCOMP
+        21 => return super::seccomp::prctl_get(),
+        22 => return super::seccomp::prctl_set(arg2, arg3),
         // PR_GET_SECUREBITS
         27 => return Ok(task.cred().securebits as usize),
         // PR_SET_SECUREBITS
@@ -93,9 +96,14 @@ pub fn sys_prctl(a: &mut Args) -> SysResult {
             if arg2 != 1 || arg3 | arg4 | arg5 != 0 {
                 return Err(Errno::EINVAL);
             }
-            change(|c| c.no_new_privs = true)?;
+            task.set_no_new_privs();
         }
-        39 => return Ok(usize::from(task.cred().no_new_privs)),
+        39 => {
+            if arg2 | arg3 | arg4 | arg5 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            return Ok(usize::from(task.has_no_new_privs()));
+        }
         // PR_GET_TID_ADDRESS
         40 => UserPtr::<u64>::new(arg2).write(task.clear_child_tid.load(Ordering::Relaxed))?,
         // PR_CAP_AMBIENT

@@ -11,7 +11,9 @@ use crate::process::ptrace::control::{self, How, Stopped};
 use crate::process::ptrace::regset::{self, Set};
 use crate::process::ptrace::vm::{Direction, process_vm_rw};
 use crate::process::ptrace::{attach, siginfo, syscall_info};
-use crate::process::signal;
+use crate::process::seccomp::attach::FilterFlags;
+use crate::process::{seccomp, signal};
+use crate::seccomp::SeccompFilter;
 use crate::signal::{SIGKILL, SigInfo, SigSet};
 use crate::task::ptrace::TraceOptions;
 use crate::task::{self, Task, list};
@@ -40,6 +42,8 @@ const PTRACE_LISTEN: i32 = 0x4208;
 const PTRACE_PEEKSIGINFO: i32 = 0x4209;
 const PTRACE_GETSIGMASK: i32 = 0x420a;
 const PTRACE_SETSIGMASK: i32 = 0x420b;
+const PTRACE_SECCOMP_GET_FILTER: i32 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: i32 = 0x420d;
 const PTRACE_GET_SYSCALL_INFO: i32 = 0x420e;
 
 /// ptrace(2).
@@ -115,6 +119,8 @@ fn control(mut stopped: Stopped<'_>, request: i32, addr: u64, data: u64) -> SysR
         }
         PTRACE_GETREGSET => get_regset(&mut stopped, addr, data)?,
         PTRACE_SETREGSET => set_regset(&mut stopped, addr, data)?,
+        PTRACE_SECCOMP_GET_FILTER => return seccomp_filter(&stopped, addr, data),
+        PTRACE_SECCOMP_GET_METADATA => return seccomp_metadata(&stopped, addr, data),
         PTRACE_GET_SYSCALL_INFO => {
             let info = syscall_info::get(&mut stopped);
             let bytes = info.as_bytes();
@@ -125,6 +131,40 @@ fn control(mut stopped: Stopped<'_>, request: i32, addr: u64, data: u64) -> SysR
         _ => return Err(Errno::EIO),
     }
     Ok(0)
+}
+
+/// The program of a filter of the tracee, the first that it got being number 0; its length.
+fn seccomp_filter(stopped: &Stopped<'_>, nr: u64, to: u64) -> SysResult {
+    let last = seccomp::shown_filter(stopped.task())?;
+    let filter = nth_filter(&last, nr)?;
+    let words = filter.program().words();
+    if to != 0 {
+        UserPtr::<u64>::new(to).write_array(words)?;
+    }
+    Ok(words.len())
+}
+
+/// `struct seccomp_metadata`: which filter, and its flags.
+fn seccomp_metadata(stopped: &Stopped<'_>, size: u64, at: u64) -> SysResult {
+    const SIZE: u64 = size_of::<[u64; 2]>() as u64;
+    let size = size.min(SIZE);
+    if size < size_of::<u64>() as u64 {
+        return Err(Errno::EINVAL);
+    }
+    let last = seccomp::shown_filter(stopped.task())?;
+    let nr = UserPtr::<u64>::new(at).read()?;
+    let filter = nth_filter(&last, nr)?;
+    let flags = if filter.is_logging() { FilterFlags::LOG.bits() } else { 0 };
+    let mut bytes = [0; SIZE as usize];
+    bytes[..8].copy_from_slice(&nr.to_le_bytes());
+    bytes[8..].copy_from_slice(&u64::from(flags).to_le_bytes());
+    copy_out(at, &bytes[..size as usize])?;
+    Ok(size as usize)
+}
+
+fn nth_filter(last: &SeccompFilter, nr: u64) -> Result<&SeccompFilter> {
+    let from_last = (last.path().count() as u64).checked_sub(nr).and_then(|n| n.checked_sub(1));
+    from_last.and_then(|n| last.path().nth(n as usize)).ok_or(Errno::ENOENT)
 }
 
 fn peek(stopped: &Stopped<'_>, addr: u64, data: u64) -> Result<()> {

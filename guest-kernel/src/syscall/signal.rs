@@ -171,7 +171,14 @@ pub fn sys_rt_sigaction(a: &mut Args) -> SysResult {
     let before = sighand.get(sig);
     if let Some([handler, flags, restorer, mask]) = new {
         let mask = SigSet(mask).without(SigSet::UNBLOCKABLE);
-        sighand.actions.lock()[sig as usize - 1] = SigAction { handler, flags, restorer, mask };
+        let flags = flags & SigAction::PROGRAM_FLAGS;
+        let mut actions = sighand.actions.lock();
+        let action = &mut actions[sig as usize - 1];
+        if action.is_immutable() {
+            return Err(Errno::EINVAL);
+        }
+        *action = SigAction { handler, flags, restorer, mask };
+        drop(actions);
         if handler <= SigAction::SIG_IGN && sighand.ignores(sig) {
             deliver::flush_ignored(task, sig);
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl,
-    process, ptrace, sched, signal, signalfd, system, time, timer, tty,
+    process, ptrace, sched, seccomp, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -240,6 +240,7 @@ pub const ROWS: &[Row] = &[
     (274, "sched_setattr", sched::sys_sched_setattr),
     (275, "sched_getattr", sched::sys_sched_getattr),
     (276, "renameat2", fs::link::sys_renameat2),
+    (277, "seccomp", seccomp::sys_seccomp),
     (278, "getrandom", fs::special::sys_getrandom),
     (279, "memfd_create", fs::open::sys_memfd_create),
     (281, "execveat", process::sys_execveat),

@@ -18,6 +18,7 @@ pub mod list;
 mod own;
 pub mod ptrace;
 pub mod rlimit;
+pub mod seccomp;
 mod signal_struct;
 pub mod timers;
 
@@ -29,6 +30,7 @@ use belljar_abi::Described;
 use bitflags::bitflags;
 
 pub use own::OwnCell;
+pub use seccomp::{Seccomp, SeccompMode};
 pub use signal_struct::{Accounting, ControllingTty, GroupFlags, SharedSignals, SignalStruct};
 
 use self::ptrace::Ptrace;
@@ -201,6 +203,11 @@ pub struct Task {
     /// memory for what the program is, needs a capability there.
     #[described(skip)]
     pub mm_user_ns: OwnCell<Ref<UserNs>>,
+    /// Set once exec grants it nothing any more (prctl(2) `PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privs: AtomicBool,
+    /// How its system calls are restricted.
+    #[described(as = "struct Seccomp")]
+    pub seccomp: Seccomp,
     /// Root, working directory, umask.
     pub fs: OwnCell<Option<Ref<FsStruct>>>,
     /// Open files.
@@ -426,6 +433,16 @@ impl Task {
         debug_assert!(self.se.is_current());
         // SAFETY: the block is the current task's own.
         unsafe { core::mem::replace(&mut *self.restart.get(), block) }
+    }
+
+    /// True if exec grants it nothing.
+    pub fn has_no_new_privs(&self) -> bool {
+        self.no_new_privs.load(Ordering::Relaxed)
+    }
+
+    /// exec grants it nothing from now on.
+    pub fn set_no_new_privs(&self) {
+        self.no_new_privs.store(true, Ordering::Relaxed);
     }
 
     /// True once `do_exit` began.

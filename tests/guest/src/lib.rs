@@ -7,6 +7,7 @@ pub mod cpus;
 pub mod moved;
 pub mod same;
 pub mod scm;
+pub mod seccomp;
 pub mod sysv;
 pub mod tracing;
 

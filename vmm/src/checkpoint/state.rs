@@ -74,7 +74,11 @@ pub(super) fn process(
         cap_bounding: cred.uint("cap_bounding")?,
         cap_ambient: cred.uint("cap_ambient")?,
         securebits: cred.uint("securebits")?,
-        no_new_privs: cred.uint("no_new_privs")?,
+        no_new_privs: match optional(task.uint("no_new_privs"))? {
+            Some(set) => set,
+            // Kernels kept it with the credentials before.
+            None => cred.uint("no_new_privs")?,
+        },
         start_brk: mm.uint("space.start_brk")?,
         brk: mm.uint("space.brk")?,
         mmap_base: mm.uint("space.mmap_base")?,

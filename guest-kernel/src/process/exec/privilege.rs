@@ -18,13 +18,14 @@ impl Loader<'_> {
         const S_ISGID: u32 = 0o2000;
         const S_IXGRP: u32 = 0o010;
         let old = self.task.cred();
+        let no_new_privs = self.task.has_no_new_privs();
         let inode = file.path.inode()?;
         let mode = inode.mode();
         let mut new = old.try_clone()?;
         let user_ns = &old.user_ns;
         // Ids that are nobody's in the namespace are not taken on.
         if self.task.nsproxy().mnt.may_suid(&file.path.mnt, user_ns)
-            && !old.no_new_privs
+            && !no_new_privs
             && user_ns.has_ids(inode.uid(), inode.gid())
         {
             if mode & S_ISUID != 0 {
@@ -53,8 +54,8 @@ impl Loader<'_> {
             let tracer = tracer.as_ref().filter(|_| traced);
             tracer.is_some_and(|cred| !cred.ns_capable(&new.user_ns, Cap::SysPtrace))
         };
-        if (set_id || gains) && (old.no_new_privs || shared || watched) {
-            if old.no_new_privs || !old.own_capable(Cap::Setuid) {
+        if (set_id || gains) && (no_new_privs || shared || watched) {
+            if no_new_privs || !old.own_capable(Cap::Setuid) {
                 (new.euid, new.egid) = (new.uid, new.gid);
             }
             new.cap_permitted = new.cap_permitted.and(old.cap_permitted);

@@ -35,6 +35,7 @@ pub enum Event {
     Exec = 4,
     VforkDone = 5,
     Exit = 6,
+    Seccomp = 7,
     Stop = 128,
 }
 
@@ -48,6 +49,7 @@ impl Event {
             Self::Exec => TraceOptions::TRACEEXEC,
             Self::VforkDone => TraceOptions::TRACEVFORKDONE,
             Self::Exit => TraceOptions::TRACEEXIT,
+            Self::Seccomp => TraceOptions::TRACESECCOMP,
             Self::Stop => TraceOptions::empty(),
         }
     }

@@ -188,13 +188,12 @@ pub fn job_trap(task: &Task) -> bool {
     true
 }
 
-/// Stops at the entry of a system call; true if the call is to be left out. AArch64 tells entry and exit apart by `x7`.
-pub fn syscall_entry(task: &Task, regs: &mut PtRegs) -> bool {
-    let dead = report_syscall(task, regs, 0, MESSAGE_ENTRY);
-    if dead {
+/// Stops at the entry of a system call, which may be none ([`PtRegs::NO_SYSCALL`]) afterwards. AArch64 tells entry and
+/// exit apart by `x7`.
+pub fn syscall_entry(task: &Task, regs: &mut PtRegs) {
+    if report_syscall(task, regs, 0, MESSAGE_ENTRY) {
         regs.syscallno = PtRegs::NO_SYSCALL;
     }
-    regs.syscallno == PtRegs::NO_SYSCALL
 }
 
 /// Stops at the exit of a system call; after a step onto it, as any other step does.

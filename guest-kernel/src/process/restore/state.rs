@@ -112,7 +112,6 @@ fn credentials(plan: &Plan<'_>) -> Result<Ref<Cred>> {
         fsuid: p.fsuid as u32,
         fsgid: p.fsgid as u32,
         securebits: p.securebits as u32,
-        no_new_privs: p.no_new_privs != 0,
         cap_inheritable: known(p.cap_inheritable),
         cap_permitted: known(p.cap_permitted),
         cap_effective: known(p.cap_effective).and(known(p.cap_permitted)),

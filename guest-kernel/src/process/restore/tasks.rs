@@ -228,6 +228,9 @@ fn describe(task: &Task, plan: &Plan<'_>, thread: &ThreadPlan<'_>) {
     task.clear_child_tid.store(record.clear_child_tid, Ordering::Relaxed);
     task.robust_list.store(record.robust_list, Ordering::Relaxed);
     task.pdeath_signal.store(record.pdeath_signal as i32, Ordering::Relaxed);
+    if plan.process.no_new_privs != 0 {
+        task.set_no_new_privs();
+    }
     task.personality.store(record.personality as u32, Ordering::Relaxed);
     {
         let mut signals = task.sig.lock();

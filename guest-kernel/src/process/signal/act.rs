@@ -136,7 +136,8 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
             recalc_sigpending(task);
             return None;
         };
-        if task.ptrace.is_traced() && info.signo != SIGKILL {
+        let settled = info.signo == SIGKILL || task.sighand.own().get(info.signo).is_immutable();
+        if task.ptrace.is_traced() && !settled {
             match ptrace::stop::signal_stop(task, info) {
                 Some(left) => info = left,
                 None => continue,

@@ -348,6 +348,15 @@ pub fn send_pgrp_locked(list: &TaskList, pgrp: &Pid, info: SigInfo) -> Result<()
 /// A fault of the program itself: the signal cannot be put off. If the program blocks or ignores it, it
 /// gets the default, which ends it (`force_sig_info`).
 pub fn force(info: SigInfo) {
+    force_as(info, false);
+}
+
+/// As [`force`], but the process ends for it, whatever it would do about the signal and whoever traces it.
+pub fn force_exit(info: SigInfo) {
+    force_as(info, true);
+}
+
+fn force_as(info: SigInfo, exit: bool) {
     let task = task::current();
     let sig = info.signo;
     {
@@ -356,11 +365,14 @@ pub fn force(info: SigInfo) {
         let sighand = task.sighand.own();
         let mut actions = sighand.actions.lock();
         let action = &mut actions[(sig as usize - 1) % NSIG];
-        if blocked || action.handler == SigAction::SIG_IGN {
+        if blocked || exit || action.handler == SigAction::SIG_IGN {
             action.handler = SigAction::SIG_DFL;
             signals.blocked.remove(sig);
         }
-        if action.handler == SigAction::SIG_DFL && !task.ptrace.is_traced() {
+        if exit {
+            action.flags |= SigAction::IMMUTABLE;
+        }
+        if action.handler == SigAction::SIG_DFL && (exit || !task.ptrace.is_traced()) {
             // Even a namespace's reaper does not survive its own fault.
             drop(actions);
             task.signal.shared.lock().flags.remove(GroupFlags::UNKILLABLE);

@@ -89,7 +89,9 @@ pub(super) fn status(subject: &Subject, out: &mut Text) -> Result<()> {
     ] {
         put!(out, "{title}:\t{:016x}\n", set.0)?;
     }
-    put!(out, "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n", u32::from(cred.no_new_privs))?;
+    put!(out, "NoNewPrivs:\t{}\n", u32::from(task.has_no_new_privs()))?;
+    let (mode, filters) = (task.seccomp.mode() as u32, task.seccomp.filter_count());
+    put!(out, "Seccomp:\t{mode}\nSeccomp_filters:\t{filters}\n")?;
     out.bytes(b"Speculation_Store_Bypass:\tvulnerable\n")?;
     out.bytes(b"SpeculationIndirectBranch:\tunknown\n")?;
     cpus(subject, out)?;
