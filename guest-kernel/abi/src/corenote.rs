@@ -63,6 +63,8 @@ pub enum Kind {
     Sockets = FIRST_KIND + 17,
     /// What is queued at them: [`Message`].
     Messages = FIRST_KIND + 18,
+    /// Filters of system calls: [`Filter`].
+    Filters = FIRST_KIND + 19,
 }
 
 /// Bytes behind the records, as a word: the offset from their start in the upper half, the length in the lower.
@@ -164,6 +166,8 @@ const _: () = {
     assert!(Kind::Sockets as u32 == 0x424a_0011, "core notes: kinds");
     assert!(Kind::Messages as u32 == 0x424a_0012, "core notes: kinds");
     assert!(Socket::WORDS >= 28 && Message::WORDS >= 6, "core notes: Socket, Message lose no word");
+    assert!(Kind::Filters as u32 == 0x424a_0013, "core notes: kinds");
+    assert!(Filter::WORDS >= 5, "core notes: Filter loses no word");
     assert!(Kind::Locks as u32 == 0x424a_0010, "core notes: kinds");
     assert!(Lock::WORDS >= 5, "core notes: Lock loses no word");
     assert!(Kind::Watches as u32 == 0x424a_000f, "core notes: kinds");
@@ -172,7 +176,7 @@ const _: () = {
     assert!(Terminal::WORDS >= 9, "core notes: Terminal loses no word");
     assert!(Zombie::WORDS >= 10, "core notes: Zombie loses no word");
     assert!(Process::WORDS >= 46, "core notes: Process loses no word");
-    assert!(Id::WORDS >= 5 && Thread::WORDS >= 30, "core notes: Id, Thread lose no word");
+    assert!(Id::WORDS >= 5 && Thread::WORDS >= 33, "core notes: Id, Thread lose no word");
     assert!(Vma::WORDS >= 9 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
     assert!(Fd::WORDS >= 3 && File::WORDS >= 17, "core notes: Fd, File lose no word");
     assert!(SigAction::WORDS >= 5 && Pending::WORDS >= 8, "core notes: signals lose no word");

@@ -15,6 +15,7 @@
 
 mod content;
 mod files;
+mod filters;
 mod locks;
 mod memory;
 mod notes;

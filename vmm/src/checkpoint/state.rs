@@ -7,7 +7,7 @@ use belljar_abi::corenote::{
 
 use super::memory::{VM_SHARED, Vma};
 use super::registers::Registers;
-use super::{Error, Result};
+use super::{Error, Result, filters};
 use crate::elfcore::Note;
 use crate::introspect::{Kernel, Object, Process, optional, path_of};
 
@@ -205,6 +205,7 @@ pub(super) fn threads(
         let (restart_clock, end) = (task.uint("restart.clock")?, task.uint("restart.deadline")?);
         // The deadline is on the machine's clock, the note's on the process's.
         let shown = if restart_clock == 0 && end != u64::MAX { clock_offset(task)? } else { 0 };
+        let restricted = filters::of(thread)?;
         table_of.push(Thread {
             tid,
             comm_bytes,
@@ -236,6 +237,9 @@ pub(super) fn threads(
             system_sampled: task.uint("se.stime_sampled")?,
             utime: task.uint("se.utime")?,
             stime: task.uint("se.stime")?,
+            seccomp_mode: restricted.mode,
+            seccomp_filter: restricted.filter,
+            no_new_privs: restricted.no_new_privs,
         });
         queued(tid, task, "sig.pending.queue", &mut pending)?;
         if let Some(number) = task.ptr("thread_pid")? {
@@ -256,6 +260,7 @@ pub(super) fn threads(
         table(Kind::Threads, &table_of),
         table(Kind::Pending, &pending),
         table(Kind::Ids, &ids),
+        filters::note(threads)?,
     ])
 }
 

@@ -210,6 +210,25 @@ records! {
         utime,
         /// System time as last shown.
         stime,
+        /// How its system calls are restricted: 0 not at all, 1 strictly, 2 by filters.
+        seccomp_mode,
+        /// [`Filter::id`] of its last filter; 0 for none.
+        seccomp_filter,
+        /// 1 if execve(2) grants it nothing, whatever [`Process::no_new_privs`] says of the first thread.
+        no_new_privs,
+    }
+    /// A filter of system calls; the one before it comes earlier in the table.
+    Filter {
+        /// Which one; not 0.
+        id,
+        /// The one before it; 0 for none.
+        prev,
+        /// 1 if what it does is logged.
+        log,
+        /// 1 if only a fatal signal ended the wait for an answer.
+        wait_killable,
+        /// Its instructions, as `struct sock_filter`.
+        program_bytes,
     }
     /// A range of the address space.
     Vma {

@@ -8,6 +8,7 @@
 //! | `numbers` | of processes and threads |
 //! | `memory`, `files`, `locks`, `timers`, `state` | the parts of a process, built aside |
 //! | `sockets` | Unix sockets |
+//! | `filters` | filters of system calls |
 //! | `watches` | what epoll sets watch |
 //! | `tasks` | the tasks, and the moment when they go on |
 //!
@@ -25,6 +26,7 @@
 
 pub mod core;
 mod files;
+mod filters;
 mod locks;
 mod memory;
 mod numbers;
@@ -53,7 +55,7 @@ use crate::kref::Ref;
 use crate::ns::user::init_user_ns;
 use crate::ns::{Cap, CapSet, Cred};
 use crate::process::exit;
-use crate::task::{self, Task};
+use crate::task::{self, SeccompMode, Task};
 
 /// Most processes of a checkpoint.
 const MAX_PROCESSES: usize = 4096;
@@ -170,6 +172,11 @@ fn build(
     become_root: Option<&mut PtRegs>,
 ) -> Result<Ref<Task>, Failure> {
     let task = task::current();
+    // No core takes away what the caller may not do.
+    if become_root.is_some() && task.seccomp.mode() != SeccompMode::Disabled {
+        let what = format_args!("its system calls would not be restricted as the caller's are");
+        return Err(Failure::new(&plans[0], Errno::EPERM, what));
+    }
     for plan in plans {
         may_become(task.cred(), plan)?;
     }

@@ -2,8 +2,10 @@
 //! reference to something that is there. What depends on the machine (a file, a free number) is checked
 //! where it is used.
 
+mod filters;
 mod things;
 
+pub use filters::FilterPlan;
 pub use things::{MessagePlan, SocketPlan, TimerPlan};
 
 use alloc::vec::Vec;
@@ -139,6 +141,8 @@ pub struct Plan<'a> {
     pub sockets: Vec<SocketPlan<'a>>,
     /// What is queued at them; the oldest come first.
     pub messages: Vec<MessagePlan<'a>>,
+    /// The filters of its threads, each behind the one before it.
+    pub filters: Vec<FilterPlan<'a>>,
 }
 
 /// The records of a note that each pass `check`; too many for any process are refused.
@@ -280,6 +284,11 @@ impl<'a> Plan<'a> {
         if let Some(table) = core.table(Kind::Messages) {
             messages = things::messages(&table)?;
         }
+        let filters = match core.table(Kind::Filters) {
+            Some(table) => filters::read(&table)?,
+            None => Vec::new(),
+        };
+        filters::check_threads(&threads, &filters)?;
         check_cpu_time(&process, &threads)?;
         let mut words = room(MAX_AUXV)?;
         words.extend(
@@ -311,6 +320,7 @@ impl<'a> Plan<'a> {
             locks,
             sockets,
             messages,
+            filters,
         })
     }
 

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::files::Around;
+use super::filters::{self, Filters};
 use super::numbers::Numbers;
 use super::objects::Objects;
 use super::plan::Plan;
@@ -29,6 +30,7 @@ pub(super) struct Parts {
     pub(super) proxy: Ref<NsProxy>,
     pub(super) sighand: Ref<Sighand>,
     pub(super) signal: Ref<SignalStruct>,
+    pub(super) filters: Filters,
     /// The address space is in use by a task, which ends that use.
     pub(super) mm_used: bool,
 }
@@ -56,6 +58,7 @@ impl Parts {
         let cred = credentials(plan).map_err(failed)?;
         let files = files::table(Around { caller, plan, proxy, numbers }, objects)?;
         let fs = files::places(caller, plan)?;
+        let filters = filters::build(plan)?;
         let sighand = dispositions(plan).map_err(failed)?;
         let limits = Rlimits::initial(crate::mm::total_pages() as u64);
         set_limits(&limits, plan).map_err(failed)?;
@@ -69,7 +72,7 @@ impl Parts {
         let mm = memory::build(caller, source, plan, objects)?;
         mm.set_limits(mm_limits(&signal.rlimits, &cred));
         let proxy = proxy.clone();
-        Ok(Self { mm, files, fs, cred, proxy, sighand, signal, mm_used: false })
+        Ok(Self { mm, files, fs, cred, proxy, sighand, signal, filters, mm_used: false })
     }
 }
 

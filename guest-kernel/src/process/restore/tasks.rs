@@ -147,6 +147,7 @@ fn make(
         }
         sched::sched_fork(&task.se);
         describe(&task, plan, thread);
+        parts.filters.apply(&task, plan, thread);
         threads.push(task);
     }
     let mut zombies = Vec::new();
@@ -228,9 +229,6 @@ fn describe(task: &Task, plan: &Plan<'_>, thread: &ThreadPlan<'_>) {
     task.clear_child_tid.store(record.clear_child_tid, Ordering::Relaxed);
     task.robust_list.store(record.robust_list, Ordering::Relaxed);
     task.pdeath_signal.store(record.pdeath_signal as i32, Ordering::Relaxed);
-    if plan.process.no_new_privs != 0 {
-        task.set_no_new_privs();
-    }
     task.personality.store(record.personality as u32, Ordering::Relaxed);
     {
         let mut signals = task.sig.lock();
@@ -284,6 +282,7 @@ fn commit(task: &Task, plan: &Plan<'_>, parts: &mut Parts, regs: &mut PtRegs) {
     unsafe { *task.altstack.get() = altstack(thread) };
     task.clear_flags(TaskFlags::FORKNOEXEC | TaskFlags::KTHREAD);
     describe(task, plan, thread);
+    parts.filters.apply(task, plan, thread);
     arch::replace_user_state(&thread.fp, thread.tls);
     *regs = thread.regs;
 }

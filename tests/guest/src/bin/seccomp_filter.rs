@@ -14,8 +14,8 @@ const ERRNO: u32 = libc::SECCOMP_RET_ERRNO;
 const TRAP: u32 = libc::SECCOMP_RET_TRAP;
 const KILL_PROCESS: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const KILL_THREAD: u32 = libc::SECCOMP_RET_KILL_THREAD;
-const TSYNC: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC as u64;
-const TSYNC_ESRCH: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH as u64;
+const TSYNC: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC;
+const TSYNC_ESRCH: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
 const GETPPID: i64 = libc::SYS_getppid;
 
 fn getppid() -> i64 {
@@ -214,10 +214,10 @@ fn errors() {
     confined(|| {
         let parent = getppid();
         check_eq!(
-            install(libc::SECCOMP_FILTER_FLAG_LOG as u64, &rule(GETPPID, libc::SECCOMP_RET_LOG)),
+            install(libc::SECCOMP_FILTER_FLAG_LOG, &rule(GETPPID, libc::SECCOMP_RET_LOG)),
             Ok(0)
         );
-        check_eq!(install(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u64, &rules(&[], ALLOW)), Ok(0));
+        check_eq!(install(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, &rules(&[], ALLOW)), Ok(0));
         check_eq!(getppid(), parent);
     });
     confined(|| {

@@ -9,8 +9,8 @@ use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
-const NEW_LISTENER: u64 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64;
-const WAIT_KILLABLE: u64 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u64;
+const NEW_LISTENER: u64 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+const WAIT_KILLABLE: u64 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
 const GETPPID: i64 = libc::SYS_getppid;
 const NOT_THERE: i64 = -(libc::ENOSYS as i64);
 
@@ -318,8 +318,8 @@ fn several() {
 }
 
 fn flags_that_do_not_go_together() {
-    const TSYNC: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC as u64;
-    const TSYNC_ESRCH: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH as u64;
+    const TSYNC: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    const TSYNC_ESRCH: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
     let filter = rule(GETPPID, ASK);
     check_eq!(
         in_child(|| {

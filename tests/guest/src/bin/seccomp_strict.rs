@@ -11,7 +11,9 @@ const STRICT: u32 = libc::SECCOMP_SET_MODE_STRICT;
 
 fn exit_thread(code: u64) -> ! {
     call(libc::SYS_exit, [code, 0, 0, 0, 0, 0]);
-    loop {}
+    loop {
+        std::hint::spin_loop();
+    }
 }
 
 fn read_write_exit_and_sigreturn_are_allowed() {

@@ -78,6 +78,11 @@ fn the_tracer_decides() {
     };
     to_event(0x77);
     check_eq!(i64::from(number(pid)), GETPPID);
+    // Operation 3: number, arguments, and what the filter said.
+    let mut info = [0_u64; 11];
+    check_eq!(must(libc::PTRACE_GET_SYSCALL_INFO, pid, 88, info.as_mut_ptr() as u64), 84);
+    check_eq!((info[0] as u8, info[0] >> 32), (3, u64::from(AARCH64)));
+    check_eq!((info[1], info[3], info[10]), (regs(pid).pc, GETPPID as u64, 0x77));
     to_event(0x77);
     set_number(pid, libc::SYS_gettid);
     to_event(0x77);
@@ -174,7 +179,7 @@ fn ends() {
 fn filters_are_shown() {
     let (first, second) = (rule(GETPPID, ERRNO | 1), rule(libc::SYS_getpgid, ERRNO | 2));
     let pid = tracee(&first, 0, || {
-        check_eq!(install(libc::SECCOMP_FILTER_FLAG_LOG as u64, &second), Ok(0));
+        check_eq!(install(libc::SECCOMP_FILTER_FLAG_LOG, &second), Ok(0));
         // SAFETY: a plain call.
         unsafe { libc::raise(libc::SIGSTOP) };
         0
