@@ -15,9 +15,6 @@ use belljar_kernel::{
     suspend,
 };
 
-#[global_allocator]
-static HEAP: mm::heap::Heap = mm::heap::Heap::new();
-
 /// The first CPU comes here from `arch::aarch64::boot`, with its stack, the MMU on and interrupts masked.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_start(fdt: PhysAddr) -> ! {

@@ -63,9 +63,27 @@ impl Slab {
 /// One class: the list of its frames that have room, by frame number.
 struct Class {
     head: u32,
+    /// All of its frames.
+    frames: u32,
+    /// Objects in use.
+    objects: u32,
 }
 
-/// The heap. The bare machine's global allocator is one; tests make their own.
+/// What there is of one class.
+pub struct Usage {
+    /// Bytes of an object.
+    pub size: usize,
+    /// Objects in use.
+    pub objects: usize,
+    /// Frames.
+    pub frames: usize,
+}
+
+/// The kernel's own heap: all that it allocates on the bare machine.
+#[cfg_attr(target_os = "none", global_allocator)]
+pub static KERNEL_HEAP: Heap = Heap::new();
+
+/// A heap; tests make their own.
 pub struct Heap {
     classes: [IrqLock<Class>; SIZES.len()],
 }
@@ -127,7 +145,16 @@ fn order_of(layout: &Layout) -> usize {
 impl Heap {
     /// A heap without frames.
     pub const fn new() -> Self {
-        Self { classes: [const { IrqLock::new(Class { head: Page::NONE }) }; SIZES.len()] }
+        const NONE: Class = Class { head: Page::NONE, frames: 0, objects: 0 };
+        Self { classes: [const { IrqLock::new(NONE) }; SIZES.len()] }
+    }
+
+    /// What there is of each class.
+    pub fn usage(&self) -> impl Iterator<Item = Usage> {
+        SIZES.iter().zip(&self.classes).map(|(&size, class)| {
+            let class = class.lock();
+            Usage { size, objects: class.objects as usize, frames: class.frames as usize }
+        })
     }
 
     #[inline]
@@ -140,7 +167,9 @@ impl Heap {
             };
             Slab { in_use: 0, carved: 0, free: NO_OBJECT }.store(&frame);
             list.link(frame.into_phys().pfn() as u32);
+            list.frames += 1;
         }
+        list.objects += 1;
         let pfn = list.head;
         let page = by_number(pfn);
         let base = arch::phys_to_virt(PhysAddr::from_pfn(pfn as usize));
@@ -170,6 +199,7 @@ impl Heap {
         let (page, pfn) = (page_of(phys), phys.pfn() as u32);
         debug_assert_eq!(page.kind(), PageKind::Slab, "freed to where it came from");
         let mut list = self.classes[class].lock();
+        list.objects -= 1;
         let mut slab = Slab::of(page);
         let was_full = usize::from(slab.in_use) == PAGE_SIZE / SIZES[class];
         // SAFETY: the object is free now and at least 16 bytes long.
@@ -183,6 +213,7 @@ impl Heap {
         // One empty frame may stay, so that a single object going back and forth costs no frame.
         if slab.in_use == 0 && (page.next() != Page::NONE || page.prev() != Page::NONE) {
             list.unlink(pfn);
+            list.frames -= 1;
             drop(list);
             // SAFETY: given away by `into_phys` in `alloc_small`; no object of it is left.
             drop(unsafe { FrameRef::from_phys(PhysAddr::from_pfn(pfn as usize)) });
@@ -306,6 +337,9 @@ mod tests {
                 check(&object);
                 // SAFETY: allocated above with that layout.
                 unsafe { heap.dealloc(object.0, object.1) };
+            }
+            for class in heap.usage() {
+                prop_assert!(class.objects == 0 && class.frames <= 1, "{}", class.size);
             }
             // At most one empty frame a class stays.
             prop_assert!(frame::NET.get() - net <= SIZES.len() as isize);

@@ -5,6 +5,7 @@ use crate::addr::PAGE_SIZE;
 use crate::errno::Result;
 use crate::fs::SuperBlock;
 use crate::mm::frame::{self, PageKind};
+use crate::mm::heap::{KERNEL_HEAP, Usage};
 use crate::put;
 
 /// Pages as kB.
@@ -91,6 +92,24 @@ pub fn vmstat(_: &SuperBlock, out: &mut Text) -> Result<()> {
     ];
     for (name, value) in rows {
         put!(out, "{name} {value}\n")?;
+    }
+    Ok(())
+}
+
+/// /proc/slabinfo (slabinfo(5)): the sizes of objects that the kernel's heap has, and how many of each are in use.
+pub fn slabinfo(_: &SuperBlock, out: &mut Text) -> Result<()> {
+    out.bytes(b"slabinfo - version: 2.1\n")?;
+    out.bytes(b"# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>")?;
+    out.bytes(b" : tunables <limit> <batchcount> <sharedfactor>")?;
+    out.bytes(b" : slabdata <active_slabs> <num_slabs> <sharedavail>\n")?;
+    for Usage { size, objects, frames } in KERNEL_HEAP.usage() {
+        let mut name = Text::new();
+        put!(name, "kmalloc-{size}")?;
+        name.pad_to(0, 17)?;
+        out.bytes(name.as_bytes())?;
+        let each = PAGE_SIZE / size;
+        put!(out, " {objects:6} {:6} {size:6} {each:4} {:4}", frames * each, 1)?;
+        put!(out, " : tunables    0    0    0 : slabdata {frames:6} {frames:6}      0\n")?;
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ static ENTRIES: &[Entry] = &[
     Entry { name: "mounts", kind: Kind::FixedLink("self/mounts") },
     text("partitions", system::partitions),
     link("self", |sb, out| put!(out, "{}", caller_number(sb, PidType::Tgid)?)),
+    Entry { name: "slabinfo", kind: Kind::RootText(memory::slabinfo) },
     text("stat", cpu::stat),
     text("swaps", system::swaps),
     dir("sys", sysctl::ENTRIES),

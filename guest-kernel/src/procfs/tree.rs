@@ -29,6 +29,8 @@ pub type CpuStore = fn(usize, &[u8]) -> Result<()>;
 pub enum Kind {
     /// A file to read.
     Text(Show),
+    /// A file that root alone reads.
+    RootText(Show),
     /// A file to read whose changes can be waited for: their number, and who waits.
     Watched(Show, fn() -> u64, &'static WaitQueue),
     /// A file to read, below a CPU's directory: it is told which.
@@ -86,6 +88,7 @@ impl Kind {
     pub const fn mode(self) -> u32 {
         match self {
             Self::Text(_) | Self::Watched(..) | Self::CpuText(_) => S_IFREG | 0o444,
+            Self::RootText(_) => S_IFREG | 0o400,
             Self::Setting(..) | Self::CpuSetting(..) => S_IFREG | 0o644,
             Self::Dir(_) | Self::Own(_) | Self::PerCpu(_) | Self::PerDisk(_) => S_IFDIR | 0o555,
             Self::Link(_) | Self::FixedLink(_) => S_IFLNK | 0o777,
@@ -280,7 +283,7 @@ impl InodeOps for Node {
     fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
         let sb = inode.sb.clone();
         let (show, store) = match self.kind {
-            Kind::Text(show) => (show, None),
+            Kind::Text(show) | Kind::RootText(show) => (show, None),
             Kind::Watched(show, number, waiting) => {
                 return Ok(try_box(TextFile::new(WatchedSource { show, sb, number, waiting }))?);
             }
