@@ -206,6 +206,21 @@ mod qemu {
     }
 
     #[test]
+    fn a_card_stands_under_its_device_in_sysfs() {
+        let script =
+            "readlink /sys/class/net/eth0 | sed 's/[0-9a-f]*.virtio_mmio/T/; s/virtio[0-9]*/V/'
+            cat /sys/class/net/eth0/device/device; ls /sys/class/net/eth0/device/net
+            cat /sys/devices/platform/*.virtio_mmio/virtio*/net/eth0/address
+            readlink /sys/class/net/lo; ls /sys/devices/virtual/net
+            [ -e /sys/class/net/lo/device ] || echo no device";
+        let done = on_user_network(script);
+        let expected = "../../devices/platform/T/V/net/eth0\n0x0001\neth0\n52:54:00:12:34:56\n\
+                        ../../devices/virtual/net/lo\nlo\nno device\n";
+        assert_eq!(done.stdout, expected, "{done:?}");
+        assert!(done.stderr.is_empty(), "{done:?}");
+    }
+
+    #[test]
     fn a_user_network_gives_the_guest_its_address_and_name_server() {
         let script = "ip -o -4 addr show eth0 | tr -s ' ' | cut -d ' ' -f 2-4; ip route | grep default
             cat /proc/net/pnp; ip link show eth0 | grep -o 'UP,LOWER_UP\\|mtu [0-9]*\\|ether [0-9a-f:]*'";

@@ -46,6 +46,17 @@ pub type Mac = [u8; 6];
 pub trait Transmit: Send + Sync {
     /// Sends an Ethernet frame; `ENOBUFS` if there is no room now.
     fn transmit(&self, frame: &[u8]) -> Result<()>;
+    /// Where the card is.
+    fn place(&self) -> Option<Place>;
+}
+
+/// Where a card is in the machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Address of its registers.
+    pub registers: u64,
+    /// Its number among the devices of its kind of bus.
+    pub number: usize,
 }
 
 /// What a device is.
@@ -232,6 +243,14 @@ impl NetDevice {
         }
         self.mtu.store(mtu, Relaxed);
         Ok(())
+    }
+
+    /// Where the card is, if it is one.
+    pub fn place(&self) -> Option<Place> {
+        match &self.kind {
+            Kind::Ethernet(driver) => driver.place(),
+            Kind::Loopback | Kind::Veth(_) => None,
+        }
     }
 
     /// True for loopback.

@@ -40,6 +40,7 @@ static ENTRIES: &[Entry] = &[
     dir(
         "devices",
         &[
+            Entry { name: "platform", kind: Kind::Own(sysnet::platform) },
             dir("virtual", &[Entry { name: "net", kind: Kind::Own(sysnet::devices) }]),
             dir(
                 "system",

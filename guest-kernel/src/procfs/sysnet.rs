@@ -1,6 +1,7 @@
 //! Network interfaces in sysfs (Linux, Documentation/ABI/testing/sysfs-class-net): `/sys/class/net` has a
-//! link for each interface of the network namespace that the mount shows, and `/sys/devices/virtual/net` a
-//! directory with what there is to say about it.
+//! link for each interface of the network namespace that the mount shows, to a directory with what there is to say
+//! about it: in `/sys/devices/virtual/net`, or that of a card below the card's own device in
+//! `/sys/devices/platform`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -9,12 +10,13 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::sysfs::stack_of;
 use super::text::{Source, Text, TextFile};
 use super::tree::ino_of;
+use crate::drivers::virtio;
 use crate::errno::{Errno, Result};
 use crate::fs::{DirSink, File, FileOps, Inode, InodeFlags, InodeOps, OpenFlags, Path, SuperBlock};
 use crate::kref::Ref;
-use crate::mm::try_box;
+use crate::mm::{try_arc_slice, try_box};
 use crate::net::IFNAMSIZ;
-use crate::net::dev::{NetDevice, trimmed};
+use crate::net::dev::{NetDevice, Place, trimmed};
 use crate::net::netlink::link::operstate;
 use crate::net::packet::hardware_type;
 use crate::ns::Cred;
@@ -92,6 +94,18 @@ enum Node {
     Class,
     /// `/sys/devices/virtual/net`.
     Devices,
+    /// `/sys/devices/platform`: the transports of network cards.
+    Platform,
+    /// A transport.
+    Transport(Place),
+    /// The virtio device behind it.
+    Virtio(Place),
+    /// Its number as virtio knows it.
+    DeviceId(Place),
+    /// The interface of a card, if it is in this namespace.
+    Cards(Place),
+    /// A link from the interface to its device.
+    DeviceLink(Place),
     /// A link to an interface's directory.
     Link(Known),
     /// An interface's directory.
@@ -112,24 +126,60 @@ pub(super) fn devices() -> Result<Box<dyn InodeOps>> {
     Ok(try_box(Node::Devices)?)
 }
 
+/// The operations of `/sys/devices/platform`.
+pub(super) fn platform() -> Result<Box<dyn InodeOps>> {
+    Ok(try_box(Node::Platform)?)
+}
+
+/// The transports of network cards. They are the same in all namespaces, and change when the machine is moved.
+fn cards() -> impl Iterator<Item = Place> {
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        let place = virtio::next_card(next)?;
+        next = place.number + 1;
+        Some(place)
+    })
+}
+
 impl Node {
     fn mode(self) -> u32 {
         match self {
-            Self::Link(_) => S_IFLNK | 0o777,
-            Self::File(..) => S_IFREG | 0o444,
+            Self::Link(_) | Self::DeviceLink(_) => S_IFLNK | 0o777,
+            Self::File(..) | Self::DeviceId(_) => S_IFREG | 0o444,
             _ => S_IFDIR | 0o555,
         }
     }
 
     fn known(self) -> Option<Known> {
         match self {
-            Self::Class | Self::Devices => None,
+            Self::Class | Self::Devices | Self::Platform => None,
+            Self::Transport(_) | Self::Virtio(_) | Self::DeviceId(_) => None,
+            Self::Cards(_) | Self::DeviceLink(_) => None,
             Self::Link(known) | Self::Device(known) => Some(known),
             Self::Statistics(known) | Self::File(known, _) => Some(known),
         }
     }
 
+    /// The card that it is about, whichever namespace its interface is in.
+    fn place(self) -> Option<Place> {
+        match self {
+            Self::Transport(place) | Self::Virtio(place) | Self::DeviceId(place) => Some(place),
+            Self::Cards(place) | Self::DeviceLink(place) => Some(place),
+            _ => None,
+        }
+    }
+
     fn ino(self) -> u64 {
+        if let Some(place) = self.place() {
+            let at = match self {
+                Self::Transport(_) => 0,
+                Self::Virtio(_) => 1,
+                Self::DeviceId(_) => 2,
+                Self::Cards(_) => 3,
+                _ => 4,
+            };
+            return ino_of(place.registers as usize, at);
+        }
         // What tells the nodes of one interface from each other.
         let place = match self {
             Self::Link(_) => FILES.as_ptr() as usize + 1,
@@ -152,25 +202,49 @@ impl Node {
             table.iter().map(move |&(name, show)| (name, Self::File(known, show)))
         };
         match self {
-            Self::Class | Self::Devices => {
+            Self::Class | Self::Devices | Self::Cards(_) => {
+                let is_class = matches!(self, Self::Class);
                 for device in stack_of(sb)?.all_devices() {
                     let known = Known { index: device.index(), name: device.name() };
-                    let class = matches!(self, Self::Class);
-                    let node = if class { Self::Link(known) } else { Self::Device(known) };
+                    if !is_class && device.place() != self.place() {
+                        continue;
+                    }
+                    let node = if is_class { Self::Link(known) } else { Self::Device(known) };
                     if !f(trimmed(&known.name), node) {
                         break;
                     }
                 }
             }
+            Self::Platform => {
+                for place in cards() {
+                    let mut name = Text::new();
+                    put!(name, "{:x}.virtio_mmio", place.registers)?;
+                    if !f(name.as_bytes(), Self::Transport(place)) {
+                        break;
+                    }
+                }
+            }
+            Self::Transport(place) => {
+                let mut name = Text::new();
+                put!(name, "virtio{}", place.number)?;
+                f(name.as_bytes(), Self::Virtio(place));
+            }
+            Self::Virtio(place) => {
+                let _ = f(b"device", Self::DeviceId(place)) && f(b"net", Self::Cards(place));
+            }
             Self::Device(known) => {
+                let place = known.find(sb)?.place();
+                let device = place.map(|place| ("device", Self::DeviceLink(place)));
                 let counters = [("statistics", Self::Statistics(known))];
-                let mut all = files(known, FILES).chain(counters);
+                let mut all = files(known, FILES).chain(device).chain(counters);
                 all.all(|(name, node)| f(name.as_bytes(), node));
             }
             Self::Statistics(known) => {
                 files(known, STATISTICS).all(|(name, node)| f(name.as_bytes(), node));
             }
-            Self::Link(_) | Self::File(..) => return Err(Errno::ENOTDIR),
+            Self::Link(_) | Self::File(..) | Self::DeviceId(_) | Self::DeviceLink(_) => {
+                return Err(Errno::ENOTDIR);
+            }
         }
         Ok(())
     }
@@ -188,12 +262,23 @@ impl InodeOps for Node {
         found.map(|node| node.inode(&dir.sb)).transpose()
     }
 
-    fn readlink(&self, _inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
-        let Self::Link(known) = self else { return Err(Errno::EINVAL) };
+    fn readlink(&self, inode: &Ref<Inode>, _cred: &Cred) -> Result<Arc<[u8]>> {
         let mut text = Text::new();
-        text.bytes(b"../../devices/virtual/net/")?;
-        text.bytes(trimmed(&known.name))?;
-        Ok(text.as_bytes().into())
+        match self {
+            Self::Link(known) => {
+                match known.find(&inode.sb)?.place() {
+                    Some(Place { registers, number }) => {
+                        let at = format_args!("platform/{registers:x}.virtio_mmio/virtio{number}");
+                        put!(text, "../../devices/{at}/net/")?;
+                    }
+                    None => text.bytes(b"../../devices/virtual/net/")?,
+                }
+                text.bytes(trimmed(&known.name))?;
+            }
+            Self::DeviceLink(place) => put!(text, "../../../virtio{}", place.number)?,
+            _ => return Err(Errno::EINVAL),
+        }
+        try_arc_slice(text.as_bytes())
     }
 
     fn open(&self, inode: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
@@ -201,13 +286,18 @@ impl InodeOps for Node {
             Self::File(known, show) => {
                 Ok(try_box(TextFile::new(About { known, show, sb: inode.sb.clone() }))?)
             }
-            Self::Link(_) => Err(Errno::ELOOP),
+            Self::DeviceId(_) => Ok(try_box(TextFile::new(CardId))?),
+            Self::Link(_) | Self::DeviceLink(_) => Err(Errno::ELOOP),
             node => Ok(try_box(OpenDir(node))?),
         }
     }
 
     fn revalidate(&self, inode: &Inode) -> bool {
-        self.known().is_none_or(|known| known.find(&inode.sb).is_ok())
+        match (self.known(), self.place()) {
+            (Some(known), _) => known.find(&inode.sb).is_ok(),
+            (None, Some(place)) => cards().any(|card| card == place),
+            (None, None) => true,
+        }
     }
 }
 
@@ -221,6 +311,15 @@ struct About {
 impl Source for About {
     fn show(&self, out: &mut Text) -> Result<()> {
         (self.show)(&*self.known.find(&self.sb)?, out)
+    }
+}
+
+/// What a virtio device says it is: a network card (virtio 1.2, 5).
+struct CardId;
+
+impl Source for CardId {
+    fn show(&self, out: &mut Text) -> Result<()> {
+        out.bytes(b"0x0001\n")
     }
 }
 

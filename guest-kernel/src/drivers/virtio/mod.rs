@@ -37,6 +37,7 @@ use super::irq;
 use crate::addr::PhysAddr;
 use crate::arch::{self, phys_to_virt};
 use crate::kwarn;
+use crate::net::dev::Place;
 use crate::sync::{IrqGuard, IrqLock};
 
 /// A transport of the board.
@@ -56,6 +57,8 @@ pub trait Driver: Send + Sync {
 #[derive(Clone, Copy)]
 struct Bound {
     kind: DeviceType,
+    /// Address of its registers.
+    registers: u64,
     irq: u32,
     driver: &'static dyn Driver,
 }
@@ -95,7 +98,10 @@ pub fn init(devices: &[fdt::Device]) {
         let _irqs_off = IrqGuard::new();
         listen(device);
         match start(transport) {
-            Ok(driver) => BOUND.lock().push(Bound { kind, irq: device.irq, driver }),
+            Ok(driver) => {
+                let (registers, irq) = (device.registers.start, device.irq);
+                BOUND.lock().push(Bound { kind, registers, irq, driver });
+            }
             Err(error) => kwarn!("virtio: {kind:?} at {:#x}: {error}", device.registers.start),
         }
     }
@@ -120,6 +126,22 @@ fn interrupt(irq: u32) {
     if let Some(driver) = driver {
         driver.interrupt();
     }
+}
+
+/// Where the device of a driver is; `None` before it is known.
+fn place_of(driver: &dyn Driver) -> Option<Place> {
+    let is_its = |bound: &Bound| core::ptr::addr_eq(bound.driver, driver);
+    let bound = BOUND.lock();
+    let number = bound.iter().position(is_its)?;
+    Some(Place { registers: bound[number].registers, number })
+}
+
+/// Where the network card at `number`, or the first one behind, is.
+pub fn next_card(number: usize) -> Option<Place> {
+    let bound = BOUND.lock();
+    let mut cards = bound.iter().enumerate().skip(number);
+    let (number, card) = cards.find(|(_, bound)| bound.kind == DeviceType::Network)?;
+    Some(Place { registers: card.registers, number })
 }
 
 /// Lets every device finish what it has in hand and resets it: from here on no device touches memory or
@@ -152,7 +174,10 @@ pub fn reinit(devices: &[fdt::Device]) {
         let _irqs_off = IrqGuard::new();
         let transport = fresh.and_then(|(device, slot)| {
             *slot = None;
-            BOUND.lock()[i].irq = device.irq;
+            {
+                let bound = &mut BOUND.lock()[i];
+                (bound.registers, bound.irq) = (device.registers.start, device.irq);
+            }
             listen(device);
             probe(device)
         });

@@ -19,7 +19,7 @@ use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::{AllocFlags, FrameRef, PageKind, alloc_pages, try_box};
-use crate::net::dev::{self, Mac, NetDevice, Transmit, random_mac};
+use crate::net::dev::{self, Mac, NetDevice, Place, Transmit, random_mac};
 use crate::net::message::try_zeroed;
 use crate::sched::WaitQueue;
 use crate::sched::clock::Deadline;
@@ -422,6 +422,10 @@ struct Card(&'static Net<Mmio>);
 impl Transmit for Card {
     fn transmit(&self, frame: &[u8]) -> Result<()> {
         self.0.transmit(frame)
+    }
+
+    fn place(&self) -> Option<Place> {
+        super::place_of(self.0)
     }
 }
 
