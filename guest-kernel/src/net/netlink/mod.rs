@@ -5,7 +5,7 @@
 //! | [`message`] | messages and attributes, read and written |
 //! | [`sock`] | [`NetlinkSock`](sock::NetlinkSock): port, groups, queue |
 //! | [`route`] | rtnetlink(7): which request goes where, and acknowledgements |
-//! | [`link`], [`address`], [`routes`], [`neighbour`], [`nsid`] | its objects |
+//! | [`link`], [`address`], [`routes`], [`rules`], [`neighbour`], [`nsid`] | its objects |
 //! | [`diag`] | sock_diag(7): sockets, as `ss` shows them |
 //!
 //! A request is answered while it is sent: all of a dump lies in the queue when `send` returns, in
@@ -19,6 +19,7 @@ pub mod neighbour;
 pub mod nsid;
 pub mod route;
 pub mod routes;
+pub mod rules;
 pub mod sock;
 
 pub use sock::{Listener, create};

@@ -1,7 +1,7 @@
 //! rtnetlink(7): which request goes where.
 
 use super::message::{Answer, Request};
-use super::{address, link, neighbour, nsid, routes};
+use super::{address, link, neighbour, nsid, routes, rules};
 use crate::errno::{Errno, Result};
 use crate::net::inet::stack::Stack;
 use crate::net::{NetNs, hooks};
@@ -23,6 +23,8 @@ pub mod kind {
     pub const NEWNEIGH: u16 = 28;
     pub const DELNEIGH: u16 = 29;
     pub const GETNEIGH: u16 = 30;
+    pub const NEWRULE: u16 = 32;
+    pub const GETRULE: u16 = 34;
     pub const NEWNSID: u16 = 88;
     pub const GETNSID: u16 = 90;
 }
@@ -57,9 +59,10 @@ pub fn handle(stack: &Stack, net: &NetNs, request: &Request<'_>, port: u32) -> R
         kind::GETNEIGH => neighbour::get(stack, request, &mut answer)?,
         kind::NEWNEIGH => neighbour::new(stack, request)?,
         kind::DELNEIGH => neighbour::delete(stack, request)?,
+        kind::GETRULE if request.is_dump() => rules::get(request, &mut answer),
         kind::GETNSID => nsid::get(stack, request, &mut answer)?,
         kind::NEWNSID => nsid::new(stack, request)?,
-        // Tables of things that are not there (rules, queueing disciplines, labels) are empty.
+        // Tables of things that are not there (queueing disciplines, labels) are empty.
         _ if request.kind % 4 == 2 && request.is_dump() => {}
         _ => return Err(Errno::EOPNOTSUPP),
     }

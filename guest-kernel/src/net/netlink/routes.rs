@@ -24,7 +24,7 @@ const PREFSRC: u16 = 7;
 const TABLE: u16 = 15;
 const PREF: u16 = 20;
 /// `RT_TABLE_LOCAL`.
-const RT_TABLE_LOCAL: u32 = 255;
+pub const RT_TABLE_LOCAL: u32 = 255;
 /// `RTN_LOCAL`.
 const RTN_LOCAL: u8 = 2;
 /// `RTN_BROADCAST`.

@@ -12,6 +12,8 @@ const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
 const DELROUTE: u16 = 25;
 const GETROUTE: u16 = 26;
+const NEWRULE: u16 = 32;
+const GETRULE: u16 = 34;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
@@ -125,6 +127,33 @@ fn index_of(netlink: &Netlink, name: &str) -> Option<u32> {
         (there == format!("{name}\0").as_bytes())
             .then(|| u32::from_ne_bytes(body[4..8].try_into().unwrap()))
     })
+}
+
+/// The rules that every namespace begins with: the tables `local`, `main`, and of IPv4 `default`.
+fn rules(netlink: &Netlink) {
+    const KERNEL: u8 = 2;
+    let rule = |family: i32, table: u8, priority: u32| {
+        let mut body = vec![family as u8, 0, 0, 0, table, 0, 0, 1, 0, 0, 0, 0];
+        body.extend(attribute(15, &u32::from(table).to_ne_bytes()));
+        body.extend(attribute(14, &u32::MAX.to_ne_bytes()));
+        body.extend(attribute(21, &[KERNEL]));
+        if priority != 0 {
+            body.extend(attribute(6, &priority.to_ne_bytes()));
+        }
+        (NEWRULE, body)
+    };
+    let rules_of = |family: i32| netlink.dump(GETRULE, &[[family as u8, 0, 0, 0]; 3].concat());
+    let v4 = libc::AF_INET;
+    let v4 = [rule(v4, 255, 0), rule(v4, 254, 32766), rule(v4, 253, 32767)];
+    let v6 = [rule(libc::AF_INET6, 255, 0), rule(libc::AF_INET6, 254, 32766)];
+    check_eq!(rules_of(libc::AF_INET), v4);
+    check_eq!(rules_of(libc::AF_INET6), v6);
+    let all = rules_of(libc::AF_UNSPEC);
+    check!(v4.iter().chain(&v6).all(|rule| all.contains(rule)));
+    netlink.send(GETRULE, 0, &[0; 12]);
+    let refused = netlink.receive();
+    check_eq!(refused[0].0, 2);
+    check_eq!(refused[0].1[..4], (-libc::EOPNOTSUPP).to_ne_bytes());
 }
 
 fn loopback(netlink: &Netlink) {
@@ -278,6 +307,7 @@ fn sockets() {
 
 fn main() {
     let netlink = Netlink::open(0, 0);
+    rules(&netlink);
     loopback(&netlink);
     let ours = !std::fs::read_to_string("/proc/version").unwrap().contains("Debian");
     if pair(&netlink) {
