@@ -274,6 +274,64 @@ fn iproute2_works_unchanged_between_network_namespaces() {
     fixed(18, &["its process", "0"]);
 }
 
+#[test]
+fn iproute2_shows_rules_and_sums_of_sockets() {
+    let (code, lines) = with_tools(
+        r#"
+        ip rule; ip -6 rule
+        ip netns add one; ip netns add two
+        ip link add va netns one type veth peer name vb netns two
+        ip -n one addr add 10.9.0.1/24 dev va; ip -n one link set va up; ip -n one link set lo up
+        ip -n two addr add 10.9.0.2/24 dev vb; ip -n two link set vb up
+        ip netns exec one busybox nc -l -p 7000 < /dev/null > /tmp/there & server=$!
+        until ip netns exec one ss -tlnH | grep -q :7000; do sleep 0.1; done
+        ip netns exec one ss -s
+        ip netns exec one busybox nc 127.0.0.1 7000 < /dev/null
+        wait $server
+        ip netns exec one ss -s | grep TCP: | sed 's/.*timewait/timewait/'
+        # What does not fit into one frame goes in pieces, there and back.
+        ip netns exec one busybox ping -c 1 -s 4000 10.9.0.2 | grep -c ' 0% packet loss'
+        counts() {
+            awk '/^(Ip|Icmp):/ { if (n++ % 2 == 0) split($0, title); else for (i = 2; i <= NF; i++)
+                if (title[i] ~ /^(Reasm|Frag|InEcho|OutEcho)/) print title[i], $i }' /proc/net/snmp | tr '
+' ' '
+            echo
+        }
+        export -f counts
+        ip netns exec one bash -c counts; ip netns exec two bash -c counts
+        "#,
+    );
+    assert_eq!(code, 0, "{lines:#?}");
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = lines.iter().map(words).filter(|line| !line.is_empty()).collect();
+    let pieces =
+        "ReasmTimeout 0 ReasmReqds 3 ReasmOKs 1 ReasmFails 0 FragOKs 1 FragFails 0 FragCreates 3";
+    assert_eq!(
+        lines,
+        [
+            "0: from all lookup local",
+            "32766: from all lookup main",
+            "32767: from all lookup default",
+            "0: from all lookup local",
+            "32766: from all lookup main",
+            // The listener is of IPv6, and takes both.
+            "Total: 1",
+            "TCP: 1 (estab 0, closed 0, orphaned 0, timewait 0)",
+            "Transport Total IP IPv6",
+            "RAW 0 0 0",
+            "UDP 0 0 0",
+            "TCP 1 0 1",
+            "INET 1 0 1",
+            "FRAG 0 0 0",
+            "timewait 1)",
+            "1",
+            &format!("{pieces} InEchos 0 InEchoReps 1 OutEchos 1 OutEchoReps 0"),
+            &format!("{pieces} InEchos 1 InEchoReps 0 OutEchos 0 OutEchoReps 1"),
+        ],
+        "{lines:#?}"
+    );
+}
+
 /// Debian's own programs about credentials (PROCESS_MODEL.md, Identity: credentials: ids, capability sets,
 /// securebits, no_new_privs).
 #[test]

@@ -190,7 +190,8 @@ impl Common {
         kind: u32,
         protocol: u32,
     ) -> Result<Ref<Self>> {
-        Ref::try_new(Self {
+        let counts = net.clone();
+        let common = Ref::try_new(Self {
             family,
             kind,
             protocol,
@@ -219,7 +220,18 @@ impl Common {
             rx_wait: WaitQueue::new(),
             tx_wait: WaitQueue::new(),
             polled: AtomicBool::new(false),
-        })
+        })?;
+        common.for_counts(&counts, |count| count.fetch_add(1, Relaxed));
+        Ok(common)
+    }
+
+    /// Runs `change` on each count of its namespace that it is in.
+    fn for_counts(&self, net: &NetNs, change: impl Fn(&AtomicUsize) -> usize) {
+        change(&net.sockets.all);
+        let inet = matches!(self.family, super::inet::AF_INET | super::inet::AF_INET6);
+        if inet && self.protocol == u32::from(super::inet::ip::TCP) {
+            change(&net.sockets.tcp);
+        }
     }
 
     /// Takes over the options that an accepted connection has from its listener.
@@ -255,7 +267,9 @@ impl Common {
     /// Lets go of the network namespace, which may end by it.
     pub fn leave_net(&self) {
         let net = self.net.lock().take();
-        drop(net);
+        if let Some(net) = net {
+            self.for_counts(&net, |count| count.fetch_sub(1, Relaxed));
+        }
     }
 
     /// It is of this Unix socket.
@@ -394,6 +408,12 @@ impl Common {
     pub fn set_rcvbuf(&self, asked: u32, force: bool) {
         let asked = if force { asked.min(i32::MAX as u32 / 2) } else { asked.min(BUFFER_DEFAULT) };
         self.rcvbuf.store((asked * 2).max(MIN_RCVBUF), Relaxed);
+    }
+}
+
+impl Drop for Common {
+    fn drop(&mut self) {
+        self.leave_net();
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! It lives while a task, an open namespace file or a socket holds it.
 
+use core::sync::atomic::AtomicUsize;
+
 use belljar_abi::Described;
 
 use super::inet::stack::Stack;
@@ -25,6 +27,18 @@ pub struct NetNs {
     /// Interfaces, addresses, routes and Internet sockets.
     #[described(skip)]
     pub stack: Ref<Stack>,
+    /// How many sockets hold it.
+    #[described(skip)]
+    pub sockets: SocketCounts,
+}
+
+/// How many sockets of a namespace there are, in use or not yet.
+#[derive(Default)]
+pub struct SocketCounts {
+    /// Of every family.
+    pub all: AtomicUsize,
+    /// Those of TCP.
+    pub tcp: AtomicUsize,
 }
 
 impl Drop for NetNs {
@@ -43,7 +57,8 @@ impl NetNs {
     /// A fresh namespace.
     pub fn new(common: NsCommon) -> Result<Ref<Self>> {
         let stack = Stack::new(common.inum)?;
-        publish(Self { common, unix: unix::Names::new(), stack })
+        let sockets = SocketCounts::default();
+        publish(Self { common, unix: unix::Names::new(), stack, sockets })
     }
 
     /// True if `cred` has `cap` over this namespace.

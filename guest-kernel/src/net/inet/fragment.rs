@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use smoltcp::wire::{Ipv4Address, Ipv4Packet};
 
+use super::counters;
 use super::ip::IPV4_HEADER;
 use crate::errno::{Errno, Result};
 use crate::mm::try_to_vec;
@@ -65,29 +66,33 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Packets that are incomplete.
-    pub fn len(&self) -> usize {
-        self.incomplete.len()
-    }
-
-    /// True if there is none.
-    pub fn is_empty(&self) -> bool {
-        self.incomplete.is_empty()
+    /// Packets that are incomplete, and bytes of them that came.
+    pub fn usage(&self) -> (usize, usize) {
+        (self.incomplete.len(), self.incomplete.values().map(|there| there.held).sum())
     }
 
     /// Takes a piece; the whole packet, with a header of 20 bytes, if it was the last one missing.
-    pub fn add(&mut self, ip: &Ipv4Packet<&[u8]>) -> Option<Vec<u8>> {
+    /// `EINVAL` for a piece that fits nowhere, `ENOMEM` if there is no room for it.
+    pub fn add(
+        &mut self,
+        ip: &Ipv4Packet<&[u8]>,
+        counts: &counters::Ip,
+    ) -> Result<Option<Vec<u8>>> {
         let now = monotonic_ns();
+        let before = self.incomplete.len();
         self.incomplete.retain(|_, there| now - there.since < TIMEOUT_NS);
+        let late = before - self.incomplete.len();
+        counts.reasm_timeout.add(late);
+        counts.reasm_fails.add(late);
         let key = (ip.src_addr(), ip.dst_addr(), ip.ident(), ip.next_header().into());
         if !self.incomplete.contains_key(&key) && self.incomplete.len() >= INCOMPLETE_MAX {
-            return None;
+            return Err(Errno::ENOMEM);
         }
         let offset = ip.frag_offset();
         let payload = ip.payload();
         let end = usize::from(offset) + payload.len();
         // Without memory the piece is lost, as it may be on the way.
-        let there = self.incomplete.get_or_try_insert_with(key, Incomplete::default).ok()?;
+        let there = self.incomplete.get_or_try_insert_with(key, Incomplete::default)?;
         if there.pieces.is_empty() {
             there.since = now;
         }
@@ -97,19 +102,20 @@ impl Assembler {
             || (ip.more_frags() && !payload.len().is_multiple_of(8))
         {
             self.incomplete.remove(&key);
-            return None;
+            return Err(Errno::EINVAL);
         }
         if !ip.more_frags() {
             there.total = Some(end);
         }
         if offset == 0 {
-            there.header = try_to_vec(&ip.as_ref()[..IPV4_HEADER]).ok()?;
+            there.header = try_to_vec(&ip.as_ref()[..IPV4_HEADER])?;
         }
-        there.pieces.try_insert(offset, try_to_vec(payload).ok()?).ok()?;
+        there.pieces.try_insert(offset, try_to_vec(payload)?)?;
         if !there.is_complete() {
-            return None;
+            return Ok(None);
         }
-        self.incomplete.remove(&key)?.join()
+        let whole = self.incomplete.remove(&key).ok_or(Errno::EINVAL)?;
+        whole.join().map(Some)
     }
 }
 
@@ -126,9 +132,9 @@ impl Incomplete {
         at == total
     }
 
-    fn join(self) -> Option<Vec<u8>> {
+    fn join(self) -> Result<Vec<u8>> {
         let mut packet = self.header;
-        packet.try_reserve_exact(self.total?).ok()?;
+        packet.try_reserve_exact(self.total.unwrap_or(0)).map_err(|_| Errno::ENOMEM)?;
         self.pieces.values().for_each(|piece| packet.extend_from_slice(piece));
         let total = packet.len() as u16;
         let mut ip = Ipv4Packet::new_unchecked(&mut packet);
@@ -137,7 +143,7 @@ impl Incomplete {
         ip.set_more_frags(false);
         ip.set_frag_offset(0);
         ip.fill_checksum();
-        Some(packet)
+        Ok(packet)
     }
 }
 
@@ -164,24 +170,26 @@ mod tests {
         let mut pieces = split(&whole, 1500).unwrap();
         assert!(pieces.iter().all(|piece| piece.len() <= 1500));
         pieces.reverse();
-        let mut assembler = Assembler::default();
+        let (mut assembler, counts) = (Assembler::default(), counters::Ip::default());
         let last = pieces.pop().unwrap();
         for piece in &pieces {
-            assert!(assembler.add(&Ipv4Packet::new_checked(&piece[..]).unwrap()).is_none());
+            let piece = Ipv4Packet::new_checked(&piece[..]).unwrap();
+            assert!(assembler.add(&piece, &counts).unwrap().is_none());
         }
-        let joined = assembler.add(&Ipv4Packet::new_checked(&last[..]).unwrap()).unwrap();
+        let last = Ipv4Packet::new_checked(&last[..]).unwrap();
+        let joined = assembler.add(&last, &counts).unwrap().unwrap();
         assert_eq!(joined[IPV4_HEADER..], whole[IPV4_HEADER..]);
         assert!(assembler.incomplete.is_empty());
     }
 
     #[test]
     fn what_overlaps_or_is_too_long_is_dropped() {
-        let mut assembler = Assembler::default();
+        let (mut assembler, counts) = (Assembler::default(), counters::Ip::default());
         let whole = packet(4000);
         let pieces = split(&whole, 1500).unwrap();
         for _ in 0..100 {
             let piece = Ipv4Packet::new_checked(&pieces[0][..]).unwrap();
-            assert!(assembler.add(&piece).is_none());
+            assert!(!matches!(assembler.add(&piece, &counts), Ok(Some(_))));
         }
         assert!(assembler.incomplete.values().all(|there| there.held <= LONGEST));
     }

@@ -23,6 +23,9 @@ pub const ETH_ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const ETH_IPV6: u16 = 0x86dd;
 
+/// Hops that a packet may make unless its sender says otherwise.
+pub const DEFAULT_TTL: u8 = 64;
+
 /// Bytes of an Ethernet header.
 pub const ETH_HEADER: usize = 14;
 /// Bytes of an IPv4 header without options.
@@ -131,13 +134,25 @@ pub fn build(header: &Header, id: u16, pieces: &[&[u8]]) -> Result<Vec<u8>> {
 /// Sends a packet off. `EHOSTUNREACH` if nobody on the link has the address. Call
 /// [`kick`](super::stack::kick) afterwards, without locks.
 pub fn output(stack: &Stack, hop: &Hop, packet: Vec<u8>) -> Result<()> {
+    stack.counters.note_output(&packet);
     if hop.local {
         stack.enqueue_packet(packet);
         return Ok(());
     }
     let mtu = hop.device.mtu() as usize;
     if packet.len() > mtu {
-        for piece in fragment::split(&packet, mtu)? {
+        let counts = stack.counters.ip(hop.next);
+        let pieces = fragment::split(&packet, mtu);
+        if let Some(counts) = counts {
+            match &pieces {
+                Ok(pieces) => {
+                    counts.frag_oks.count();
+                    counts.frag_creates.add(pieces.len());
+                }
+                Err(_) => counts.frag_fails.count(),
+            }
+        }
+        for piece in pieces? {
             stack.send_on_link(&hop.device, hop.next, piece)?;
         }
         return Ok(());
@@ -206,9 +221,11 @@ fn input(stack: &Stack, device: &NetDevice, packet: &[u8], trusted: bool) {
 }
 
 fn input_v4(stack: &Stack, device: &NetDevice, packet: &[u8], trusted: bool) {
-    let Ok(ip) = Ipv4Packet::new_checked(packet) else { return };
+    let counts = &stack.counters.ip;
+    counts.in_receives.count();
+    let Ok(ip) = Ipv4Packet::new_checked(packet) else { return counts.in_hdr_errors.count() };
     if ip.version() != 4 || !(trusted || ip.verify_checksum()) {
-        return;
+        return counts.in_hdr_errors.count();
     }
     let packet = &packet[..usize::from(ip.total_len())];
     let header_len = usize::from(ip.header_len());
@@ -222,15 +239,20 @@ fn input_v4(stack: &Stack, device: &NetDevice, packet: &[u8], trusted: bool) {
     // Loopback addresses never come over a wire (RFC 1122, 3.2.1.3).
     let outside = !device.is_loopback();
     if outside && (ip.src_addr().is_loopback() || ip.dst_addr().is_loopback()) {
-        return;
+        return counts.in_addr_errors.count();
     }
     let to_all = stack.is_broadcast(header.dst) || header.dst.is_multicast();
     if !to_all && !stack.is_local(header.dst) {
-        return;
+        return counts.in_addr_errors.count();
     }
     if ip.more_frags() || ip.frag_offset() != 0 {
-        let whole = stack.fragments.lock().add(&ip);
-        if let Some(whole) = whole {
+        counts.reasm_reqds.count();
+        let whole = stack.fragments.lock().add(&ip, counts);
+        if whole.is_err() {
+            counts.reasm_fails.count();
+        }
+        if let Ok(Some(whole)) = whole {
+            counts.reasm_oks.count();
             let header_len = IPV4_HEADER;
             deliver(
                 stack,
@@ -270,29 +292,69 @@ fn input_v6(stack: &Stack, device: &NetDevice, packet: &[u8], trusted: bool) {
 /// Hands a packet for this machine to who waits for it.
 fn deliver(stack: &Stack, device: &NetDevice, received: &Received<'_>, to_all: bool) {
     let header = &received.header;
-    let payload = received.payload();
+    let counts = stack.counters.ip(header.dst);
     let taken = raw::input(stack, received);
+    let known = matches!(header.protocol, TCP | UDP | ICMP | ICMPV6);
+    if let Some(counts) = counts {
+        if taken || known {
+            counts.in_delivers.count();
+        } else {
+            counts.in_unknown_protos.count();
+        }
+    }
     match header.protocol {
-        TCP => {
-            let Ok(segment) = TcpPacket::new_checked(payload) else { return };
-            let sum_is_right =
-                received.trusted || segment.verify_checksum(&header.src, &header.dst);
-            if sum_is_right && !to_all {
-                tcp::table::input(stack, received, &segment);
-            }
-        }
-        UDP => {
-            let Ok(datagram) = UdpPacket::new_checked(payload) else { return };
-            let sum_is_right =
-                received.trusted || datagram.verify_checksum(&header.src, &header.dst);
-            if sum_is_right && !udp::input(stack, received, &datagram, to_all) && !to_all {
-                send_error(stack, received, Unreachable::Port);
-            }
-        }
+        TCP => input_tcp(stack, received, to_all),
+        UDP => input_udp(stack, received, to_all),
         ICMP => input_icmp(stack, received, to_all),
         ICMPV6 => input_icmpv6(stack, device, received),
         _ if !taken && !to_all => send_error(stack, received, Unreachable::Protocol),
         _ => {}
+    }
+}
+
+fn input_tcp(stack: &Stack, received: &Received<'_>, to_all: bool) {
+    let header = &received.header;
+    let counts = &stack.counters.segments;
+    // Said to all, it is for nobody.
+    if to_all {
+        return;
+    }
+    counts.in_segs.count();
+    let Ok(segment) = TcpPacket::new_checked(received.payload()) else {
+        return counts.in_errs.count();
+    };
+    if !received.trusted && !segment.verify_checksum(&header.src, &header.dst) {
+        counts.in_csum_errors.count();
+        return counts.in_errs.count();
+    }
+    tcp::table::input(stack, received, &segment);
+}
+
+fn input_udp(stack: &Stack, received: &Received<'_>, to_all: bool) {
+    let header = &received.header;
+    let counts = stack.counters.udp(header.dst);
+    let Ok(datagram) = UdpPacket::new_checked(received.payload()) else {
+        return counts.map_or((), |counts| counts.in_errors.count());
+    };
+    if !received.trusted && !datagram.verify_checksum(&header.src, &header.dst) {
+        if let Some(counts) = counts {
+            counts.in_csum_errors.count();
+            counts.in_errors.count();
+        }
+        return;
+    }
+    if udp::input(stack, received, &datagram, to_all) {
+        return;
+    }
+    if let Some(counts) = counts {
+        if to_all {
+            counts.ignored_multi.count();
+        } else {
+            counts.no_ports.count();
+        }
+    }
+    if !to_all {
+        send_error(stack, received, Unreachable::Port);
     }
 }
 
@@ -305,10 +367,15 @@ fn input_icmp(stack: &Stack, received: &Received<'_>, to_all: bool) {
     const UNREACHABLE: u8 = 3;
     const ECHO_REQUEST: u8 = 8;
     let payload = received.payload();
-    let &[kind, code, ..] = payload else { return };
-    if payload.len() < 8 || !(received.trusted || checksum(payload) == 0) {
-        return;
+    let counters = &stack.counters;
+    let &[kind, code, _, _, _, _, _, _, ..] = payload else {
+        return counters.icmp.in_errors.count();
+    };
+    if !received.trusted && checksum(payload) != 0 {
+        counters.icmp.in_csum_errors.count();
+        return counters.icmp.in_errors.count();
     }
+    counters.icmp_in.count(kind);
     match kind {
         ECHO_REQUEST => {
             let Ok(mut answer) = try_to_vec(payload) else { return };
@@ -393,7 +460,7 @@ fn input_icmpv6(stack: &Stack, device: &NetDevice, received: &Received<'_>) {
 fn reply(stack: &Stack, received: &Received<'_>, protocol: u8, payload: &[u8], to_all: bool) {
     let Ok(hop) = stack.route(received.header.src, 0) else { return };
     let src = if to_all { hop.src } else { received.header.dst };
-    let header = Header { src, dst: received.header.src, protocol, ttl: 64, tos: 0 };
+    let header = Header { src, dst: received.header.src, protocol, ttl: DEFAULT_TTL, tos: 0 };
     let id = stack.next_id.fetch_add(1, Relaxed);
     if let Ok(packet) = build(&header, id, &[payload]) {
         let _ = output(stack, &hop, packet);

@@ -10,6 +10,7 @@
 //! | [`udp`], [`raw`] | datagram sockets |
 //! | [`tcp`] | connections: smoltcp's state machine in our own tables |
 //! | [`options`] | options of IP |
+//! | [`counters`] | what was sent and received, for /proc/net/snmp |
 //! | [`notify`] | telling rtnetlink what changed |
 //! | [`ipconfig`] | an interface set up by the kernel command line |
 //! | [`show`] | /proc/net |
@@ -18,6 +19,7 @@
 //! own with exactly one socket in it: packets find it through our tables, so a packet costs the
 //! same however many sockets there are, and no lock is shared between connections.
 
+pub mod counters;
 pub mod endpoint;
 pub mod fragment;
 pub mod ioctl;

@@ -74,7 +74,7 @@ pub struct IpOptions {
 }
 
 /// `net.ipv4.ip_default_ttl`.
-const DEFAULT_TTL: u8 = 64;
+use super::ip::DEFAULT_TTL;
 
 impl Default for IpOptions {
     fn default() -> Self {

@@ -68,20 +68,20 @@ impl Queue {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Adds one, if it fits, and wakes who waits.
-    pub fn push(&self, common: &Common, datagram: Datagram) {
+    /// Adds one, if it fits, and wakes who waits; false if it does not.
+    pub fn push(&self, common: &Common, datagram: Datagram) -> bool {
         let cost = datagram.cost();
         let room = common.rcvbuf.load(Relaxed) as usize;
         if self.cost.load(Relaxed) + cost > room || common.is_shut(SHUT_RECEIVE) {
             self.dropped.fetch_add(1, Relaxed);
-            return;
+            return false;
         }
         let len = datagram.data().len();
         {
-            let Ok(datagram) = Ref::try_new(datagram) else { return };
+            let Ok(datagram) = Ref::try_new(datagram) else { return false };
             let mut datagrams = self.datagrams.lock();
             if datagrams.try_reserve(1).is_err() {
-                return;
+                return false;
             }
             datagrams.push_back(datagram);
             self.count.store(datagrams.len(), Ordering::Release);
@@ -89,6 +89,7 @@ impl Queue {
         self.cost.fetch_add(cost, Relaxed);
         common.rx_queued.fetch_add(len, Relaxed);
         common.wake_readers();
+        true
     }
 
     fn take(&self, common: &Common, peek: bool) -> Option<Ref<Datagram>> {

@@ -8,9 +8,10 @@ use smoltcp::wire::{IpAddress, IpCidr};
 use super::endpoint::{Endpoint, any, as_v6};
 use super::stack::Stack;
 use super::{AF_INET, AF_INET6};
+use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::net::NetNs;
-use crate::net::common::{Common, state};
+use crate::net::common::{Common, flag, state};
 use crate::net::dev::trimmed;
 
 type Out<'a> = &'a mut dyn Write;
@@ -241,35 +242,74 @@ pub fn packet(net: &NetNs, out: Out<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Sockets in use of a family: TCP ones, of which in TIME_WAIT, UDP ones, raw ones.
-fn counts(stack: &Stack, family: u32) -> Result<[usize; 4]> {
-    let tcp = stack.tcp.lock().all()?;
-    let of = |common: &Common| common.family == family;
-    let waiting = |sock: &&_| {
-        let sock: &crate::kref::Ref<super::tcp::TcpSock> = sock;
-        sock.common.state() == state::TIME_WAIT
-    };
-    Ok([
-        tcp.iter().filter(|sock| of(&sock.common)).count(),
-        tcp.iter().filter(waiting).count(),
-        stack.udp.lock().all()?.iter().filter(|sock| of(&sock.common)).count(),
-        stack.raw.lock().all()?.iter().filter(|sock| of(&sock.common)).count(),
-    ])
+/// What /proc/net/sockstat says of the sockets of one family.
+#[derive(Default)]
+struct Counts {
+    tcp: usize,
+    /// TCP connections that nobody has a descriptor of any more.
+    orphans: usize,
+    /// Those of them that only wait for late segments.
+    waiting: usize,
+    udp: usize,
+    raw: usize,
+    /// Bytes that wait in TCP's and UDP's buffers.
+    tcp_bytes: usize,
+    udp_bytes: usize,
 }
 
-/// /proc/net/sockstat.
+impl Counts {
+    fn of(stack: &Stack, family: u32) -> Result<Self> {
+        let mut counts = Self::default();
+        let bytes =
+            |common: &Common| common.rx_queued.load(Relaxed) + common.tx_queued.load(Relaxed);
+        for sock in stack.tcp.lock().all()?.iter().filter(|sock| sock.common.family == family) {
+            counts.tcp_bytes += bytes(&sock.common);
+            match sock.common.state() {
+                // Neither one that only has a port nor one that is being made for a listener.
+                state::CLOSE | state::SYN_RECV => {}
+                _ if !sock.common.has(flag::DEAD) => counts.tcp += 1,
+                state::FIN_WAIT2 | state::TIME_WAIT => counts.waiting += 1,
+                _ => (counts.tcp, counts.orphans) = (counts.tcp + 1, counts.orphans + 1),
+            }
+        }
+        for sock in stack.udp.lock().all()?.iter().filter(|sock| sock.common.family == family) {
+            counts.udp += 1;
+            counts.udp_bytes += bytes(&sock.common);
+        }
+        let raw = stack.raw.lock().all()?;
+        counts.raw = raw.iter().filter(|sock| sock.common.family == family).count();
+        Ok(counts)
+    }
+}
+
+/// /proc/net/sockstat. Linux counts orphans, memory and TCP sockets that are not in use over all namespaces;
+/// here nobody sees more than his own.
 pub fn sockstat(net: &NetNs, out: Out<'_>) -> Result<()> {
-    let [tcp, waiting, udp, raw] = counts(&net.stack, AF_INET)?;
-    put(writeln!(out, "sockets: used {}", tcp + udp + raw + net.unix.count()))?;
-    put(writeln!(out, "TCP: inuse {tcp} orphan 0 tw {waiting} alloc {tcp} mem 0"))?;
-    put(writeln!(out, "UDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}"))?;
-    let fragments = net.stack.fragments.lock().len();
-    put(writeln!(out, "FRAG: inuse {fragments} memory 0"))
+    let v4 = Counts::of(&net.stack, AF_INET)?;
+    let v6 = Counts::of(&net.stack, AF_INET6)?;
+    let (all, tcp) = (net.sockets.all.load(Relaxed), net.sockets.tcp.load(Relaxed));
+    let (orphans, waiting) = (v4.orphans + v6.orphans, v4.waiting + v6.waiting);
+    let pages = |bytes: usize| bytes.div_ceil(PAGE_SIZE);
+    put(writeln!(out, "sockets: used {all}"))?;
+    put(write!(out, "TCP: inuse {} orphan {orphans} tw {waiting} alloc {tcp}", v4.tcp))?;
+    put(writeln!(out, " mem {}", pages(v4.tcp_bytes + v6.tcp_bytes)))?;
+    put(writeln!(out, "UDP: inuse {} mem {}", v4.udp, pages(v4.udp_bytes + v6.udp_bytes)))?;
+    put(writeln!(out, "UDPLITE: inuse 0\nRAW: inuse {}", v4.raw))?;
+    let (fragments, memory) = net.stack.fragments.lock().usage();
+    put(writeln!(out, "FRAG: inuse {fragments} memory {memory}"))
 }
 
 /// /proc/net/sockstat6.
 pub fn sockstat6(net: &NetNs, out: Out<'_>) -> Result<()> {
-    let [tcp, _, udp, raw] = counts(&net.stack, AF_INET6)?;
+    let Counts { tcp, udp, raw, .. } = Counts::of(&net.stack, AF_INET6)?;
     put(writeln!(out, "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0"))?;
     put(writeln!(out, "RAW6: inuse {raw}\nFRAG6: inuse 0 memory 0"))
+}
+
+/// /proc/net/snmp.
+pub fn snmp(net: &NetNs, out: Out<'_>) -> Result<()> {
+    let connections = net.stack.tcp.lock().all()?;
+    let stands = |common: &Common| matches!(common.state(), state::ESTABLISHED | state::CLOSE_WAIT);
+    let established = connections.iter().filter(|sock| stands(&sock.common)).count();
+    put(net.stack.counters.show(established, out))
 }

@@ -16,6 +16,7 @@ use core::sync::atomic::{
 
 use smoltcp::wire::{IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 
+use super::counters::Counters;
 use super::neighbour::Neighbours;
 use super::raw::RawTable;
 use super::route::Routes;
@@ -72,6 +73,8 @@ pub struct Stack {
     pub numbers: SpinLock<nsid::Numbers>,
     /// The inode number of the namespace.
     pub inum: u32,
+    /// What was sent and received.
+    pub counters: Counters,
     /// Packets that came in pieces.
     pub fragments: SpinLock<fragment::Assembler>,
     /// The number of the next IPv4 packet.
@@ -131,6 +134,7 @@ impl Stack {
             netlink: SpinLock::new(NetlinkTable::default()),
             numbers: SpinLock::new(nsid::Numbers::default()),
             inum,
+            counters: Counters::default(),
             fragments: SpinLock::new(fragment::Assembler::default()),
             next_id: AtomicU16::new(1),
             next_index: AtomicU32::new(1),

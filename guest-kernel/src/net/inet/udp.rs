@@ -193,7 +193,12 @@ impl UdpRef {
         if oif == 0 && dst.is_multicast() {
             oif = self.options.multicast_if.load(Relaxed);
         }
-        let hop = self.stack.route(dst, oif)?;
+        let counters = &self.stack.counters;
+        let hop = self.stack.route(dst, oif).inspect_err(|_| {
+            if let Some(counts) = counters.ip(dst) {
+                counts.out_no_routes.count();
+            }
+        })?;
         if self.stack.is_broadcast(dst) && !self.common.has(flag::BROADCAST) {
             return Err(Errno::EACCES);
         }
@@ -219,6 +224,9 @@ impl UdpRef {
             udp.fill_checksum(&src, &dst);
         }
         ip::output(&self.stack, &hop, packet)?;
+        if let Some(counts) = counters.udp(dst) {
+            counts.out_datagrams.count();
+        }
         kick();
         Ok(len)
     }
@@ -296,6 +304,13 @@ impl Protocol for UdpRef {
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
         let received = self.queue.receive(&self.common, message)?;
         let Some((datagram, n)) = received else { return Ok(0) };
+        // As on Linux, one counts when it is read.
+        if let Some(to) = datagram.to
+            && let Some(counts) = self.stack.counters.udp(to.addr)
+            && !message.flags.contains(MsgFlags::PEEK)
+        {
+            counts.in_datagrams.count();
+        }
         receive_options(&self.options, message, &datagram)?;
         Ok(n)
     }
@@ -432,8 +447,15 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
         }
         receivers
     };
+    let counts = stack.counters.udp(header.dst);
     for sock in &receivers {
-        let Ok(bytes) = crate::mm::try_to_vec(udp.payload()) else { continue };
+        let Ok(bytes) = crate::mm::try_to_vec(udp.payload()) else {
+            if let Some(counts) = counts {
+                counts.in_errors.count();
+                counts.mem_errors.count();
+            }
+            continue;
+        };
         let datagram = Datagram {
             bytes,
             start: 0,
@@ -444,7 +466,12 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
             tos: header.tos,
             time: stamp_for(&sock.common),
         };
-        sock.queue.push(&sock.common, datagram);
+        if !sock.queue.push(&sock.common, datagram)
+            && let Some(counts) = counts
+        {
+            counts.in_errors.count();
+            counts.rcvbuf_errors.count();
+        }
     }
     !receivers.is_empty()
 }

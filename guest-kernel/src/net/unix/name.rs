@@ -164,11 +164,6 @@ impl Names {
         self.all.lock().range_from(&(at + 1)).next().map(|(_, sock)| sock.clone())
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.all.lock().len()
-    }
-
     /// Runs `f` on each socket, without holding a lock meanwhile.
     pub fn for_each(&self, mut f: impl FnMut(&Ref<UnixSock>) -> Result<()>) -> Result<()> {
         let mut at = 0;

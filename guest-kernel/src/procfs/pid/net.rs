@@ -37,6 +37,7 @@ files! {
     "raw" |net, out| show::raw(net, AF_INET, out);
     "raw6" |net, out| show::raw(net, AF_INET6, out);
     "route" |net, out| show::route(net, out);
+    "snmp" |net, out| show::snmp(net, out);
     "sockstat" |net, out| show::sockstat(net, out);
     "sockstat6" |net, out| show::sockstat6(net, out);
     "tcp" |net, out| show::tcp(net, AF_INET, out);

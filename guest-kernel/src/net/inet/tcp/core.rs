@@ -9,7 +9,7 @@ use smoltcp::phy::{
 };
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpPacket, TcpSeqNumber};
 
 use crate::drivers::random;
 use crate::errno::{Errno, Result};
@@ -33,6 +33,8 @@ pub struct Core {
     handle: SocketHandle,
     /// How its segments leave.
     hop: Hop,
+    /// The number behind the last byte that was sent.
+    sent_until: Option<TcpSeqNumber>,
 }
 
 /// The time as smoltcp counts it.
@@ -46,6 +48,7 @@ struct Wire<'a> {
     hop: &'a Hop,
     incoming: Option<&'a [u8]>,
     unreachable: bool,
+    sent_until: &'a mut Option<TcpSeqNumber>,
 }
 
 struct Incoming<'a>(&'a [u8]);
@@ -55,6 +58,27 @@ struct Answer<'w> {
     stack: &'w Stack,
     hop: &'w Hop,
     unreachable: &'w mut bool,
+    sent_until: &'w mut Option<TcpSeqNumber>,
+}
+
+impl Answer<'_> {
+    /// Counts a segment that leaves.
+    fn count(&mut self, packet: &[u8]) {
+        let counts = &self.stack.counters.segments;
+        let header_len = if packet[0] >> 4 == 4 { ip::IPV4_HEADER } else { ip::IPV6_HEADER };
+        let segment = TcpPacket::new_unchecked(&packet[header_len..]);
+        if segment.rst() {
+            counts.out_rsts.count();
+        }
+        let len = segment.segment_len();
+        let end = segment.seq_number() + len;
+        if len > 0 && self.sent_until.is_some_and(|sent| end <= sent) {
+            counts.retrans_segs.count();
+        } else {
+            counts.out_segs.count();
+            *self.sent_until = Some(end);
+        }
+    }
 }
 
 impl RxToken for Incoming<'_> {
@@ -64,14 +88,22 @@ impl RxToken for Incoming<'_> {
 }
 
 impl TxToken for Answer<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, len: usize, f: F) -> R {
         let Ok(mut packet) = try_zeroed(len) else {
             let mut emergency = NO_MEMORY.lock();
             return f(&mut emergency[..len.min(LONGEST)]);
         };
         let result = f(&mut packet);
+        self.count(&packet);
         *self.unreachable |= ip::output(self.stack, self.hop, packet).is_err();
         result
+    }
+}
+
+impl Wire<'_> {
+    fn answer(&mut self) -> Answer<'_> {
+        let Self { stack, hop, ref mut unreachable, ref mut sent_until, .. } = *self;
+        Answer { stack, hop, unreachable, sent_until }
     }
 }
 
@@ -87,13 +119,11 @@ impl<'a> Device for Wire<'a> {
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Answer<'_>)> {
         let packet = self.incoming.take()?;
-        let answer =
-            Answer { stack: self.stack, hop: self.hop, unreachable: &mut self.unreachable };
-        Some((Incoming(packet), answer))
+        Some((Incoming(packet), self.answer()))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Answer<'_>> {
-        Some(Answer { stack: self.stack, hop: self.hop, unreachable: &mut self.unreachable })
+        Some(self.answer())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -121,7 +151,14 @@ impl Core {
     ) -> Result<Self> {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = random::random_u64();
-        let mut wire = Wire { stack, hop: &hop, incoming: None, unreachable: false };
+        let mut sent_until = None;
+        let mut wire = Wire {
+            stack,
+            hop: &hop,
+            incoming: None,
+            unreachable: false,
+            sent_until: &mut sent_until,
+        };
         let mut iface = Interface::new(config, &mut wire, now());
         // With an empty prefix every address is on the link: where packets go is not its business.
         iface.update_ip_addrs(|addresses| {
@@ -135,7 +172,7 @@ impl Core {
         socket.set_congestion_control(CongestionControl::Reno);
         let mut sockets = SocketSet::new(storage);
         let handle = sockets.add(socket);
-        Ok(Self { iface, sockets, handle, hop })
+        Ok(Self { iface, sockets, handle, hop, sent_until })
     }
 
     /// The state machine.
@@ -159,7 +196,8 @@ impl Core {
     /// Takes a segment in, if there is one, and sends what is to be sent. False if nobody on the link has the
     /// other side's address.
     pub fn poll(&mut self, stack: &Stack, incoming: Option<&[u8]>) -> bool {
-        let mut wire = Wire { stack, hop: &self.hop, incoming, unreachable: false };
+        let sent_until = &mut self.sent_until;
+        let mut wire = Wire { stack, hop: &self.hop, incoming, unreachable: false, sent_until };
         self.iface.poll(now(), &mut wire, &mut self.sockets);
         !wire.unreachable
     }

@@ -81,7 +81,11 @@ impl TcpRef {
         if oif == 0 {
             oif = peer.scope;
         }
-        let hop = sock.stack.route(dst, oif)?;
+        let hop = sock.stack.route(dst, oif).inspect_err(|_| {
+            if let Some(counts) = sock.stack.counters.ip(dst) {
+                counts.out_no_routes.count();
+            }
+        })?;
         let local = sock.names.lock().local;
         let addr = if local.is_any() { hop.src } else { local.addr };
         if addr.version() != dst.version() {
@@ -105,6 +109,7 @@ impl TcpRef {
         sock.stack.tcp.lock().connect(sock, local, peer)?;
         sock.common.shutdown.store(0, Relaxed);
         sock.common.set_state(state::SYN_SENT);
+        sock.stack.counters.tcp.active_opens.count();
         *sock.core.lock() = Some(try_box(core)?);
         sock.poll(None);
         Ok(())

@@ -341,6 +341,7 @@ impl TcpSock {
     fn act_on(&self, outcome: &Outcome) {
         let &Outcome { before, after, readable, writable } = outcome;
         if before != after {
+            self.count(before, after);
             match after {
                 state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING | state::TIME_WAIT => {
                     self.common.shutdown.fetch_or(SHUT_RECEIVE, Ordering::AcqRel);
@@ -366,6 +367,19 @@ impl TcpSock {
         }
         if writable {
             self.common.wake_writers();
+        }
+    }
+
+    /// Counts what a change of state means (RFC 4022).
+    fn count(&self, before: u32, after: u32) {
+        let counts = &self.stack.counters.tcp;
+        match (before, after) {
+            (state::SYN_RECV, state::ESTABLISHED | state::CLOSE_WAIT) => {
+                counts.passive_opens.count()
+            }
+            (state::SYN_SENT | state::SYN_RECV, state::CLOSE) => counts.attempt_fails.count(),
+            (state::ESTABLISHED | state::CLOSE_WAIT, state::CLOSE) => counts.estab_resets.count(),
+            _ => {}
         }
     }
 

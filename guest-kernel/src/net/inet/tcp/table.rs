@@ -181,10 +181,12 @@ fn send_reset(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>
         timestamp: None,
         payload: &[],
     };
-    let header = Header { src: from, dst: to, protocol: ip::TCP, ttl: 64, tos: 0 };
+    let header = Header { src: from, dst: to, protocol: ip::TCP, ttl: ip::DEFAULT_TTL, tos: 0 };
     let Ok(mut packet) = ip::build(&header, 0, &[&[0; 20]]) else { return };
     let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::header_len(to)..]);
     repr.emit(&mut tcp, &from, &to, &ChecksumCapabilities::default());
+    stack.counters.segments.out_segs.count();
+    stack.counters.segments.out_rsts.count();
     let _ = ip::output(stack, &hop, packet);
 }
 
