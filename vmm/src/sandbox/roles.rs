@@ -3,7 +3,7 @@
 //! They are kept as short as the code and the C library allow. What only x86-64 has, its C library still
 //! uses in the place of the newer call that is listed too.
 
-use kvm_bindings::{kvm_irq_level, kvm_one_reg};
+use kvm_bindings::{kvm_ioeventfd, kvm_irq_level, kvm_one_reg};
 use syscalls::Sysno;
 
 use super::Role;
@@ -34,6 +34,7 @@ const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) 
 const KVM: u32 = 0xae;
 const KVM_RUN: u64 = libc::_IO(KVM, 0x80);
 const KVM_IRQ_LINE: u64 = libc::_IOW::<kvm_irq_level>(KVM, 0x61);
+const KVM_IOEVENTFD: u64 = libc::_IOW::<kvm_ioeventfd>(KVM, 0x79);
 const KVM_GET_ONE_REG: u64 = libc::_IOW::<kvm_one_reg>(KVM, 0xab);
 const KVM_SET_ONE_REG: u64 = libc::_IOW::<kvm_one_reg>(KVM, 0xac);
 
@@ -96,6 +97,7 @@ const DEVICES: &[Entry] = &[
     (Sysno::pwrite64, Allowed::Always),
     (Sysno::fallocate, Allowed::Always),
     (Sysno::fdatasync, Allowed::Always),
+    (Sysno::ioctl, Allowed::Command(KVM_IOEVENTFD)),
     (Sysno::ioctl, Allowed::Command(KVM_IRQ_LINE)),
     (Sysno::ioctl, Allowed::Command(libc::TUNSETOFFLOAD)),
     #[cfg(target_arch = "x86_64")]

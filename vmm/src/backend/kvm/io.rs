@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -18,6 +19,8 @@ pub(super) type Drained = Box<dyn Fn() -> bool + Send>;
 
 /// The running loop.
 pub(super) struct Loop {
+    /// Takes what is to be served.
+    start: SyncSender<(EventManager<Subscriber>, Vec<Drained>)>,
     wake: Arc<EventFd>,
     finishing: Arc<AtomicBool>,
 }
@@ -38,19 +41,15 @@ impl MutEventSubscriber for Alarm {
 }
 
 impl Loop {
-    /// Starts the loop with `devices`; at its end it stays until all of `drained` say yes, and then
-    /// drops the devices.
-    pub(super) fn start(devices: Vec<Subscriber>, drained: Vec<Drained>) -> io::Result<Self> {
+    /// Starts the thread, which confines itself and waits for devices.
+    pub(super) fn start() -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let finishing = Arc::new(AtomicBool::new(false));
-        let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
-        manager.add_subscriber(Arc::new(Mutex::new(Alarm(Arc::clone(&wake)))));
-        for device in devices {
-            manager.add_subscriber(device);
-        }
         let finish = Arc::clone(&finishing);
+        let (start, devices) = sync_channel::<(EventManager<Subscriber>, Vec<Drained>)>(1);
         thread::Builder::new().name("devices".into()).spawn(move || {
             sandbox::enter(Role::Devices);
+            let Ok((mut manager, drained)) = devices.recv() else { return };
             let is_done =
                 || finish.load(Ordering::Acquire) && drained.iter().all(|drained| drained());
             while !is_done() {
@@ -58,7 +57,20 @@ impl Loop {
                 let _ = manager.run();
             }
         })?;
-        Ok(Self { wake, finishing })
+        Ok(Self { start, wake, finishing })
+    }
+
+    /// Serves `devices` from here on; at its end the loop stays until all of `drained` say yes, and then drops
+    /// the devices. To be called once.
+    pub(super) fn serve(&self, devices: Vec<Subscriber>, drained: Vec<Drained>) -> io::Result<()> {
+        let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
+        manager.add_subscriber(Arc::new(Mutex::new(Alarm(Arc::clone(&self.wake)))));
+        for device in devices {
+            manager.add_subscriber(device);
+        }
+        self.start
+            .send((manager, drained))
+            .map_err(|_| io::Error::other("the device loop has ended"))
     }
 
     /// Ends the loop when the devices have nothing more to write. Does not wait for that: whoever

@@ -297,6 +297,17 @@ pub(super) fn start(
         .map(|index| vm.create_vcpu(index.into()).map(|vcpu| Arc::new(Mutex::new(vcpu))))
         .collect::<Result<Vec<Vcpu>, _>>()
         .map_err(failed("create a vCPU"))?;
+    let shared = Arc::new(Shared {
+        gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
+        events: EventsOnce(Mutex::new(Some(events))),
+        exits: Exits::default(),
+        threads: Threads::new(vcpus.len()),
+    });
+    // The threads confine themselves while this one waits for KVM.
+    let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
+    let threads: Vec<_> =
+        (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
+    let devices = Loop::start().map_err(Error::Host)?;
     // The controller counts the vCPUs at this moment. It lives as long as the VM.
     arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
 
@@ -337,16 +348,10 @@ pub(super) fn start(
             .map_err(failed("reset a vCPU"))?;
     }
 
-    let shared = Arc::new(Shared {
-        gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
-        events: EventsOnce(Mutex::new(Some(events))),
-        exits: Exits::default(),
-        threads: Threads::new(vcpus.len()),
-    });
     subscribers.push(uart.clone());
     drained
         .push(Box::new(move || uart.lock().unwrap_or_else(PoisonError::into_inner).is_drained()));
-    let devices = Loop::start(subscribers, drained).map_err(Error::Host)?;
+    devices.serve(subscribers, drained).map_err(Error::Host)?;
     let stats = vcpus
         .iter()
         .map(|vcpu| Stats::of(&vcpu.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -364,9 +369,9 @@ pub(super) fn start(
         unclaimed: bus.unclaimed(),
     };
     let bus = Arc::new(bus);
-    for (index, vcpu) in (0..).zip(&machine.vcpus) {
-        vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&bus), Arc::clone(&machine.shared))
-            .map_err(Error::Host)?;
+    for thread in threads {
+        // A thread that panicked before has said so.
+        let _ = thread.send(Arc::clone(&bus));
     }
     Ok(Started { machine: Box::new(machine), console, serial, control })
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -31,19 +32,22 @@ pub(super) struct Shared {
 /// A vCPU. Its lock is held while it runs.
 pub(super) type Vcpu = Arc<Mutex<VcpuFd>>;
 
-/// Starts the thread of vCPU `index`, which stands until the gate opens. The threads alone own the bus:
-/// when they have ended, the devices go, and with them their ends of the streams.
-pub(super) fn spawn(index: u32, vcpu: Vcpu, bus: Arc<Bus>, shared: Arc<Shared>) -> io::Result<()> {
+/// Starts the thread of vCPU `index`, which confines itself while the rest of the machine is built, then waits for
+/// the bus, and stands until the gate opens; without a bus it ends. The threads alone own the bus: when they have
+/// ended, the devices go, and with them their ends of the streams.
+pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<Sender<Arc<Bus>>> {
     let of_thread = Arc::clone(&shared);
+    let (give, bus) = channel();
     let thread = thread::Builder::new()
         .name(format!("vcpu-{index}"))
         .spawn(move || life(index, &vcpu, &bus, &of_thread))?;
     shared.gate.add(thread);
-    Ok(())
+    Ok(give)
 }
 
-fn life(index: u32, vcpu: &Vcpu, bus: &Bus, shared: &Shared) {
+fn life(index: u32, vcpu: &Vcpu, bus: &Receiver<Arc<Bus>>, shared: &Shared) {
     sandbox::enter(Role::Vcpu);
+    let Ok(bus) = bus.recv() else { return };
     shared.threads.enter(index);
     let immediate_exit = {
         let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +58,7 @@ fn life(index: u32, vcpu: &Vcpu, bus: &Bus, shared: &Shared) {
     while shared.gate.pass() {
         let end = {
             let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-            run(index, &mut vcpu, bus, shared)
+            run(index, &mut vcpu, &bus, shared)
         };
         shared.gate.stand();
         if let Some(event) = end {

@@ -4,17 +4,25 @@
 //! What the driver writes to QueueNotify KVM turns into an event that wakes the device loop (ioeventfd),
 //! and what the device raises is an event that KVM turns into an interrupt (irqfd): a request costs one
 //! exit, which does not even leave the host's kernel.
+//!
+//! KVM waits for all readers of its bus whenever it gets a further ioeventfd, which takes longer than all else
+//! that makes a device. So it gets that after the driver's first notification, which goes through the bus: the
+//! guest's start does not wait for it, and a device without a driver never needs it.
 
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
-use tracing::debug;
+use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::io::{Drained, Subscriber};
 use super::{Error, failed};
 use crate::backend::GuestMemory;
-use crate::devices::virtio::{Counters, QUEUE_NOTIFY, Report, VirtioDevice, transport};
+use crate::devices::virtio::{
+    self, Counters, Handle, QUEUE_NOTIFY, Report, VirtioDevice, transport,
+};
 use crate::devices::{Bus, Interrupt};
 use crate::machine::{VIRTIO_TRANSPORTS, virtio_registers, virtio_spi};
 
@@ -28,9 +36,36 @@ impl Interrupt for IrqFd {
     }
 }
 
+/// A device in the loop, whose notifications KVM takes over once there are some.
+struct Served {
+    /// Who takes them over, and the address of the register; until it is asked.
+    notify: Option<(Arc<VmFd>, u64)>,
+    handle: Handle,
+    subscriber: virtio::Subscriber,
+}
+
+impl MutEventSubscriber for Served {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let kick = self.handle.kick();
+        let is_kick = events.fd() == kick.as_raw_fd();
+        self.subscriber.process(events, ops);
+        if let Some((vm, register)) = self.notify.take_if(|_| is_kick) {
+            let register = IoEventAddress::Mmio(register);
+            if let Err(error) = vm.register_ioevent(kick, &register, NoDatamatch) {
+                // They keep coming through the bus.
+                warn!(%error, "KVM does not take a device's notifications over");
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.subscriber.init(ops);
+    }
+}
+
 /// The devices as they are attached.
 pub(super) struct Virtio<'a> {
-    vm: &'a VmFd,
+    vm: &'a Arc<VmFd>,
     bus: &'a mut Bus,
     memory: &'a GuestMemory,
     /// The transports that have a device: what the device tree lists.
@@ -45,7 +80,7 @@ pub(super) struct Virtio<'a> {
 
 impl<'a> Virtio<'a> {
     /// No device yet. The interrupt controller of `vm` exists.
-    pub(super) fn new(vm: &'a VmFd, bus: &'a mut Bus, memory: &'a GuestMemory) -> Self {
+    pub(super) fn new(vm: &'a Arc<VmFd>, bus: &'a mut Bus, memory: &'a GuestMemory) -> Self {
         let (transports, subscribers, drained, counters) = Default::default();
         Self { vm, bus, memory, transports, subscribers, drained, counters }
     }
@@ -75,13 +110,12 @@ impl<'a> Virtio<'a> {
         debug!(device = name, transport = index, spi = virtio_spi(index), "device attached");
         let (mmio, handle) = transport(device, self.memory.clone(), Arc::new(IrqFd(line)), report)
             .map_err(Error::Host)?;
-        let notify = IoEventAddress::Mmio(registers.start + QUEUE_NOTIFY);
-        self.vm
-            .register_ioevent(handle.kick(), &notify, NoDatamatch)
-            .map_err(failed("wire a device's notification"))?;
+        let notify = Some((Arc::clone(self.vm), registers.start + QUEUE_NOTIFY));
         self.bus.attach(registers, Arc::new(Mutex::new(mmio)))?;
         let counters = handle.counters();
-        self.subscribers.push(Arc::new(Mutex::new(handle.subscriber())));
+        let subscriber = handle.subscriber();
+        let served = Served { notify, handle: handle.clone(), subscriber };
+        self.subscribers.push(Arc::new(Mutex::new(served)));
         self.drained.push(Box::new(move || handle.is_drained()));
         self.transports.push(index);
         self.counters.push((name, counters));
