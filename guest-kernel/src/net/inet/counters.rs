@@ -26,7 +26,8 @@ impl Counter {
         self.0.fetch_add(n as u64, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    /// How many there were.
+    pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

@@ -83,6 +83,15 @@ pub fn header_len(address: IpAddress) -> usize {
     if matches!(address, IpAddress::Ipv4(_)) { IPV4_HEADER } else { IPV6_HEADER }
 }
 
+/// Bytes of the header of a packet; `None` if it is none.
+pub fn header_len_of(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 => Some(usize::from(packet[0] & 0xf) * 4),
+        6 => Some(IPV6_HEADER),
+        _ => None,
+    }
+}
+
 /// A packet with this header, IPv4 number and pieces of payload.
 pub fn build(header: &Header, id: u16, pieces: &[&[u8]]) -> Result<Vec<u8>> {
     let payload: usize = pieces.iter().map(|piece| piece.len()).sum();

@@ -33,8 +33,16 @@ pub struct Core {
     handle: SocketHandle,
     /// How its segments leave.
     hop: Hop,
-    /// The number behind the last byte that was sent.
-    sent_until: Option<TcpSeqNumber>,
+    sent: Sent,
+}
+
+/// Numbers of the segments that were sent.
+#[derive(Default)]
+struct Sent {
+    /// The one behind the last byte.
+    until: Option<TcpSeqNumber>,
+    /// The last one that was acknowledged.
+    acknowledged: Option<TcpSeqNumber>,
 }
 
 /// The time as smoltcp counts it.
@@ -48,7 +56,7 @@ struct Wire<'a> {
     hop: &'a Hop,
     incoming: Option<&'a [u8]>,
     unreachable: bool,
-    sent_until: &'a mut Option<TcpSeqNumber>,
+    sent: &'a mut Sent,
 }
 
 struct Incoming<'a>(&'a [u8]);
@@ -58,7 +66,7 @@ struct Answer<'w> {
     stack: &'w Stack,
     hop: &'w Hop,
     unreachable: &'w mut bool,
-    sent_until: &'w mut Option<TcpSeqNumber>,
+    sent: &'w mut Sent,
 }
 
 impl Answer<'_> {
@@ -72,11 +80,14 @@ impl Answer<'_> {
         }
         let len = segment.segment_len();
         let end = segment.seq_number() + len;
-        if len > 0 && self.sent_until.is_some_and(|sent| end <= sent) {
+        if len > 0 && self.sent.until.is_some_and(|sent| end <= sent) {
             counts.retrans_segs.count();
         } else {
             counts.out_segs.count();
-            *self.sent_until = Some(end);
+            self.sent.until = Some(end);
+        }
+        if segment.ack() {
+            self.sent.acknowledged = Some(segment.ack_number());
         }
     }
 }
@@ -102,8 +113,8 @@ impl TxToken for Answer<'_> {
 
 impl Wire<'_> {
     fn answer(&mut self) -> Answer<'_> {
-        let Self { stack, hop, ref mut unreachable, ref mut sent_until, .. } = *self;
-        Answer { stack, hop, unreachable, sent_until }
+        let Self { stack, hop, ref mut unreachable, ref mut sent, .. } = *self;
+        Answer { stack, hop, unreachable, sent }
     }
 }
 
@@ -151,14 +162,9 @@ impl Core {
     ) -> Result<Self> {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = random::random_u64();
-        let mut sent_until = None;
-        let mut wire = Wire {
-            stack,
-            hop: &hop,
-            incoming: None,
-            unreachable: false,
-            sent_until: &mut sent_until,
-        };
+        let mut sent = Sent::default();
+        let mut wire =
+            Wire { stack, hop: &hop, incoming: None, unreachable: false, sent: &mut sent };
         let mut iface = Interface::new(config, &mut wire, now());
         // With an empty prefix every address is on the link: where packets go is not its business.
         iface.update_ip_addrs(|addresses| {
@@ -172,7 +178,7 @@ impl Core {
         socket.set_congestion_control(CongestionControl::Reno);
         let mut sockets = SocketSet::new(storage);
         let handle = sockets.add(socket);
-        Ok(Self { iface, sockets, handle, hop, sent_until })
+        Ok(Self { iface, sockets, handle, hop, sent })
     }
 
     /// The state machine.
@@ -187,6 +193,16 @@ impl Core {
         self.sockets.get_mut(self.handle)
     }
 
+    /// The numbers behind the last byte that was sent and the last one that was acknowledged.
+    pub fn last_sent(&self) -> Option<(TcpSeqNumber, TcpSeqNumber)> {
+        self.sent.until.zip(self.sent.acknowledged)
+    }
+
+    /// How its segments leave.
+    pub fn hop(&self) -> Hop {
+        self.hop.clone()
+    }
+
     /// Begins to connect.
     pub fn connect(&mut self, local: (IpAddress, u16), remote: (IpAddress, u16)) -> Result<()> {
         let socket: &mut Socket<'static> = self.sockets.get_mut(self.handle);
@@ -196,8 +212,8 @@ impl Core {
     /// Takes a segment in, if there is one, and sends what is to be sent. False if nobody on the link has the
     /// other side's address.
     pub fn poll(&mut self, stack: &Stack, incoming: Option<&[u8]>) -> bool {
-        let sent_until = &mut self.sent_until;
-        let mut wire = Wire { stack, hop: &self.hop, incoming, unreachable: false, sent_until };
+        let sent = &mut self.sent;
+        let mut wire = Wire { stack, hop: &self.hop, incoming, unreachable: false, sent };
         self.iface.poll(now(), &mut wire, &mut self.sockets);
         !wire.unreachable
     }

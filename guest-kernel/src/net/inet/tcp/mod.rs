@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`core`] | one connection: smoltcp's state machine behind a wire of ours |
 //! | [`sock`] | [`TcpSock`]: a socket, its states as Linux names them, its timer |
+//! | [`time_wait`] | what is left of a connection that ended |
 //! | [`table`] | which socket a segment is for; ports |
 //! | [`listen`] | listeners and what waits at them |
 //! | [`stream`] | sending and receiving |
@@ -21,5 +22,6 @@ pub mod protocol;
 pub mod sock;
 pub mod stream;
 pub mod table;
+pub mod time_wait;
 
 pub use sock::TcpSock;

@@ -439,5 +439,6 @@ impl Protocol for TcpRef {
             super::table::forget_connection(sock);
         }
         sock.leave_net_if_over();
+        sock.shrink();
     }
 }

@@ -8,6 +8,7 @@ use smoltcp::time::Duration;
 
 use super::core::Core;
 use super::listen::Listener;
+use super::time_wait::TimeWait;
 use crate::container_of;
 use crate::errno::Errno;
 use crate::kref::Ref;
@@ -19,7 +20,7 @@ use crate::net::inet::endpoint::Endpoint;
 use crate::net::inet::options::IpOptions;
 use crate::net::inet::route::Hop;
 use crate::net::inet::stack::{Stack, kick};
-use crate::sched::clock::Deadline;
+use crate::sched::clock::{Deadline, monotonic_ns};
 use crate::sched::softirq::{self, Softirq};
 use crate::sched::timer::Timer;
 use crate::sync::{IrqLock, Mutex, SpinLock};
@@ -86,6 +87,8 @@ pub struct TcpSock {
     pub names: SpinLock<Names>,
     /// Its connection, once it has one.
     pub core: SpinLock<Option<Box<Core>>>,
+    /// What is left of the connection when it is over.
+    time_wait: SpinLock<Option<TimeWait>>,
     /// What waits to be accepted, while it listens.
     pub listener: SpinLock<Option<Listener>>,
     /// The listener that made it, until it is accepted.
@@ -172,6 +175,7 @@ impl TcpSock {
                 peer: None,
             }),
             core: SpinLock::new(None),
+            time_wait: SpinLock::new(None),
             listener: SpinLock::new(None),
             parent: SpinLock::new(None),
             connecting: AtomicBool::new(false),
@@ -265,10 +269,48 @@ impl TcpSock {
     /// [`kick`]s when it is done.
     pub fn poll(&self, incoming: Option<&[u8]>) {
         let mut guard = self.core.lock();
-        let Some(core) = guard.as_mut() else { return };
+        let Some(core) = guard.as_mut() else {
+            drop(guard);
+            return self.poll_time_wait(incoming);
+        };
         let outcome = self.poll_core(core, incoming);
         drop(guard);
         self.act_on(&outcome);
+        self.shrink();
+    }
+
+    /// Lets go of the connection's buffers when there is nothing to do any more but wait.
+    pub fn shrink(&self) {
+        let waits = || self.common.has(flag::DEAD) && self.common.state() == state::TIME_WAIT;
+        if !waits() {
+            return;
+        }
+        let Names { local, peer, .. } = *self.names.lock();
+        let Some(peer) = peer else { return };
+        let mut core = self.core.lock();
+        // With the lock nobody else moves it on.
+        let left =
+            core.as_mut().filter(|_| waits()).and_then(|core| TimeWait::of(core, local, peer));
+        if left.is_some() {
+            *self.time_wait.lock() = left;
+            let old = core.take();
+            drop(core);
+            drop(old);
+        }
+    }
+
+    fn poll_time_wait(&self, incoming: Option<&[u8]>) {
+        let mut time_wait = self.time_wait.lock();
+        let Some(there) = time_wait.as_mut() else { return };
+        let reset = incoming.is_some_and(|packet| there.input(&self.stack, packet));
+        if !reset && there.until > monotonic_ns() {
+            return self.arm(Some(there.until));
+        }
+        let old = time_wait.take();
+        drop(time_wait);
+        drop(old);
+        self.common.set_state(state::CLOSE);
+        self.connection_ended();
     }
 
     /// Runs `f` on the connection, then polls it; `None` if there is none.

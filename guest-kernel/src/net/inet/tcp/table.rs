@@ -12,6 +12,7 @@ use crate::net::common::state;
 use crate::net::inet::endpoint::{Endpoint, overlap, takes};
 use crate::net::inet::ip::{self, Header, Received};
 use crate::net::inet::ports::{self, ByPort};
+use crate::net::inet::route::Hop;
 use crate::net::inet::stack::Stack;
 use crate::ordmap::OrdMap;
 
@@ -167,10 +168,24 @@ fn send_reset(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>
     } else {
         (TcpSeqNumber(0), Some(segment.seq_number() + segment.segment_len()))
     };
+    let local = Endpoint::new(from, segment.dst_port());
+    let peer = Endpoint::new(to, segment.src_port());
+    send(stack, &hop, (local, peer), TcpControl::Rst, seq_number, ack_number);
+}
+
+/// Sends a segment without data, from the first end to the second.
+pub fn send(
+    stack: &Stack,
+    hop: &Hop,
+    (local, peer): (Endpoint, Endpoint),
+    control: TcpControl,
+    seq_number: TcpSeqNumber,
+    ack_number: Option<TcpSeqNumber>,
+) {
     let repr = TcpRepr {
-        src_port: segment.dst_port(),
-        dst_port: segment.src_port(),
-        control: TcpControl::Rst,
+        src_port: local.port,
+        dst_port: peer.port,
+        control,
         seq_number,
         ack_number,
         window_len: 0,
@@ -181,13 +196,16 @@ fn send_reset(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>
         timestamp: None,
         payload: &[],
     };
-    let header = Header { src: from, dst: to, protocol: ip::TCP, ttl: ip::DEFAULT_TTL, tos: 0 };
+    let (src, dst) = (local.addr, peer.addr);
+    let header = Header { src, dst, protocol: ip::TCP, ttl: ip::DEFAULT_TTL, tos: 0 };
     let Ok(mut packet) = ip::build(&header, 0, &[&[0; 20]]) else { return };
-    let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::header_len(to)..]);
-    repr.emit(&mut tcp, &from, &to, &ChecksumCapabilities::default());
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::header_len(dst)..]);
+    repr.emit(&mut tcp, &src, &dst, &ChecksumCapabilities::default());
     stack.counters.segments.out_segs.count();
-    stack.counters.segments.out_rsts.count();
-    let _ = ip::output(stack, &hop, packet);
+    if control == TcpControl::Rst {
+        stack.counters.segments.out_rsts.count();
+    }
+    let _ = ip::output(stack, hop, packet);
 }
 
 /// An ICMP error came for a segment that went from `local` to `peer`.
