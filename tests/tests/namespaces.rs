@@ -479,3 +479,86 @@ fn crun_runs_containers() {
     ];
     assert_eq!(lines, expected);
 }
+
+/// A filter as bubblewrap takes it: the bytes of instructions.
+fn filter_file(calls: &[(u32, u32)]) -> String {
+    let insn = |code: u16, jt: u8, jf: u8, k: u32| {
+        let [a, b] = code.to_le_bytes();
+        let bytes = [&[a, b, jt, jf], &k.to_le_bytes()[..]].concat();
+        bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>()
+    };
+    const ALLOW: u32 = 0x7fff_0000;
+    let mut text = insn(0x20, 0, 0, 0);
+    for (call, word) in calls {
+        text += &insn(0x15, 0, 1, *call);
+        text += &insn(0x06, 0, 0, *word);
+    }
+    text + &insn(0x06, 0, 0, ALLOW)
+}
+
+/// Debian's bubblewrap with a filter: mkdirat(2) fails, and unlinkat(2) ends who calls it.
+#[test]
+fn bubblewrap_installs_a_seccomp_filter() {
+    let filter = filter_file(&[(34, 0x0005_000d), (35, 0x8000_0000)]);
+    let (code, lines) = with_tools(&format!(
+        r#"printf '{filter}' > /tmp/filter; touch /tmp/file
+        bwrap --unshare-user --unshare-pid --bind / / --proc /proc --dev /dev --seccomp 10 \
+            bash -c 'grep Seccomp: /proc/self/status; mkdir /tmp/x 2>&1; echo $?
+                rm /tmp/file 2>/dev/null; echo $?; ls /tmp/file' 10< /tmp/filter
+        echo ended $?; mkdir /tmp/x && echo made"#
+    ));
+    assert_eq!(code, 0, "{lines:?}");
+    let expected = [
+        "Seccomp:\t2",
+        "mkdir: cannot create directory '/tmp/x': Permission denied",
+        "1",
+        "159",
+        "/tmp/file",
+        "ended 0",
+        "made",
+    ];
+    let lines: Vec<String> =
+        lines.iter().map(|l| l.replace(['\u{2018}', '\u{2019}'], "'")).collect();
+    let is_said = |line: &String| line.contains("Bad system call");
+    assert_eq!(lines.iter().filter(|line| is_said(line)).count(), 1, "{lines:?}");
+    let lines: Vec<String> = lines.into_iter().filter(|line| !is_said(line)).collect();
+    assert_eq!(lines, expected);
+}
+
+/// Debian's crun with a profile as container engines give it: what is not allowed fails.
+#[test]
+fn crun_installs_a_seccomp_profile() {
+    let inside = "grep -E 'Seccomp|NoNewPrivs' /proc/self/status
+        mkdir /dev/x 2>&1; hostname other 2>&1; (sleep 1000 & kill -9 $!); echo alive";
+    let mut config: Value = serde_json::from_str(&bundle(inside)).unwrap();
+    config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_AARCH64"],
+        "syscalls": [
+            {"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+            {"names": ["ptrace", "sethostname"], "action": "SCMP_ACT_ERRNO"},
+            {"names": ["personality"], "action": "SCMP_ACT_ERRNO",
+             "args": [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]},
+        ],
+    });
+    let script = r#"
+        mount -t cgroup2 none /sys/fs/cgroup
+        mkdir -p /bound /b/rootfs/bin /b/rootfs/proc /b/rootfs/sys /b/rootfs/dev /b/rootfs/bound
+        cp /bin/busybox /b/rootfs/bin
+        for i in sh hostname mkdir grep sleep kill; do ln -s busybox /b/rootfs/bin/$i; done
+        cd /b; crun run one; echo ended $?"#;
+    let (code, lines) =
+        with_tools(&format!("mkdir -p /b; cat > /b/config.json <<'END'\n{config}\nEND\n{script}"));
+    assert_eq!(code, 0, "{lines:#?}");
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = lines.iter().map(words).collect();
+    assert_eq!(lines[..2], ["NoNewPrivs: 1", "Seccomp: 2"], "{lines:#?}");
+    assert!(lines[2].starts_with("Seccomp_filters: "), "{lines:#?}");
+    let expected = [
+        "mkdir: can't create directory '/dev/x': No space left on device",
+        "hostname: sethostname: Operation not permitted",
+        "alive",
+        "ended 0",
+    ];
+    assert_eq!(lines[3..], expected, "{lines:#?}");
+}

@@ -192,6 +192,11 @@ fn unix_sockets_go_on_with_what_is_queued() {
 }
 
 #[test]
+fn seccomp_filters_go_on() {
+    assert_moves("moved_seccomp", "filters are as they were\n");
+}
+
+#[test]
 fn shell_at_a_terminal_goes_on_with_its_jobs() {
     let guest = Guest::new();
     let mut before = Terminal::start(guest.command(&["run", "--name", "t", "shell"]));
@@ -249,6 +254,25 @@ fn what_no_core_carries_is_refused_and_goes_on() {
     assert!(!PathBuf::from(dir).exists());
     // Nobody was killed, and nobody stands still.
     assert!(guest.rows(&["ps", "t"]).iter().all(|row| row["state"] != "t"));
+    vm.kill(&guest);
+}
+
+#[test]
+fn seccomp_filters_that_somebody_listens_to_are_refused_by_name() {
+    let guest = Guest::new();
+    let mut vm = Printing::run(&guest, &[&program("moved_seccomp"), "--", "listen"]);
+    vm.read_until("ready");
+    let dir = guest.path("cores");
+    let done = guest.run(&["checkpoint", "t", "1", dir.to_str().unwrap()], "");
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(
+        done.stderr.contains("process 1 cannot be taken out: somebody listens to a filter"),
+        "{done:?}"
+    );
+    let task = guest.rows(&["task", "t", "1"]);
+    let value =
+        |field: &str| task.iter().find(|row| row["field"] == field).unwrap()["value"].clone();
+    assert_eq!((value("seccomp.mode"), value("seccomp.filter_count")), ("Filter".into(), 1.into()));
     vm.kill(&guest);
 }
 

@@ -41,6 +41,8 @@ const fn row(name: &'static str, unit: &'static str, measure: fn() -> Measured) 
 /// All rows, in the order of the table.
 pub const ROWS: &[Row] = &[
     row("getppid", "us", null_call),
+    row("seccomp_number", "us", || filtered_call(&filter(false))),
+    row("seccomp_argument", "us", || filtered_call(&filter(true))),
     row("read", "us", read_one_byte),
     row("signal", "us", install_and_catch),
     row("fork_exit_wait_0", "us", || fork_exit_wait(0, 50)),
@@ -200,6 +202,42 @@ fn fork_exec(argv: &[&str], count: u64) -> Measured {
 
 fn expect_success(success: bool) -> io::Result<()> {
     if success { Ok(()) } else { Err(io::Error::other("the program failed")) }
+}
+
+/// A filter like those of containers, of 64 numbers that are refused; it allows all others, by their numbers alone or
+/// after it looked at an argument.
+fn filter(by_argument: bool) -> Vec<libc::sock_filter> {
+    const LOAD: u16 = 0x20;
+    const JUMP_EQ: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let insn = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = vec![insn(LOAD, 0, 0, 0)];
+    for number in 1000..1064 {
+        filter.push(insn(JUMP_EQ, 0, 1, number));
+        filter.push(insn(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO));
+    }
+    if by_argument {
+        filter.push(insn(LOAD, 0, 0, 16));
+    }
+    filter.push(insn(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    filter
+}
+
+/// A call that a filter of the calling thread allows.
+fn filtered_call(filter: &[libc::sock_filter]) -> Measured {
+    let measure = || {
+        let program =
+            libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: the program is there; the filter is this thread's alone.
+        unsafe {
+            Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            let mode = libc::SECCOMP_MODE_FILTER;
+            Errno::result(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program))?;
+        }
+        null_call()
+    };
+    std::thread::scope(|scope| scope.spawn(measure).join())
+        .map_err(|_| io::Error::other("the thread panicked"))?
 }
 
 fn thread() -> Measured {

@@ -21,6 +21,8 @@ const BENCH: &str = "belljar-bench";
 /// All rows, in the order of the table.
 const ROWS: &[&str] = &[
     "getppid",
+    "seccomp_number",
+    "seccomp_argument",
     "read",
     "signal",
     "fork_exit_wait_0",
