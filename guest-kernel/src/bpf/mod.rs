@@ -39,27 +39,31 @@ impl Insn {
     }
 
     /// What to do, as a number.
+    #[inline]
     pub const fn code(self) -> u16 {
         self.0 as u16
     }
 
     /// How many instructions a jump skips if its condition holds.
+    #[inline]
     pub const fn jt(self) -> u8 {
         (self.0 >> 16) as u8
     }
 
     /// How many it skips if not.
+    #[inline]
     pub const fn jf(self) -> u8 {
         (self.0 >> 24) as u8
     }
 
     /// Its constant.
+    #[inline]
     pub const fn k(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
     /// What to do; `None` if there is no such instruction.
-    #[inline]
+    #[inline(always)]
     pub fn op(self) -> Option<Op> {
         Op::decode(self.code())
     }
@@ -169,7 +173,8 @@ pub enum Op {
 
 impl Op {
     /// The operation with this number (linux/bpf_common.h).
-    #[inline]
+    // What is decoded is acted on at once: together that is one jump.
+    #[inline(always)]
     pub fn decode(code: u16) -> Option<Self> {
         let source = if code & 0x08 != 0 { Source::X } else { Source::K };
         Some(match code {

@@ -7,6 +7,7 @@ pub(super) fn run(insns: &[u64], data: &impl Data) -> u32 {
     finish(insns, data).unwrap_or(0)
 }
 
+#[inline]
 fn finish(insns: &[u64], data: &impl Data) -> Option<u32> {
     let (mut a, mut x) = (0_u32, 0_u32);
     let mut memory = [0_u32; MEMORY_WORDS];
@@ -43,6 +44,7 @@ fn finish(insns: &[u64], data: &impl Data) -> Option<u32> {
     }
 }
 
+#[inline]
 const fn operand(source: Source, k: u32, x: u32) -> u32 {
     match source {
         Source::K => k,
@@ -51,6 +53,7 @@ const fn operand(source: Source, k: u32, x: u32) -> u32 {
 }
 
 /// Shifts by X count its lower five bits, as Linux's machine does.
+#[inline]
 fn calculate(alu: Alu, a: u32, b: u32) -> Option<u32> {
     Some(match alu {
         Alu::Add => a.wrapping_add(b),

@@ -79,7 +79,11 @@ fn find(pid: i32) -> Result<Ref<Task>> {
 
 /// Options as the program gives them; `unknown` if there is one that does not exist, or is not here.
 fn options(bits: u64, unknown: Errno) -> Result<TraceOptions> {
-    u32::try_from(bits).ok().and_then(TraceOptions::from_bits).ok_or(unknown)
+    let options = u32::try_from(bits).ok().and_then(TraceOptions::from_bits).ok_or(unknown)?;
+    if options.contains(TraceOptions::SUSPEND_SECCOMP) && !seccomp::may_suspend() {
+        return Err(Errno::EPERM);
+    }
+    Ok(options)
 }
 
 /// A request about a tracee that stands still.

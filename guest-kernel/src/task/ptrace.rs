@@ -49,6 +49,8 @@ bitflags! {
         const TRACESECCOMP = 1 << 7;
         /// It ends with its tracer.
         const EXITKILL = 1 << 20;
+        /// Its filters of system calls rest while it is traced.
+        const SUSPEND_SECCOMP = 1 << 21;
     }
 }
 

@@ -22,6 +22,7 @@ use crate::process::ptrace::{Event, stop};
 use crate::process::signal;
 use crate::seccomp::{AUDIT_ARCH, Action, RET_DATA, SeccompData, SeccompFilter, Verdict};
 use crate::signal::{SIGKILL, SIGSYS, SigInfo};
+use crate::task::ptrace::TraceOptions;
 use crate::task::{self, SeccompMode, Task};
 
 /// What strict mode allows: read, write, exit, rt_sigreturn.
@@ -33,6 +34,9 @@ const MAX_ERRNO: u32 = 4095;
 #[inline(never)]
 pub fn secure_computing(regs: &mut PtRegs) -> bool {
     let task = task::current();
+    if is_suspended(task) {
+        return true;
+    }
     match task.seccomp.mode() {
         SeccompMode::Disabled => true,
         SeccompMode::Strict => STRICT.contains(&regs.syscallno) || strict_kill(task, regs),
@@ -41,6 +45,18 @@ pub fn secure_computing(regs: &mut PtRegs) -> bool {
         }
         SeccompMode::Dead => exit::do_exit(SIGKILL),
     }
+}
+
+/// Whether its tracer has its filters rest.
+fn is_suspended(task: &Task) -> bool {
+    task.ptrace.is_traced() && task.ptrace.options().contains(TraceOptions::SUSPEND_SECCOMP)
+}
+
+/// Whether the caller may have another's filters rest (`PTRACE_O_SUSPEND_SECCOMP`).
+pub fn may_suspend() -> bool {
+    let task = task::current();
+    let restricted = task.seccomp.mode() != SeccompMode::Disabled || is_suspended(task);
+    task.cred().capable(Cap::SysAdmin) && !restricted
 }
 
 fn strict_kill(task: &Task, regs: &PtRegs) -> ! {

@@ -7,6 +7,7 @@
 //!
 //! DESIGN.md, The kernel: running out of memory is ENOMEM or the OOM killer, never a crash.
 
+use belljar_guest_tests::seccomp::*;
 use belljar_guest_tests::*;
 use std::ffi::CString;
 use std::fs;
@@ -15,6 +16,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A call's result does not matter here.
@@ -377,6 +379,40 @@ fn memory() {
 }
 
 /// Reads what is in a directory of /proc or /sys, but not further down.
+fn filters() {
+    const RECV: u64 = 0xc050_2100;
+    const SEND: u64 = 0xc018_2101;
+    const ADDFD: u64 = 0x4018_2103;
+    no_new_privs();
+    let _ = install(0, &rule(libc::SYS_getpgid, libc::SECCOMP_RET_ERRNO));
+    let ask = rule(libc::SYS_getppid, libc::SECCOMP_RET_USER_NOTIF);
+    let Ok(fd) = install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, &ask) else { return };
+    let fd = fd as i32;
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let listener = || {
+            let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            while !is_done.load(Ordering::Relaxed) {
+                sys!(poll, &raw mut poll, 1, 5);
+                let mut question = [0_u64; 10];
+                if poll.revents & libc::POLLIN == 0
+                    || sys!(ioctl, fd, RECV, question.as_mut_ptr()).is_none()
+                {
+                    continue;
+                }
+                let id = question[0];
+                // Descriptor 0, wherever there is room.
+                sys!(ioctl, fd, ADDFD, [id, 0, 0].as_mut_ptr());
+                sys!(ioctl, fd, SEND, [id, 7, 0].as_mut_ptr());
+            }
+        };
+        if std::thread::Builder::new().spawn_scoped(scope, listener).is_ok() {
+            sys!(syscall, libc::SYS_getppid);
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+}
+
 fn texts(dir: &str) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -456,7 +492,7 @@ fn has_failed(work: fn(), n: u32) -> bool {
 
 fn main() {
     let _ = cgroups::root();
-    let all: [(&str, fn()); 14] = [
+    let all: [(&str, fn()); 15] = [
         ("files", files),
         ("anonymous files", anonymous_files),
         ("unix sockets", unix_sockets),
@@ -467,6 +503,7 @@ fn main() {
         ("ipc", ipc),
         ("processes", processes),
         ("memory", memory),
+        ("filters", filters),
         ("proc, own", proc_self),
         ("proc, others", proc_others),
         ("control groups", control_groups),

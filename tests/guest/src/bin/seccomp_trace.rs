@@ -211,6 +211,37 @@ fn filters_are_shown() {
     expect_exit(pid, 0);
 }
 
+/// A privileged tracer lets a tracee's filters rest.
+fn filters_rest() {
+    const SUSPEND_SECCOMP: u64 = 1 << 21;
+    let me = i64::from(std::process::id());
+    let filter = rule(GETPPID, ERRNO | 1);
+    let pid = tracee(&filter, 0, || {
+        check_eq!(getppid(), me);
+        // SAFETY: a plain call.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        check_eq!(getppid(), -1);
+        0
+    });
+    must(libc::PTRACE_SETOPTIONS, pid, 0, SUSPEND_SECCOMP);
+    resume(libc::PTRACE_CONT, pid, 0);
+    expect_stop(pid, libc::SIGSTOP);
+    must(libc::PTRACE_SETOPTIONS, pid, 0, 0);
+    resume(libc::PTRACE_CONT, pid, 0);
+    expect_exit(pid, 0);
+    let status = in_child(|| {
+        no_new_privs();
+        check_eq!(install(0, &rules(&[], ALLOW)), Ok(0));
+        let pid = traced_child(|| 0);
+        check_eq!(request(libc::PTRACE_SETOPTIONS, pid, 0, SUSPEND_SECCOMP), Err(libc::EPERM));
+        check_eq!(request(GET_FILTER, pid, 0, 0), Err(libc::EACCES));
+        resume(libc::PTRACE_CONT, pid, 0);
+        expect_exit(pid, 0);
+        0
+    });
+    check_eq!(status, 0);
+}
+
 fn main() {
     // SAFETY: a valid limit: no core is wanted.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 }) };
@@ -219,4 +250,5 @@ fn main() {
     order();
     ends();
     filters_are_shown();
+    filters_rest();
 }
