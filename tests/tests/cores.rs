@@ -1,11 +1,13 @@
 //! Cores of a machine and of its processes: `belljar dump` and `gcore`, read by our own views, by
 //! gdb-multiarch and by readelf.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 use belljar_tests::gdb::unpack;
-use belljar_tests::guest::Waiting;
+use belljar_tests::guest::{Guest, Waiting};
 use belljar_tests::home;
 use belljar_tests::sandbox::eventually;
 use serde_json::Value;
@@ -83,6 +85,30 @@ fn core_of_a_process_is_read_by_gdb_and_readelf() {
     let time = || vm.guest.rows(&["ps", "t"])[0]["time_ns"].as_u64().unwrap();
     let before = time();
     eventually("the shell runs on", || time() > before);
+}
+
+#[test]
+fn core_holds_the_headers_of_its_program_even_if_that_has_none_in_memory() {
+    let guest = Guest::new();
+    let program = home().join("guest-tests/file_pages");
+    let start = ["run", "--detach", "--name", "t", program.to_str().unwrap(), "--", "wait"];
+    let start = guest.run(&start, "");
+    assert_eq!(start.code, 0, "{start:?}");
+    eventually("it waits", || guest.run(&["console", "t"], "").stdout.contains("waits"));
+    let (core, root) = (guest.path("core"), guest.path("root"));
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    let copies = [root.join("bin/file_pages"), root.join("copy")];
+    for copy in &copies {
+        std::fs::copy(&program, copy).unwrap();
+        File::options().write(true).open(copy).unwrap().set_modified(UNIX_EPOCH).unwrap();
+    }
+    let done = guest.run(&["gcore", "t", "1", "-o", core.to_str().unwrap()], "");
+    assert_eq!(done.code, 0, "{done:?}");
+    // The names differ: by the build id, which the headers lead to, gdb knows that this is the program.
+    let start = guest.rows(&["maps", "t", "1"])[0]["start"].as_str().unwrap().to_owned();
+    let look = format!("x/s {start}");
+    let said = belljar_tests::gdb::gdb(&root, &copies[1], &core, &[&look]);
+    assert!(said.contains("ELF"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use object::elf::ELFMAG;
+
 use super::Result;
 use crate::introspect::{Error, Frames, Kernel, Object};
 use crate::target::PAGE_SIZE;
@@ -42,6 +44,16 @@ impl<'k> Contents<'k> {
         let content = self.hash(&mapping)?;
         self.known.insert(mapping.addr(), content);
         Ok(Some(content))
+    }
+
+    /// The physical address of such a file's first page, if that is in memory and begins an ELF file.
+    pub(super) fn elf_header(&self, holder: &Object<'k>) -> Result<Option<u64>> {
+        let Some(mapping) = holder.ptr("pages")? else { return Ok(None) };
+        let Some(record) = self.page(&mapping, 0)? else { return Ok(None) };
+        let Some(phys) = self.frames.phys_of(record) else { return Ok(None) };
+        let mut magic = ELFMAG;
+        self.kernel.space().ram().read(phys, &mut magic)?;
+        Ok((magic == ELFMAG).then_some(phys))
     }
 
     fn hash(&self, mapping: &Object<'k>) -> Result<Content> {

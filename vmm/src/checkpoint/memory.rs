@@ -3,7 +3,8 @@
 //! A range of anonymous memory is one segment: pages that were never touched are zeros, which the core
 //! keeps as holes of the file, and what follows the last page is left out (`p_filesz` < `p_memsz`). A range of a
 //! file is cut into segments: pages that are in memory, and runs that are not, which have no bytes in
-//! the core at all, because zeros would be wrong there: a debugger takes them from the file.
+//! the core at all, because zeros would be wrong there: a debugger takes them from the file. That it finds
+//! the right one, the headers of an ELF file are in the core in any case (core(5), `coredump_filter` bit 4).
 
 use std::ops::Range;
 
@@ -53,11 +54,12 @@ const VM_EXEC: u64 = 4;
 pub(super) const VM_SHARED: u64 = 8;
 const VM_DONTDUMP: u64 = 0x400_0000;
 
-/// The ranges of a process with what of them is in memory.
+/// The ranges of a process with what of them is in memory. `hashed`: and what their files hold.
 pub(super) fn vmas<'k>(
     process: &Process<'k>,
     mm: &Object<'k>,
-    mut contents: Option<&mut Contents<'k>>,
+    contents: &mut Contents<'k>,
+    hashed: bool,
 ) -> Result<Vec<Vma>> {
     let ram = process.task().kernel().space().ram();
     let pgd = mm.uint("tables.root")?;
@@ -67,20 +69,27 @@ pub(super) fn vmas<'k>(
         if range.start >= range.end {
             continue;
         }
+        let mut pages = mapped_ranges_in(ram, pgd, range.clone(), MAX_RUNS);
+        let (flags, pgoff) = (vma.uint("flags")?, vma.uint("pgoff")?);
         let file = match vma.ptr("file")? {
             Some(file) => {
+                let absent = pages.first().is_none_or(|first| first.virt != range.start);
+                if absent && pgoff == 0 && flags & VM_READ != 0 {
+                    let header = contents.elf_header(&file)?;
+                    let page =
+                        |phys| Mapped { virt: range.start, phys, len: PAGE_SIZE, writable: false };
+                    pages.splice(..0, header.map(page));
+                }
                 let path = file.bytes("path")?;
                 // Shared anonymous memory is no file, and what it holds is in the core.
-                let content = match &mut contents {
-                    Some(contents) if path != corenote::SHARED_NAME => contents.of(&file)?,
-                    _ => None,
+                let content = match hashed && path != corenote::SHARED_NAME {
+                    true => contents.of(&file)?,
+                    false => None,
                 };
                 Some(MappedFile { dev: file.uint("dev")?, ino: file.uint("ino")?, path, content })
             }
             None => None,
         };
-        let pages = mapped_ranges_in(ram, pgd, range.clone(), MAX_RUNS);
-        let (flags, pgoff) = (vma.uint("flags")?, vma.uint("pgoff")?);
         vmas.push(Vma { range, flags, pgoff, file, pages });
     }
     Ok(vmas)

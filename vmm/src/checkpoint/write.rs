@@ -58,15 +58,11 @@ pub fn image<'r>(
     let mm = alive.iter().find_map(|thread| thread.mm().transpose());
     let mm = mm.ok_or(GuestError::NoMm { pid })??;
     kernel.check_seq_of(&mm, "seq")?;
-    let mut contents = match depth {
-        Depth::Plain => None,
-        Depth::Whole { .. } => Some(Contents::new(kernel)?),
-    };
-    let vmas = memory::vmas(&process, &mm, contents.as_mut())?;
+    let mut contents = Contents::new(kernel)?;
+    let whole = matches!(depth, Depth::Whole { .. });
+    let vmas = memory::vmas(&process, &mm, &mut contents, whole)?;
     let (segments, pieces, size) = memory::segments(pid, &vmas)?;
-    if matches!(depth, Depth::Whole { .. })
-        && alive.first().is_none_or(|first| first.task().addr() != process.task().addr())
-    {
+    if whole && alive.first().is_none_or(|first| first.task().addr() != process.task().addr()) {
         let what = "its first thread has ended while others go on, which no core carries yet";
         return Err(Error::Refused { pid: process.pid()?, what: what.into() });
     }
@@ -91,12 +87,12 @@ pub fn image<'r>(
         }
     }
     let mut open = OpenFiles::default();
-    if let (Depth::Whole { now }, Some(contents)) = (depth, &mut contents) {
+    if let Depth::Whole { now } = depth {
         core.notes.extend(state::process(&process, &mm, &vmas, now)?);
         core.notes.extend(state::threads(&process, &alive, &all)?);
         core.notes.push(state::zombies(kernel, process.pid()?)?);
         core.notes.extend(state::terminal(process.task())?);
-        open = files::open_files(&process, contents)?;
+        open = files::open_files(&process, &mut contents)?;
         core.notes.append(&mut open.notes);
         core.notes.push(timers::note(&process, &alive, &open.timers)?);
         core.notes.push(sharing::note(kernel, &mm, &vmas)?);
