@@ -129,6 +129,42 @@ fn process_of_a_running_machine_moves_into_another_running_machine() {
 }
 
 #[test]
+fn what_a_process_wrote_before_a_snapshot_is_printed_once() {
+    // On four CPUs it writes while the machine comes to rest; at a terminal the line's driver has it then.
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done; exit 4";
+    let whole: String = (1..=20000).map(|n| format!("line {n}\n")).collect();
+    let guest = Guest::new();
+    let (snapshot, dir) = (guest.path("snapshot"), guest.path("cores"));
+    let (snapshot, dir) = (snapshot.to_str().unwrap(), dir.to_str().unwrap());
+    let run = ["--cpus", "4", "shell", "--", "sh", "-c", script];
+    let mut vm = Printing::run(&guest, &run);
+    let mut printed = vm.read_lines(100);
+    for _ in 0..5 {
+        let text = loop {
+            let done = guest.run(&["snapshot", "t", snapshot, "--stop"], "");
+            assert_eq!(done.code, 0, "{done:?}");
+            let (text, code) = vm.end();
+            assert_eq!(code, 0, "it was saved: {text}");
+            let done = guest.run(&["checkpoint", "--snapshot", snapshot, "1", dir], "");
+            if done.code == 0 {
+                break text;
+            }
+            // It may be at a point where only its kernel can go on.
+            assert!(done.stderr.contains("in the middle of"), "{done:?}");
+            printed += &text;
+            vm = Printing::restore(&guest, &[snapshot]);
+            printed += &vm.read_lines(1);
+        };
+        printed += &text;
+        assert!(whole.starts_with(&printed), "{printed}");
+        vm = Printing::run(&guest, &["--cpus", "4", "--resume", dir, "shell"]);
+        printed += &vm.read_lines(100);
+    }
+    let (text, code) = vm.end();
+    assert_eq!((printed + &text, code), (whole, 4));
+}
+
+#[test]
 fn threads_of_a_snapshot_on_disk_go_on() {
     let counting = program("counting");
     // So long that it still runs after several snapshots on a slow machine.

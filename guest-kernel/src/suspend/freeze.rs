@@ -8,6 +8,7 @@ use belljar_abi::root::RootPage;
 use super::shown::Shown;
 use super::thaw;
 use crate::arch;
+use crate::drivers::tty::console;
 use crate::drivers::{pl031, virtio};
 use crate::errno::Result;
 use crate::introspect::ROOT;
@@ -30,8 +31,13 @@ pub enum Role {
 /// Called by a kernel thread that is bound to CPU 0, which may sleep.
 pub fn freeze(sequence: u32) -> Result<Role> {
     FROZEN_FOR.store(sequence, Relaxed);
+    // Before the devices are quiet, so that they take what was written.
+    console::stop_writers();
     virtio::quiesce();
-    let parked = smp::park_secondary_cpus().inspect_err(|_| virtio::resume())?;
+    let parked = smp::park_secondary_cpus().inspect_err(|_| {
+        virtio::resume();
+        console::let_writers_go_on();
+    })?;
     let offline = secondary_cpus() & !parked.mask;
     let role = stop_cpu();
     let online = parked.mask;
@@ -40,6 +46,7 @@ pub fn freeze(sequence: u32) -> Result<Role> {
         // Whatever this machine has, but for those that were taken offline on purpose.
         Role::Copy(_) => secondary_cpus() & !offline,
     });
+    console::let_writers_go_on();
     Ok(role)
 }
 

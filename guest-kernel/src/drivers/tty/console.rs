@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 use super::io::OpenedAs;
 use super::pty::Ptmx;
 use super::termios::{Termios, WinSize};
+use super::writers::Writers;
 use super::{Backend, Tty, devpts, ioctl, job, stream};
 use crate::drivers::serial::Line;
 use crate::drivers::{pl011, virtio};
@@ -22,6 +23,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::sched::clock::Deadline;
 use crate::sync::Once;
 
 /// /dev/ttyAMA0, the UART.
@@ -43,6 +45,9 @@ pub enum Kind {
     /// Port 0 of the virtio console.
     Virtio,
 }
+
+/// How long the other side may take to read what is being written when the machine freezes.
+const PATIENCE: u64 = 1_000_000_000;
 
 static UART_TTY: Once<Arc<Tty>> = Once::new();
 static VIRTIO_TTY: Once<Arc<Tty>> = Once::new();
@@ -100,6 +105,22 @@ pub fn drain() {
     if console().is_some() {
         kind().line().drain();
     }
+}
+
+/// Lets nobody begin to write to the machine's lines, and gives those who write a while to finish.
+pub fn stop_writers() {
+    let deadline = Deadline::after(PATIENCE);
+    all_writers().for_each(|writers| writers.stop(deadline));
+}
+
+/// Ends [`stop_writers`].
+pub fn let_writers_go_on() {
+    all_writers().for_each(Writers::go_on);
+}
+
+fn all_writers() -> impl Iterator<Item = &'static Writers> {
+    let terminals = [&UART_TTY, &VIRTIO_TTY].into_iter().filter_map(Once::try_get);
+    terminals.map(|tty| &tty.writers).chain(stream::get().map(|stream| &stream.writers))
 }
 
 fn register_nodes() {

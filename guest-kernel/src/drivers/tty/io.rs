@@ -209,7 +209,7 @@ impl Tty {
         if !how.is_console && self.state.lock().termios.lflag(TOSTOP) {
             self.check_change(SIGTTOU)?;
         }
-        let _together = self.write_lock.lock();
+        let _together = self.writers.enter()?;
         let mut done = 0;
         let mut chunk = [0; CHUNK];
         while done < len {

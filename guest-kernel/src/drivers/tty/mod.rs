@@ -11,6 +11,7 @@
 //! | [`job`] | controlling terminals, background access, hangup |
 //! | [`ioctl`] | requests that programs make of a terminal |
 //! | [`pty`], [`devpts`] | pseudoterminals: /dev/ptmx and /dev/pts |
+//! | `writers` | who writes: one at a time, and none while the machine freezes |
 //! | [`console`] | /dev/console, /dev/tty and the terminals of serial lines |
 //! | [`stream`] | /dev/console where it is no terminal |
 //!
@@ -28,6 +29,7 @@ pub mod output;
 pub mod pty;
 pub mod stream;
 pub mod termios;
+mod writers;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -41,13 +43,14 @@ use crate::kref::Ref;
 use crate::mm::try_arc;
 use crate::ns::Pid;
 use crate::sched::WaitQueue;
-use crate::sync::{IrqLock, Mutex};
+use crate::sync::IrqLock;
 pub use console::console;
 use io::OpenedAs;
 pub use job::disassociate_ctty;
 use ldisc::LineDiscipline;
 use pty::Master;
 use termios::{Termios, WinSize};
+use writers::Writers;
 
 /// What a terminal is attached to.
 pub enum Backend {
@@ -73,9 +76,9 @@ pub struct Tty {
     /// Writers of the terminal, and whoever polls it.
     #[described(skip)]
     write_wait: WaitQueue,
-    /// Keeps what one call writes together.
+    /// Who writes to it.
     #[described(skip)]
-    write_lock: Mutex<()>,
+    writers: Writers,
     /// Raised by a hangup: files opened before it are dead.
     generation: AtomicU32,
 }
@@ -125,7 +128,7 @@ impl Tty {
             }),
             read_wait: WaitQueue::new(),
             write_wait: WaitQueue::new(),
-            write_lock: Mutex::new(()),
+            writers: Writers::new(),
             generation: AtomicU32::new(0),
         })
     }

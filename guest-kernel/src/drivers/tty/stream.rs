@@ -6,12 +6,13 @@
 
 use alloc::boxed::Box;
 
+use super::writers::Writers;
 use crate::drivers::ring::Ring;
 use crate::drivers::serial::{Line, Listener};
 use crate::errno::{Errno, Result};
 use crate::fs::{FMode, File, FileOps, PollFlags, PollTable, UserBuf};
 use crate::sched::WaitQueue;
-use crate::sync::{IrqLock, Mutex, Once};
+use crate::sync::{IrqLock, Once};
 use crate::wait_event_interruptible;
 
 /// Starts a pair of bytes in the input.
@@ -38,7 +39,7 @@ pub fn init(line: &'static Line) -> Result<&'static Stream> {
         input,
         readers: WaitQueue::new(),
         room: WaitQueue::new(),
-        writers: Mutex::new(()),
+        writers: Writers::new(),
     }))
 }
 
@@ -49,8 +50,8 @@ pub struct Stream {
     readers: WaitQueue,
     /// Writers that wait for room in the device.
     room: WaitQueue,
-    /// What one write(2) writes stays together.
-    writers: Mutex<()>,
+    /// Who writes to it.
+    pub(super) writers: Writers,
 }
 
 struct Input {
@@ -142,7 +143,7 @@ impl FileOps for StreamFile {
     }
 
     fn write(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
-        let _together = self.0.writers.lock();
+        let _together = self.0.writers.enter()?;
         let device = self.0.line.device();
         let mut chunk = [0; CHUNK];
         let mut done = 0;
