@@ -92,6 +92,47 @@ fn wait_for_output(guest: &Guest, vm: &str, text: &str) -> String {
     console
 }
 
+/// A guest that is copied while it works. When it notices that it is a copy it prints `random NUMBER`, and stays.
+struct Copied<'a> {
+    /// Options of `run`.
+    run: &'a [&'a str],
+    /// What it prints when it is under way.
+    ready: &'a str,
+    /// What each copy prints.
+    says: &'a [&'a str],
+}
+
+impl Copied<'_> {
+    fn assert_twenty_differ(&self) {
+        let guest = Guest::new();
+        let started = guest.run(&[&["run", "--detach", "--name", "t"], self.run].concat(), "");
+        assert_eq!(started.code, 0, "{started:?}");
+        wait_for_output(&guest, "t", self.ready);
+        let copies = guest.run(&["clone", "t", "-n", "20"], "");
+        assert_eq!(copies.code, 0, "{copies:?}");
+        let names: Vec<&str> = copies.stdout.lines().collect();
+        assert_eq!(names.len(), 20);
+        let mut seen = HashSet::new();
+        for (number, name) in (1..).zip(&names) {
+            for text in self.says {
+                wait_for_output(&guest, name, &text.replace("{n}", &format!("{number}")));
+            }
+            let console = wait_for_output(&guest, name, "random ");
+            let random = console.split("random ").nth(1).and_then(|rest| rest.lines().next());
+            let random = random.unwrap().split(' ').next().unwrap().to_owned();
+            assert!(!random.is_empty() && !console.contains("wrong"), "{name}: {console}");
+            assert!(seen.insert(random), "twice: {name}: {console}");
+        }
+        let original = guest.run(&["console", "t"], "").stdout;
+        assert!(original.contains(self.ready.trim()) && !original.contains("random"), "{original}");
+        assert!(guest.rows(&["ps", "t"]).iter().any(|row| row["pid"] == 1));
+        for name in names.iter().chain(&["t"]) {
+            assert_eq!(guest.run(&["kill", name], "").code, 0);
+        }
+        guest.assert_clean();
+    }
+}
+
 #[test]
 fn the_original_goes_on_and_twenty_copies_differ() {
     // A pipeline is under way in all of them.
@@ -101,31 +142,31 @@ fn the_original_goes_on_and_twenty_copies_differ() {
         echo ready; until [ $(cat /proc/belljar/generation) = 1 ]; do sleep 0.2; done
         echo random $(head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\"') $(cat /proc/belljar/snapshot) end
         wait; echo all; sleep 1000";
-    let guest = Guest::new();
-    let started =
-        guest.run(&["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script], "");
-    assert_eq!(started.code, 0, "{started:?}");
-    wait_for_output(&guest, "t", "ready");
-    let copies = guest.run(&["clone", "t", "-n", "20"], "");
-    assert_eq!(copies.code, 0, "{copies:?}");
-    let names: Vec<&str> = copies.stdout.lines().collect();
-    assert_eq!(names.len(), 20);
-    let mut seen = HashSet::new();
-    for (number, name) in names.iter().enumerate() {
-        let console = wait_for_output(&guest, name, "all");
-        assert!(console.contains("sum 210\n"), "{name}: {console}");
-        let line = console.lines().find_map(|line| line.split_once("random ")).unwrap().1;
-        let (random, role) = line.split_once(' ').unwrap();
-        assert_eq!(role, format!("copy {} end", number + 1));
-        assert!(seen.insert(random.to_owned()), "{random} twice");
-    }
-    let original = guest.run(&["console", "t"], "").stdout;
-    assert!(!original.contains("random"), "{original}");
-    assert!(guest.rows(&["ps", "t"]).iter().any(|row| row["comm"] == "sh"));
-    for name in names.iter().chain(&["t"]) {
-        assert_eq!(guest.run(&["kill", name], "").code, 0);
-    }
-    guest.assert_clean();
+    let says = &["copy {n} end", "sum 210\n", "all\n"];
+    Copied { run: &["shell", "--", "sh", "-c", script], ready: "ready", says }
+        .assert_twenty_differ();
+}
+
+#[test]
+fn twenty_copies_of_threads_that_count_differ() {
+    // The threads are in the middle of it: what was counted before, the original printed.
+    let run = ["--cpus", "2", &program("counting"), "--", "400", "copy"];
+    let says = &["step 31\n", "counted to 1600\n"];
+    Copied { run: &run, ready: "step 3\n", says }.assert_twenty_differ();
+}
+
+#[test]
+fn twenty_copies_of_debians_bash_differ() {
+    let script = "
+        declare -A square; i=0; echo ready
+        until [ $(< /proc/belljar/generation) = 1 ]; do
+            i=$((i + 1)); square[$i]=$((i * i)); sleep 0.1
+        done
+        for j in ${!square[@]}; do [ ${square[$j]} = $((j * j)) ] || echo wrong $j; done
+        coproc cat; echo through >&${COPROC[1]}; read -r word <&${COPROC[0]}
+        echo $word $((${#square[@]} == i)); echo random $SRANDOM-$SRANDOM; sleep 1000";
+    let run = ["bash", "--", "bash", "-c", script];
+    Copied { run: &run, ready: "ready", says: &["through 1\n"] }.assert_twenty_differ();
 }
 
 #[test]

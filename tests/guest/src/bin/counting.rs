@@ -1,6 +1,7 @@
 //! Threads that count under a lock and in an atomic, and sleep between: nothing is lost, no clock goes
 //! back, and no sleep ends early, whatever happens to the machine meanwhile. Prints its progress, a line
-//! a step. `counting [ROUNDS]`.
+//! a step. `counting [ROUNDS [copy]]`: with `copy` it waits, when it has counted, until its machine is a copy of
+//! another, and prints a random number.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -49,4 +50,17 @@ fn main() {
     check_eq!(*locked.0.lock().unwrap(), THREADS * rounds);
     check_eq!(free.load(Ordering::Relaxed), THREADS * rounds);
     println!("counted to {}", THREADS * rounds);
+    if std::env::args().nth(2).is_some() {
+        while std::fs::read_to_string("/proc/belljar/generation").unwrap() == "0\n" {
+            std::thread::sleep(PAUSE);
+        }
+        let mut bytes = [0; 8];
+        // SAFETY: a valid place.
+        let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        check_eq!(n, bytes.len() as isize);
+        println!("random {:016x}", u64::from_ne_bytes(bytes));
+        loop {
+            std::thread::park();
+        }
+    }
 }
