@@ -117,11 +117,9 @@ pub fn read_until(console: &mut dyn Read, end: &str) {
     }
 }
 
-fn memory() {
-    let mut child = shell("echo ready; read x");
-    read_until(child.stdout.as_mut().expect("a pipe"), "ready");
-    sleep(Duration::from_secs(1));
-    // All mappings but the guest's RAM, each a line with its name and then lines with its figures (proc(5)).
+/// What is resident of `child`'s memory beside the guest's RAM, in MiB: the program itself, its heap, and the rest.
+fn resident(child: &std::process::Child) -> [f64; 3] {
+    // All mappings, each a line with its name and then lines with its figures (proc(5)).
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", child.id())).expect("its mappings");
     let (mut program, mut heap, mut data, mut name) = (0.0, 0.0, 0.0, "");
     for line in smaps.lines() {
@@ -139,11 +137,28 @@ fn memory() {
             name = line.split_whitespace().nth(5).unwrap_or_default();
         }
     }
-    print("resident beside the guest's RAM: the program itself", program / 1024.0, "MiB", None);
-    print("resident beside the guest's RAM: heap", heap / 1024.0, "MiB", None);
-    print("resident beside the guest's RAM: stacks and other data", data / 1024.0, "MiB", None);
-    let all = (program + heap + data) / 1024.0;
-    print("resident beside the guest's RAM", all, "MiB", Some(5.0));
+    [program, heap, data].map(|kib| kib / 1024.0)
+}
+
+fn memory() {
+    const SNAPSHOT: &str = "/tmp/measured";
+    let mut child =
+        shell("ls -lR / >/dev/null; dd if=/dev/zero of=/tmp/x bs=1M count=4; echo ready; read x");
+    read_until(child.stdout.as_mut().expect("a pipe"), "ready");
+    sleep(Duration::from_secs(1));
+    let parts = resident(&child);
+    let names = ["the program itself", "heap", "stacks and other data"];
+    for (name, value) in names.into_iter().zip(parts) {
+        print(&format!("resident beside the guest's RAM: {name}"), value, "MiB", None);
+    }
+    print("resident beside the guest's RAM", parts.iter().sum(), "MiB", Some(5.0));
+    for args in [&["ps", "t"][..], &["maps", "t", "1"], &["snapshot", "t", SNAPSHOT]] {
+        let output = belljar(args).output().expect("belljar");
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    let after = resident(&child).iter().sum();
+    print("  after it was looked at and saved", after, "MiB", Some(5.0));
+    fs::remove_dir_all(SNAPSHOT).expect("a snapshot");
     drop(child.stdin.take());
     child.wait().expect("the VM's end");
 }

@@ -87,7 +87,7 @@ pub fn run(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<(String, Outcome), Error> {
-    heap::share();
+    heap::set_up();
     let folder = Folder::claim(plan.name.as_deref(), &plan.label)?;
     let tty = match plan.console {
         Console::Terminal => terminal::settings(),

@@ -37,17 +37,13 @@ pub(super) fn start(vm: &Arc<Vm>) -> io::Result<()> {
 
 fn watch(vm: &Weak<Vm>) {
     let (mut cpus, mut interval, mut last) = (vec![], SHORTEST, Instant::now());
-    let mut first = true;
     loop {
         thread::sleep(interval);
         let Some(vm) = vm.upgrade() else { return };
         let passed = last.elapsed();
         last = Instant::now();
-        if first {
-            // By now everybody has started.
-            heap::trim();
-            first = false;
-        }
+        // What the start needed, and since then what the API's answers did.
+        heap::trim();
         if let Some(cause) = look(&vm, &mut cpus, passed) {
             return vm.order(Message::Machine(Event::Died(cause)));
         }
