@@ -177,7 +177,7 @@ impl Copied {
         let saved = self.saved();
         let Self { save, mut manifest } = self;
         let path = save.partial.file(MEMORY);
-        let mut buffer = vec![0; CHUNK as usize];
+        let mut buffer = vec![0; super::verify::PIECE];
         for chunk in &mut manifest.memory.chunks {
             chunk.blake3 = super::verify::hash(&save.memory, chunk, &mut buffer)
                 .map_err(Error::io("read", &path))?
