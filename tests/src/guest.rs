@@ -171,6 +171,16 @@ impl Waiting {
     }
 }
 
+impl Drop for Guest {
+    /// Ends what still runs: a VM that stands by itself outlives the test that failed in the middle.
+    fn drop(&mut self) {
+        let Ok(vms) = std::fs::read_dir(self.path("run/belljar")) else { return };
+        for vm in vms.flatten() {
+            self.run(&["kill", &vm.file_name().to_string_lossy()], "");
+        }
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.guest.run(&["kill", "t"], "");
