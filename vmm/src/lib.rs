@@ -4,6 +4,7 @@
 //! The floors, from below: each module uses only those listed before it.
 //!
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
+//! - [`thread`]: how threads are made.
 //! - [`file`]: files that appear whole or not at all.
 //! - [`elfcore`]: ELF core files, of a machine or of a process.
 //! - [`metrics`]: figures of a running VM as text.
@@ -38,3 +39,4 @@ pub mod runtime;
 pub mod sandbox;
 pub mod snapshot;
 pub mod target;
+pub mod thread;

@@ -6,7 +6,6 @@ use std::io::{self, Cursor, Read};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -25,10 +24,11 @@ use crate::metrics;
 use crate::render::{Consistency, Envelope};
 use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Then, Vm, VmError, Wanted};
 use crate::sandbox::{self, Role};
+use crate::thread;
 
 /// Serves `vm` on `listener` until the process ends.
 pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
-    thread::Builder::new().name("api".into()).spawn(move || {
+    thread::named("api").spawn(move || {
         // The threads that the server starts are confined with this one.
         sandbox::enter(Role::Api);
         let server = match Server::from_listener(listener, None) {
@@ -47,7 +47,7 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
                 let _ = request.respond(response);
             };
             // Without memory for a thread the client sees its connection closed.
-            let _ = thread::Builder::new().name("api-request".into()).spawn(answer);
+            let _ = thread::named("api-request").spawn(answer);
         }
     })?;
     Ok(())

@@ -10,9 +10,9 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use crate::sandbox::{self, Role};
+use crate::thread;
 
 /// What is at the other end of the guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn pump_output(
     });
     for mut line in lines {
         let output = Arc::clone(&output);
-        thread::Builder::new().name("console-out".into()).spawn(move || {
+        thread::named("console-out").spawn(move || {
             sandbox::enter(Role::Pump);
             let mut buffer = vec![0; 64 << 10];
             let result = loop {
@@ -142,7 +142,7 @@ pub fn pump_input(
     until_ready: impl FnOnce() -> (Input, Destination) + Send + 'static,
     on_quit: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new().name("console-in".into()).spawn(move || {
+    thread::named("console-in").spawn(move || {
         sandbox::enter(Role::Pump);
         let (input, mut destination) = until_ready();
         let mut send = |bytes: &[u8]| (&*destination()).write_all(bytes);

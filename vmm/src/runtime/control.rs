@@ -6,12 +6,13 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar_abi::control::{Frame, MAX_FRAME, Message, decode};
 use rustix::net::SendFlags;
 use tracing::{debug, warn};
+
+use crate::thread;
 
 /// The connection.
 pub(super) struct Control {
@@ -88,7 +89,7 @@ impl Control {
     pub(super) fn listen(self: &Arc<Self>, handlers: Handlers) -> io::Result<()> {
         let reader = self.writer.lock().unwrap().stream.try_clone()?;
         let this = Arc::clone(self);
-        thread::Builder::new().name("control".into()).spawn(move || {
+        thread::named("control").spawn(move || {
             let Handlers { confine, hello, wanted } = handlers;
             confine();
             this.read(reader, &Answers { hello, wanted });

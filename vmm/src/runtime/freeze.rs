@@ -245,7 +245,7 @@ pub(super) fn handlers(vm: Weak<Vm>, snapshots: Option<OwnSnapshots>) -> Handler
         let wanted =
             Wanted { afterwards: *afterwards, sequence: Some(sequence), patience: FREEZE_PATIENCE };
         // This thread has to go on reading: the kernel may refuse to freeze.
-        let spawned = std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+        let spawned = crate::thread::named("snapshot").spawn(move || {
             // A guest that has ended meanwhile does not want to know.
             let _ = match vm.snapshot(&dir, &wanted) {
                 Ok(_) => thread_control.answer(sequence, &Message::SnapshotTaken),

@@ -410,7 +410,7 @@ fn catch_signals() -> io::Result<Signals> {
 
 /// Starts a thread that reports what is caught.
 fn report_signals(mut signals: Signals, sender: Sender<Message>) -> io::Result<()> {
-    thread::Builder::new().name("signals".into()).spawn(move || {
+    crate::thread::named("signals").spawn(move || {
         sandbox::enter(Role::Pump);
         for signal in signals.forever() {
             debug!(signal, "got a signal");

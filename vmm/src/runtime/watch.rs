@@ -32,7 +32,7 @@ const BUSY: u32 = 8;
 /// Starts the thread that looks, as long as `vm` lives.
 pub(super) fn start(vm: &Arc<Vm>) -> io::Result<()> {
     let vm = Arc::downgrade(vm);
-    thread::Builder::new().name("watch".into()).spawn(move || watch(&vm)).map(drop)
+    crate::thread::named("watch").spawn(move || watch(&vm)).map(drop)
 }
 
 fn watch(vm: &Weak<Vm>) {

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::sandbox::{self, Role};
+use crate::thread;
 
 /// A device that is served in the loop.
 pub(super) type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -47,7 +47,7 @@ impl Loop {
         let finishing = Arc::new(AtomicBool::new(false));
         let finish = Arc::clone(&finishing);
         let (start, devices) = sync_channel::<(EventManager<Subscriber>, Vec<Drained>)>(1);
-        thread::Builder::new().name("devices".into()).spawn(move || {
+        thread::named("devices").spawn(move || {
             sandbox::enter(Role::Devices);
             let Ok((mut manager, drained)) = devices.recv() else { return };
             let is_done =

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::{error, info, trace};
@@ -15,6 +14,7 @@ use super::{EventsOnce, arch};
 use crate::backend::Event;
 use crate::devices::Bus;
 use crate::sandbox::{self, Role};
+use crate::thread;
 
 /// `kvm_run.system_event.type` (Linux's uapi/linux/kvm.h).
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
@@ -38,8 +38,7 @@ pub(super) type Vcpu = Arc<Mutex<VcpuFd>>;
 pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<Sender<Arc<Bus>>> {
     let of_thread = Arc::clone(&shared);
     let (give, bus) = channel();
-    let thread = thread::Builder::new()
-        .name(format!("vcpu-{index}"))
+    let thread = thread::named(format!("vcpu-{index}"))
         .spawn(move || life(index, &vcpu, &bus, &of_thread))?;
     shared.gate.add(thread);
     Ok(give)

@@ -9,7 +9,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, OnceLock};
-use std::thread;
 
 use qapi::qmp::{Event as QapiEvent, QapiCapabilities, QmpMessageAny, ShutdownCause};
 use qapi::{Any, Command, Execute};
@@ -19,6 +18,7 @@ use tracing::debug;
 
 use super::Error;
 use crate::sandbox::{self, Role};
+use crate::thread;
 
 /// What the reader reports.
 pub(super) enum Event {
@@ -59,7 +59,7 @@ pub(super) fn connect(
 ) -> io::Result<Qmp> {
     let reader = BufReader::new(stream.try_clone()?);
     let (sender, answers) = channel();
-    thread::Builder::new().name("qmp".into()).spawn(move || {
+    thread::named("qmp").spawn(move || {
         sandbox::enter(Role::Monitor);
         read(reader, sender, on_event);
     })?;
