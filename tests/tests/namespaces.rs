@@ -8,7 +8,7 @@ use belljar_tests::guest::{Guest, Waiting};
 use serde_json::{Value, json};
 
 /// The worked example of the literature: a task in a pid namespace of the third level, which calls it
-/// 10; the one around it calls it 20, and the machine's own 30000.
+/// 10; the one around it calls it 20, and the machine's own 30.
 const THREE_LEVELS: &str = r#"
     mkfifo /tmp/a /tmp/b /tmp/c /tmp/d; mkdir /tmp/p
     unshare -p -f sh -c '
@@ -22,9 +22,9 @@ const THREE_LEVELS: &str = r#"
         mount -t proc none /tmp/p; grep NSpid /tmp/p/20/status | while read a b; do echo middle $b; done
         echo > /tmp/d; wait' &
     sleep 1
-    echo 29999 > /proc/sys/kernel/ns_last_pid
+    echo 29 > /proc/sys/kernel/ns_last_pid
     echo > /tmp/b; read x < /tmp/d
-    grep NSpid /proc/30000/status | while read a b; do echo outer $b; done
+    grep NSpid /proc/30/status | while read a b; do echo outer $b; done
     echo END; wait
 "#;
 
@@ -38,12 +38,12 @@ fn a_task_of_the_third_level_has_its_three_numbers_inside_and_outside() {
     let vm = Waiting::start(THREE_LEVELS);
     let printed: Vec<String> =
         vm.printed.iter().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    for line in ["inner 10", "middle 20 10", "outer 30000 20 10"] {
+    for line in ["inner 10", "middle 20 10", "outer 30 20 10"] {
         assert!(printed.iter().any(|l| l == line), "no {line:?} in {printed:?}");
     }
 
-    let fields = vm.rows("task", 30000);
-    assert_eq!(find(&fields, "field", &json!("numbers"))["value"], json!([30000, 20, 10]));
+    let fields = vm.rows("task", 30);
+    assert_eq!(find(&fields, "field", &json!("numbers"))["value"], json!([30, 20, 10]));
 
     let rows = vm.guest.rows(&["ns", "t"]);
     let pids: Vec<&Value> = rows.iter().filter(|row| row["type"] == "pid").collect();
@@ -51,7 +51,7 @@ fn a_task_of_the_third_level_has_its_three_numbers_inside_and_outside() {
     assert_eq!(levels, [0, 1, 2], "{rows:#?}");
     let third = pids[2];
     let members = third["members"].as_str().unwrap();
-    assert!(members.split(' ').any(|m| m == "30000/20/10"), "{members}");
+    assert!(members.split(' ').any(|m| m == "30/20/10"), "{members}");
     assert_eq!(third["processes"], 2, "{third}");
     // Of the other kinds there is one of each.
     for kind in ["user", "uts", "ipc", "mnt", "net", "cgroup", "time"] {
