@@ -177,10 +177,11 @@ fn busybox_joins_two_network_namespaces() {
         there ping -c 2 -W 20 10.8.0.1 | grep -o '2 packets received'
         there nc -l -p 7000 > /tmp/there & listener=$!
         until there grep -q ':1B58 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done
-        echo to there | nc -w 20 10.9.0.2 7000; wait $listener
+        # From a file: a listener with nothing to say hangs up, and a caller that has not spoken yet does then.
+        echo to there > /tmp/words; nc -w 20 10.9.0.2 7000 < /tmp/words; wait $listener
         nc -l -p 7001 > /tmp/here & listener=$!
         until grep -q ':1B59 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done
-        echo to here | there nc -w 20 10.9.0.1 7001; wait $listener
+        echo to here > /tmp/words; there nc -w 20 10.9.0.1 7001 < /tmp/words; wait $listener
         cat /tmp/there /tmp/here
         kill $pid"#);
     let lines: Vec<&str> = done.stdout.lines().map(str::trim).collect();
