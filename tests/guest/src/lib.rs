@@ -5,6 +5,7 @@
 pub mod cgroups;
 pub mod cpus;
 pub mod moved;
+pub mod net;
 pub mod same;
 pub mod scm;
 pub mod seccomp;
@@ -54,6 +55,13 @@ macro_rules! check_eq {
             ));
         }
     }};
+}
+
+/// Memory of the machine that nobody uses, in KiB.
+pub fn free_kib() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find(|line| line.starts_with("MemFree:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Prints the reason and exits with 1, also from a forked child.

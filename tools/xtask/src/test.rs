@@ -395,6 +395,7 @@ fn moved_guest_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 /// The guest programs on our kernel under KVM, with one CPU and with several, and the command line; each
 /// in one boot of the reference machine.
 fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    // Once, before both machines compare with it.
     record_missing(&guest_programs(filter)?)?;
     // Side by side: the guest with one CPU leaves one of the host to the other.
     std::thread::scope(|scope| {

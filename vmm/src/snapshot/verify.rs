@@ -48,7 +48,7 @@ pub(super) fn verify(file: &File, path: &Path, manifest: &Manifest) -> Result<()
     let cpus = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
     let helpers = cpus.min(MOST_THREADS).min(manifest.memory.chunks.len()).saturating_sub(1);
     thread::scope(|scope| {
-        let helper = |_| thread::Builder::new().spawn_scoped(scope, check_chunks).ok();
+        let helper = |_| crate::thread::named("verify").spawn_scoped(scope, check_chunks).ok();
         let helpers: Vec<_> = (0..helpers).filter_map(helper).collect();
         let own = check_chunks().and_then(|()| holes_are_empty(file, path, manifest));
         let join = |helper: thread::ScopedJoinHandle<'_, Result<()>>| {

@@ -1,24 +1,11 @@
 //! TCP and UDP over loopback (tcp(7), udp(7), ip(7)): connections, refusals, ends, ports, polling,
 //! options; ICMP echo.
+use belljar_guest_tests::net::set_loopback;
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::Duration;
-
-/// Switches the loopback interface on or off.
-fn loopback(up: bool) {
-    // SAFETY: a valid request.
-    unsafe {
-        let fd = ok(libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0));
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        request.ifr_ifru.ifru_flags = if up { libc::IFF_UP as i16 } else { 0 };
-        ok(libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw mut request));
-        libc::close(fd);
-    }
-}
 
 fn poll(fd: i32, events: i16, timeout: i32) -> i16 {
     let mut entry = libc::pollfd { fd, events, revents: 0 };
@@ -415,9 +402,9 @@ fn many() {
 fn main() {
     // SAFETY: the program is single-threaded here.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    loopback(false);
+    set_loopback(false);
     check_eq!(TcpStream::connect("127.0.0.1:9").unwrap_err().kind(), ErrorKind::NetworkUnreachable);
-    loopback(true);
+    set_loopback(true);
     check_eq!(TcpStream::connect("8.8.8.8:9").unwrap_err().kind(), ErrorKind::NetworkUnreachable);
     conversation();
     ends();

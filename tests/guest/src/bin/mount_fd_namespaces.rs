@@ -5,8 +5,8 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::mem::zeroed;
 
+use belljar_guest_tests::net::set_loopback;
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
 
 const CMD_CREATE: u32 = 6;
@@ -44,20 +44,6 @@ fn mount(context: i32, name: &str) -> String {
     at
 }
 
-/// Brings up loopback, by which this network namespace is told from a fresh one.
-fn set_up() {
-    // SAFETY: a request with a short name and flags.
-    unsafe {
-        let socket = ok(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0));
-        let mut request: libc::ifreq = zeroed();
-        request.ifr_name[0] = b'l' as _;
-        request.ifr_name[1] = b'o' as _;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-        ok(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request));
-        libc::close(socket);
-    }
-}
-
 /// Makes a message queue, by which this ipc namespace is told from a fresh one.
 fn make_queue() {
     // SAFETY: a valid name and attributes.
@@ -84,7 +70,8 @@ fn main() {
         let private = libc::MS_REC | libc::MS_PRIVATE;
         ok(libc::mount(none, c"/".as_ptr(), none, private, none.cast()));
     }
-    set_up();
+    // By which this network namespace is told from a fresh one.
+    set_loopback(true);
     make_queue();
     let opener = std::process::id();
     let [proc, sys, queues] = ["proc", "sysfs", "mqueue"].map(fsopen);

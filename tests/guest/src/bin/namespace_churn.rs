@@ -18,12 +18,6 @@ const KINDS: [(&str, i32); 9] = [
     ("uts", libc::CLONE_NEWUTS),
 ];
 
-fn free_kib() -> i64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find(|l| l.starts_with("MemFree:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Objects of the kernel's heap that are in use. Linux counts those that its CPUs keep at hand too.
 fn objects() -> i64 {
     let text = std::fs::read_to_string("/proc/slabinfo").unwrap();

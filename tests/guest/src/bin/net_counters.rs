@@ -5,10 +5,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::mem::zeroed;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use belljar_guest_tests::net::set_loopback;
 use belljar_guest_tests::{check, check_eq, ok};
 
 /// Counts by group and name: `Tcp:CurrEstab`.
@@ -51,19 +51,6 @@ fn expect(what: &str, read: fn() -> Counts, grows: &[(&str, i64)], act: impl FnO
         check!(before.contains_key(*name), "there is no {name}");
         let grown = after[*name] - before[*name];
         check!(grown == *by, "{what}: {name} grew by {grown}, not {by}");
-    }
-}
-
-fn set_up() {
-    // SAFETY: a request with a short name and flags.
-    unsafe {
-        let socket = ok(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0));
-        let mut request: libc::ifreq = zeroed();
-        request.ifr_name[0] = b'l' as _;
-        request.ifr_name[1] = b'o' as _;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-        ok(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request));
-        libc::close(socket);
     }
 }
 
@@ -251,7 +238,7 @@ fn main() {
         check_eq!(fresh[name], 0);
     }
     check_eq!((fresh["Ip:Forwarding"], fresh["Ip:DefaultTTL"], fresh["Tcp:MaxConn"]), (2, 64, -1));
-    set_up();
+    set_loopback(true);
     datagrams();
     connections();
     sockets();

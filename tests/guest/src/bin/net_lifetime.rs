@@ -4,32 +4,12 @@
 //! PROCESS_MODEL.md, Namespaces: a namespace lives while something holds it and is freed after.
 
 use std::fs;
-use std::mem::zeroed;
 use std::net::{TcpListener, TcpStream};
 
+use belljar_guest_tests::net::{in_time_wait, set_loopback};
 use belljar_guest_tests::{check, check_eq, child, err, in_child, ok, wait_ok};
 
 const LIMIT: &str = "/proc/sys/user/max_net_namespaces";
-
-/// Brings up loopback.
-fn set_up() {
-    // SAFETY: a request with a short name and flags.
-    unsafe {
-        let socket = ok(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0));
-        let mut request: libc::ifreq = zeroed();
-        request.ifr_name[0] = b'l' as _;
-        request.ifr_name[1] = b'o' as _;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-        ok(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request));
-        libc::close(socket);
-    }
-}
-
-/// Connections in TIME_WAIT.
-fn waiting() -> usize {
-    let text = fs::read_to_string("/proc/net/tcp").unwrap();
-    text.lines().filter(|line| line.split_whitespace().nth(3) == Some("06")).count()
-}
 
 /// Leaves a connection behind whose side that ended first waits.
 fn leave_one_waiting() {
@@ -38,7 +18,7 @@ fn leave_one_waiting() {
     let (server, _) = listener.accept().unwrap();
     drop(client);
     drop(server);
-    check_eq!(waiting(), 1);
+    check_eq!(in_time_wait(), 1);
 }
 
 fn main() {
@@ -48,14 +28,14 @@ fn main() {
         ok(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET));
     }
     fs::write(LIMIT, "2").unwrap();
-    set_up();
+    set_loopback(true);
     // This one is the older one: it goes first, if both stay as long as they may.
     leave_one_waiting();
 
     wait_ok(child(|| {
         // SAFETY: no pointers.
         unsafe { ok(libc::unshare(libc::CLONE_NEWNET)) };
-        set_up();
+        set_loopback(true);
         leave_one_waiting();
         // Two are as many as may be.
         // SAFETY: no pointers.
@@ -73,8 +53,8 @@ fn main() {
         if made == 0 {
             break;
         }
-        check!(waiting() == 1, "a connection in TIME_WAIT held its namespace");
+        check!(in_time_wait() == 1, "a connection in TIME_WAIT held its namespace");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    check!(waiting() == 1, "a connection in TIME_WAIT held its namespace");
+    check!(in_time_wait() == 1, "a connection in TIME_WAIT held its namespace");
 }

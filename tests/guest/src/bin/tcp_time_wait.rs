@@ -3,38 +3,13 @@
 //!
 //! PROCESS_MODEL.md, Namespaces: net (sockets).
 
-use std::fs;
 use std::io::{Read, Write};
-use std::mem::zeroed;
 use std::net::{TcpListener, TcpStream};
 
-use belljar_guest_tests::{check, check_eq, ok};
+use belljar_guest_tests::net::{in_time_wait, set_loopback};
+use belljar_guest_tests::{check, check_eq, free_kib, ok};
 
 const CONNECTIONS: usize = 300;
-
-fn set_up() {
-    // SAFETY: a request with a short name and flags.
-    unsafe {
-        let socket = ok(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0));
-        let mut request: libc::ifreq = zeroed();
-        request.ifr_name[0] = b'l' as _;
-        request.ifr_name[1] = b'o' as _;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-        ok(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request));
-        libc::close(socket);
-    }
-}
-
-fn waiting() -> usize {
-    let text = fs::read_to_string("/proc/self/net/tcp").unwrap();
-    text.lines().filter(|line| line.split_whitespace().nth(3) == Some("06")).count()
-}
-
-fn free_kib() -> i64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find(|l| l.starts_with("MemFree:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 /// A short conversation, which the client ends.
 fn talk(listener: &TcpListener) {
@@ -49,7 +24,7 @@ fn talk(listener: &TcpListener) {
 fn main() {
     // SAFETY: no pointers.
     ok(unsafe { libc::unshare(libc::CLONE_NEWNET) });
-    set_up();
+    set_loopback(true);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     talk(&listener);
     let before = free_kib();
@@ -58,6 +33,6 @@ fn main() {
     }
     let lost = before - free_kib();
     // All are there still, or the next check says little.
-    check!(waiting() > CONNECTIONS / 2, "only {} wait", waiting());
+    check!(in_time_wait() > CONNECTIONS / 2, "only {} wait", in_time_wait());
     check!(lost < 8 * CONNECTIONS as i64, "{lost} KiB for {CONNECTIONS} connections");
 }

@@ -182,6 +182,22 @@ pub fn send(
     seq_number: TcpSeqNumber,
     ack_number: Option<TcpSeqNumber>,
 ) {
+    let Ok(packet) = packet(local, peer, control, seq_number, ack_number) else { return };
+    stack.counters.segments.out_segs.count();
+    if control == TcpControl::Rst {
+        stack.counters.segments.out_rsts.count();
+    }
+    let _ = ip::output(stack, hop, packet);
+}
+
+/// A packet with a segment without data, from the first end to the second.
+pub(super) fn packet(
+    local: Endpoint,
+    peer: Endpoint,
+    control: TcpControl,
+    seq_number: TcpSeqNumber,
+    ack_number: Option<TcpSeqNumber>,
+) -> Result<Vec<u8>> {
     let repr = TcpRepr {
         src_port: local.port,
         dst_port: peer.port,
@@ -198,14 +214,10 @@ pub fn send(
     };
     let (src, dst) = (local.addr, peer.addr);
     let header = Header { src, dst, protocol: ip::TCP, ttl: ip::DEFAULT_TTL, tos: 0 };
-    let Ok(mut packet) = ip::build(&header, 0, &[&[0; 20]]) else { return };
+    let mut packet = ip::build(&header, 0, &[&[0; 20]])?;
     let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::header_len(dst)..]);
     repr.emit(&mut tcp, &src, &dst, &ChecksumCapabilities::default());
-    stack.counters.segments.out_segs.count();
-    if control == TcpControl::Rst {
-        stack.counters.segments.out_rsts.count();
-    }
-    let _ = ip::output(stack, hop, packet);
+    Ok(packet)
 }
 
 /// An ICMP error came for a segment that went from `local` to `peer`.

@@ -61,34 +61,10 @@ impl TimeWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::inet::ip::Header;
-    use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{Ipv4Address, TcpRepr};
+    use smoltcp::wire::Ipv4Address;
 
     const SEQUENCE: TcpSeqNumber = TcpSeqNumber(1000);
     const ACKNOWLEDGED: TcpSeqNumber = TcpSeqNumber(77);
-
-    fn packet(from: Endpoint, to: Endpoint, control: TcpControl, seq: TcpSeqNumber) -> Vec<u8> {
-        let repr = TcpRepr {
-            src_port: from.port,
-            dst_port: to.port,
-            control,
-            seq_number: seq,
-            ack_number: Some(SEQUENCE),
-            window_len: 0,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
-        };
-        let header = Header { src: from.addr, dst: to.addr, protocol: ip::TCP, ttl: 64, tos: 0 };
-        let mut packet = ip::build(&header, 0, &[&[0; 20]]).unwrap();
-        let mut tcp = TcpPacket::new_unchecked(&mut packet[ip::IPV4_HEADER..]);
-        repr.emit(&mut tcp, &from.addr, &to.addr, &ChecksumCapabilities::default());
-        packet
-    }
 
     #[test]
     fn an_end_that_is_repeated_is_acknowledged_and_only_the_right_reset_ends_it() {
@@ -102,7 +78,8 @@ mod tests {
         let mut left = TimeWait { hop, local, peer, sequence, acknowledged, until: 0 };
         let mut comes = |control, seq| {
             let before = stack.counters.segments.out_segs.get();
-            let over = left.input(&stack, &packet(peer, local, control, seq));
+            let packet = table::packet(peer, local, control, seq, Some(SEQUENCE)).unwrap();
+            let over = left.input(&stack, &packet);
             (over, stack.counters.segments.out_segs.get() - before, left.until > 0)
         };
         // A mere acknowledgement says nothing new, and does not prolong it.
