@@ -65,14 +65,16 @@ fn a_kernel_panic_leaves_a_core_if_asked_to() {
 
 #[test]
 fn a_kernel_that_lost_its_exception_handlers_is_reported_in_one_line() {
-    for (how, pc) in [("j", "0x200"), ("v", "0x2000000200")] {
+    for (how, why) in [
+        ("j", "there is no handler at its vector (pc 0x200)"),
+        ("v", "there is no handler at its vector (pc 0x2000000200)"),
+        ("h", "the handler at its vector faults itself (pc 0x4020220"),
+    ] {
         let sandbox = Sandbox::new();
         // With a second CPU, which is off.
         let done = sandbox.run_with_input(&["run", "--name", "t", "--cpus", "2", "small"], how);
         assert_eq!((done.code, &*done.stdout), (125, "stub\n"), "{done:?}");
-        let place = format!(
-            "VM t died: CPU 0 takes exceptions without end: there is no handler at its vector (pc {pc})"
-        );
+        let place = format!("VM t died: CPU 0 takes exceptions without end: {why}");
         assert!(done.stderr.contains(&place), "{done:?}");
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
         sandbox.assert_clean();
@@ -297,8 +299,8 @@ mod kvm {
         let sandbox = Sandbox::new();
         let done = sandbox.run_with_input(&["run", "--name", "t", "small"], "n");
         assert_eq!((done.code, &*done.stdout), (125, "stub\n"), "{done:?}");
-        // The image stands 2 MiB into RAM, and the instruction is its code's 43rd.
-        let place = "VM t died: CPU 0 cannot go on at pc 0x402000e8: ";
+        // The image stands 2 MiB into RAM, and the instruction is its code's 45th.
+        let place = "VM t died: CPU 0 cannot go on at pc 0x402000f0: ";
         assert!(done.stderr.contains(place), "{done:?}");
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
         sandbox.assert_clean();

@@ -4,6 +4,8 @@
 //! memory or no code, that is an exception, too, and its vector is the same one: the CPU takes it for ever.
 //! Neither KVM nor QEMU tells. From outside it is a CPU that uses the host's time and has the same registers
 //! whenever somebody looks: at the vector of a synchronous exception of its own level, everything masked.
+//! A handler that faults itself, for lack of a stack as a rule, does so for ever, too: it never leaves its slot of
+//! the vector table, though its registers change.
 //!
 //! Looking costs the guest a moment, so a CPU that is idle is left alone, and one that works is looked at
 //! less and less often.
@@ -25,6 +27,9 @@ const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(16);
 /// So many looks at the same registers are no chance.
 const LOOKS: u32 = 4;
+/// So many looks at a handler's first instructions are none either. Each by itself may be: a kernel that has all
+/// its faults handled there is now and then seen on its way in.
+const LOOKS_MOVING: u32 = 8;
 /// A CPU that takes exceptions for ever has at least one part in so many of the host's time. One that is off
 /// has next to none, however its registers look.
 const BUSY: u32 = 8;
@@ -42,7 +47,7 @@ fn watch(vm: &Weak<Vm>) {
         let Some(vm) = vm.upgrade() else { return };
         let passed = last.elapsed();
         last = Instant::now();
-        // What the start needed, and since then what the API's answers did.
+        // What the start needed.
         heap::trim();
         if let Some(cause) = look(&vm, &mut cpus, passed) {
             return vm.order(Message::Machine(Event::Died(cause)));
@@ -70,15 +75,23 @@ fn look(vm: &Vm, cpus: &mut Vec<Cpu>, passed: Duration) -> Option<String> {
     for (index, cpu) in cpus.iter_mut().enumerate() {
         let now = all.get(index).filter(|_| busy[index]).map(|all| all.general);
         match now {
-            Some(now) if cpu.look(&now) => stuck = Some((index, now.pc)),
-            Some(_) => {}
+            Some(now) => stuck = cpu.look(&now).map(|why| (index, why, now.pc)).or(stuck),
             None => cpu.stood = None,
         }
     }
-    let (cpu, pc) = stuck?;
-    Some(format!(
-        "CPU {cpu} takes exceptions without end: there is no handler at its vector (pc {pc:#x})"
-    ))
+    let (cpu, why, pc) = stuck?;
+    let why = match why {
+        Stuck::NoHandler => "there is no handler at its vector",
+        Stuck::HandlerFaults => "the handler at its vector faults itself",
+    };
+    Some(format!("CPU {cpu} takes exceptions without end: {why} (pc {pc:#x})"))
+}
+
+/// Why a CPU takes exceptions without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stuck {
+    NoHandler,
+    HandlerFaults,
 }
 
 /// What is known of a CPU.
@@ -86,33 +99,54 @@ fn look(vm: &Vm, cpus: &mut Vec<Cpu>, passed: Duration) -> Option<String> {
 struct Cpu {
     /// What it had had of the host's time.
     time: Duration,
-    /// How it stood at the last look, if that was odd, and how often.
-    stood: Option<(General, u32)>,
+    /// How it stood at the last look, if that was odd.
+    stood: Option<Stood>,
+}
+
+/// A CPU in a slot of its vector table.
+#[derive(Clone, Debug)]
+struct Stood {
+    registers: General,
+    /// How many looks in a row have shown these.
+    looks: u32,
+    /// How often they have changed since it was first seen in this slot.
+    changes: u32,
 }
 
 impl Cpu {
-    /// Takes what a look has shown. Whether it has stood there for too long.
-    fn look(&mut self, now: &General) -> bool {
-        let looks = match &self.stood {
-            Some((before, looks)) if before == now => looks + 1,
-            _ => 1,
+    /// Takes what a look has shown. Why it will never do anything again, if it has stood there for too long.
+    fn look(&mut self, now: &General) -> Option<Stuck> {
+        let slot = own_vector(now);
+        let before = self.stood.take().filter(|before| own_vector(&before.registers) == slot);
+        let (looks, changes) = match before {
+            Some(before) if before.registers == *now => (before.looks + 1, before.changes),
+            Some(before) => (1, before.changes + 1),
+            None => (1, 0),
         };
-        self.stood = at_own_vector(now).then_some((*now, looks));
-        self.stood.is_some() && looks >= LOOKS
+        self.stood = slot.map(|_| Stood { registers: *now, looks, changes });
+        match slot? {
+            start if start == now.pc && looks >= LOOKS => Some(Stuck::NoHandler),
+            _ if changes + 1 >= LOOKS_MOVING => Some(Stuck::HandlerFaults),
+            _ => None,
+        }
     }
 }
 
-/// Whether a CPU is where a synchronous exception of EL1 leads, and has not done anything there.
-fn at_own_vector(registers: &General) -> bool {
+/// The slot of the vector table in which a CPU is that has taken a synchronous exception of EL1 and has got no
+/// further.
+fn own_vector(registers: &General) -> Option<u64> {
     /// Offsets of the vectors of synchronous exceptions, with SP_EL0 and with SP_EL1, in the table, which is
-    /// aligned to its size (Arm ARM, D1.3.1.5 and VBAR_EL1).
+    /// aligned to its size, and the size of each (Arm ARM, D1.3.1.5 and VBAR_EL1).
     const SYNCHRONOUS: [u64; 2] = [0x000, 0x200];
     const TABLE: u64 = 0x800;
+    const SLOT: u64 = 0x80;
     /// PSTATE.{D,A,I,F}, which taking an exception sets.
     const MASKED: u64 = 0b1111 << 6;
-    !registers.is_user()
+    let slot = registers.pc & !(SLOT - 1);
+    let is_vector = !registers.is_user()
         && registers.pstate & MASKED == MASKED
-        && SYNCHRONOUS.contains(&(registers.pc % TABLE))
+        && SYNCHRONOUS.contains(&(slot % TABLE));
+    is_vector.then_some(slot)
 }
 
 #[cfg(test)]
@@ -122,22 +156,45 @@ mod tests {
     /// EL1 with its own stack pointer, everything masked.
     const MASKED: u64 = 0x3c5;
 
+    /// What each of so many looks at a CPU says.
+    fn looks(count: u32, registers: &dyn Fn(u64) -> General) -> Vec<Option<Stuck>> {
+        let mut cpu = Cpu::default();
+        (0..u64::from(count)).map(|n| cpu.look(&registers(n))).collect()
+    }
+
+    const STUCK: General = General { pc: 0x4008_0200, pstate: MASKED, ..ZERO };
+    const ZERO: General = General { x: [0; 31], sp: 0, pc: 0, pstate: 0 };
+
     #[test]
-    fn only_a_cpu_that_stays_at_a_vector_is_stuck() {
-        let stuck = General { pc: 0x4008_0200, pstate: MASKED, ..General::default() };
-        let looks = |registers: &dyn Fn(u64) -> General| {
-            let mut cpu = Cpu::default();
-            (0..u64::from(LOOKS)).map(|n| cpu.look(&registers(n))).collect::<Vec<_>>()
-        };
-        assert_eq!(looks(&|_| stuck), [false, false, false, true]);
-        // It works: something changes, it can be interrupted, it is elsewhere, or it is the program that loops.
+    fn a_cpu_that_stays_at_a_vector_has_no_handler() {
+        let seen = looks(LOOKS, &|_| STUCK);
+        assert_eq!(seen, [None, None, None, Some(Stuck::NoHandler)]);
+        // It was seen on its way into a handler before that.
+        let seen = looks(LOOKS + 1, &|n| General { sp: n.min(1), ..STUCK });
+        assert_eq!(seen.last(), Some(&Some(Stuck::NoHandler)));
+    }
+
+    #[test]
+    fn a_handler_that_never_gets_beyond_its_slot_faults() {
+        // It makes room on a stack that is not there, and a look meets it at one of its instructions.
+        let pushes = |n| General { sp: u64::MAX - 16 * n, pc: STUCK.pc + 4 * (n % 2), ..STUCK };
+        let seen = looks(LOOKS_MOVING, &pushes);
+        assert_eq!(seen[..LOOKS_MOVING as usize - 1], [None; LOOKS_MOVING as usize - 1]);
+        assert_eq!(seen.last(), Some(&Some(Stuck::HandlerFaults)));
+    }
+
+    #[test]
+    fn a_cpu_that_works_is_not_stuck() {
+        // It can be interrupted, it is elsewhere, now and then at least, it waits in its slot, or it is the program
+        // that loops.
         for busy in [
-            &(|n| General { sp: n, ..stuck }) as &dyn Fn(u64) -> General,
-            &|_| General { pstate: MASKED & !0x80, ..stuck },
-            &|_| General { pc: stuck.pc + 4, ..stuck },
-            &|_| General { pstate: MASKED & !0xf, ..stuck },
+            &(|n| General { pstate: MASKED & !0x80, sp: n, ..STUCK }) as &dyn Fn(u64) -> General,
+            &|n| General { pc: STUCK.pc + 0x80, sp: n, ..STUCK },
+            &|n| General { pc: STUCK.pc + 0x80 * u64::from(n % 7 == 6), sp: n, ..STUCK },
+            &|_| General { pc: STUCK.pc + 4, ..STUCK },
+            &|n| General { pstate: MASKED & !0xf, sp: n, ..STUCK },
         ] {
-            assert_eq!(looks(busy), [false; 4]);
+            assert!(looks(3 * LOOKS_MOVING, busy).iter().all(Option::is_none));
         }
     }
 }
