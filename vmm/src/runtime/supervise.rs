@@ -5,10 +5,12 @@
 //! taken down in one place.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -403,9 +405,8 @@ impl Life<'_> {
 
 /// Catches signals, except those that our parent had ignored (nohup(1), `&`).
 fn catch_signals() -> io::Result<Signals> {
-    let ignored = ignored_signals();
     let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH];
-    Signals::new(wanted.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0))
+    Signals::new(wanted.into_iter().filter(|signal| !is_ignored(*signal)))
 }
 
 /// Starts a thread that reports what is caught.
@@ -422,13 +423,25 @@ fn report_signals(mut signals: Signals, sender: Sender<Message>) -> io::Result<(
     Ok(())
 }
 
-/// The signals that this process ignores, as the mask in proc(5).
-fn ignored_signals() -> u64 {
-    // At once: the kernel makes the text again for each read.
-    let mut status = vec![0; 4096];
-    let read = File::open("/proc/self/status").and_then(|mut file| file.read(&mut status));
-    status.truncate(read.unwrap_or(0));
-    let status = String::from_utf8_lossy(&status);
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+/// Whether this process ignores `signal`.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only writes the one there is, all of whose fields may be zero.
+    let action = unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_signal_that_is_ignored_is_left_alone() {
+        // The standard library ignores it before main.
+        assert!(is_ignored(libc::SIGPIPE));
+        assert!(!is_ignored(libc::SIGTSTP));
+    }
 }
