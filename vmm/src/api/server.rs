@@ -22,7 +22,7 @@ use crate::image::Home;
 use crate::introspect::{self, Kernel, Root, SourceMap};
 use crate::metrics;
 use crate::render::{Consistency, Envelope};
-use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Then, Vm, VmError, Wanted};
+use crate::runtime::{Afterwards, FREEZE_PATIENCE, Taken, Then, Vm, VmError, Wanted, trim_heap};
 use crate::sandbox::{self, Role};
 use crate::thread;
 
@@ -45,6 +45,8 @@ pub fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
                 debug!(%method, path, status = response.status_code().0, "answered");
                 // A client that went away does not want its answer.
                 let _ = request.respond(response);
+                // What a large view took is not needed again soon.
+                trim_heap();
             };
             // Without memory for a thread the client sees its connection closed.
             let _ = thread::named("api-request").spawn(answer);

@@ -3,8 +3,8 @@
 //! glibc gives each thread a pool of its own, for programs whose threads allocate all the time. Ours hardly do,
 //! and a dozen pools cost pages, and calls to make them. A large block it maps by itself, and gives back when it is
 //! freed; but once that has happened it keeps blocks of that size in the heap, for programs that need them again at
-//! once, and ours need them once. What the start and the API's answers took in small blocks is given back now
-//! and then.
+//! once, and ours need them once. What each of the API's answers took in small blocks is given back behind it,
+//! what the start and the devices took now and then.
 
 /// Blocks from this size on are mappings of their own, always.
 const LARGE: i32 = 128 << 10;
@@ -21,7 +21,7 @@ pub(super) fn set_up() {
 }
 
 /// Gives the host what is free.
-pub(super) fn trim() {
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes the pool's lock and touches free memory only.
     unsafe {
