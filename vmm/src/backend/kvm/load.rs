@@ -25,9 +25,19 @@ pub(super) struct Entry {
     pub fdt: u64,
 }
 
-/// Fills RAM for `config`; `virtio` are the transports that have a device.
-pub(super) fn load(memory: &GuestMemory, config: &Config, virtio: &[u32]) -> Result<Entry, Error> {
-    let (pc, cmdline, initrd) = match &config.start {
+/// What [`load`] has put into RAM.
+#[derive(Debug)]
+pub(super) struct Loaded<'a> {
+    /// The kernel's first instruction.
+    pc: u64,
+    cmdline: &'a str,
+    /// Where the RAM disk stands.
+    initrd: Option<(u64, u64)>,
+}
+
+/// Fills RAM for `config` with all but the device tree.
+pub(super) fn load<'a>(memory: &GuestMemory, config: &'a Config) -> Result<Loaded<'a>, Error> {
+    match &config.start {
         Start::Boot(boot) => {
             let kernel = load_kernel(memory, &boot.kernel)?;
             let initrd = match &boot.initrd {
@@ -38,7 +48,7 @@ pub(super) fn load(memory: &GuestMemory, config: &Config, virtio: &[u32]) -> Res
             let initrd = initrd
                 .map(|files| load_initrd(memory, files, kernel.end, config.memory))
                 .transpose()?;
-            (kernel.start, &*boot.cmdline, initrd)
+            Ok(Loaded { pc: kernel.start, cmdline: &boot.cmdline, initrd })
         }
         Start::Thaw(thaw) => {
             let (address, note) = &thaw.note;
@@ -46,11 +56,22 @@ pub(super) fn load(memory: &GuestMemory, config: &Config, virtio: &[u32]) -> Res
                 .write_slice(note, GuestAddress(*address))
                 .map_err(|e| Error::Host(std::io::Error::other(e)))?;
             // A kernel that goes on has read its command line.
-            (thaw.entry, "", None)
+            Ok(Loaded { pc: thaw.entry, cmdline: "", initrd: None })
         }
-    };
-    load_device_tree(memory, config, cmdline, initrd, virtio)?;
-    Ok(Entry { pc, fdt: RAM_BASE })
+    }
+}
+
+impl Loaded<'_> {
+    /// Adds the device tree; `virtio` are the transports that have a device.
+    pub(super) fn describe(
+        self,
+        memory: &GuestMemory,
+        config: &Config,
+        virtio: &[u32],
+    ) -> Result<Entry, Error> {
+        load_device_tree(memory, config, self.cmdline, self.initrd, virtio)?;
+        Ok(Entry { pc: self.pc, fdt: RAM_BASE })
+    }
 }
 
 fn open(path: &Path) -> Result<File, Error> {

@@ -45,7 +45,9 @@ use crate::devices::virtio::{Block, Console, Counters, Net, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::metrics::Family;
+use crate::sandbox::{self, Role};
 use crate::target::{LiveRam, PrivateRam};
+use crate::thread;
 use gate::Gate;
 use io::Loop;
 use metrics::{Exits, Threads};
@@ -303,13 +305,21 @@ pub(super) fn start(
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
-    // The threads confine themselves while this one waits for KVM.
-    let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
-    let threads: Vec<_> =
-        (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
-    let devices = Loop::start().map_err(Error::Host)?;
-    // The controller counts the vCPUs at this moment. It lives as long as the VM.
-    arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
+    // While this thread waits for KVM, RAM is filled and the threads confine themselves.
+    let (loaded, threads, devices) = std::thread::scope(|scope| {
+        let loading = thread::named("load")
+            .spawn_scoped(scope, || load::load(&memory, config))
+            .map_err(Error::Host)?;
+        let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
+        let threads: Vec<_> =
+            (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
+        let devices = Loop::start().map_err(Error::Host)?;
+        // The controller counts the vCPUs at this moment. It lives as long as the VM.
+        arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
+        sandbox::prepare(Role::Supervisor);
+        let loaded = loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<_, Error>((loaded, threads, devices))
+    })?;
 
     let (serial, guest_serial) = UnixStream::pair().map_err(Error::Host)?;
     let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
@@ -341,7 +351,7 @@ pub(super) fn start(
     }
     let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;
 
-    let entry = load::load(&memory, config, &transports)?;
+    let entry = loaded.describe(&memory, config, &transports)?;
     for (index, vcpu) in vcpus.iter().enumerate() {
         let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
