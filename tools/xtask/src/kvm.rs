@@ -57,8 +57,13 @@ pub fn main(args: Args) -> Result<ExitCode> {
         // The console is a terminal to the program, too; with nothing to read, it is not.
         (false, false) => without_input(args.args),
     };
-    let machine =
-        Machine { cpus: args.cpus, memory: &args.memory, virtualization: true, share: None };
+    let machine = Machine {
+        cpus: args.cpus,
+        memory: &args.memory,
+        virtualization: true,
+        share: None,
+        counted: false,
+    };
     reference::run_on_console(&machine, &shell(), &argv, &files)
 }
 
@@ -81,7 +86,8 @@ pub fn nested(cpus: u32, plan: &Path, folder: &Path) -> Result<Command> {
     let initrd = folder.join("kvm.cpio");
     std::fs::write(&initrd, archive(&shell(), &Job::Console { argv: &argv, raw: true }, &files)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
-    let machine = Machine { cpus: 2, memory: "1536M", virtualization: true, share: None };
+    let machine =
+        Machine { cpus: 2, memory: "1536M", virtualization: true, share: None, counted: false };
     Ok(machine.command(&reference::kernel()?, &initrd))
 }
 
@@ -124,7 +130,8 @@ pub fn end_to_end(
     let base = recipe_with_tools();
     std::fs::write(&initrd, archive(&base, &Job::Console { argv: &argv, raw: true }, &files)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
-    let machine = Machine { cpus: 2, memory: "2G", virtualization: true, share: Some(share) };
+    let machine =
+        Machine { cpus: 2, memory: "2G", virtualization: true, share: Some(share), counted: false };
     let mut command = machine.command(&reference::kernel()?, &initrd);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start QEMU")?;

@@ -51,8 +51,13 @@ pub fn main(args: Args) -> Result<ExitCode> {
         let (host, guest) = file.split_once(':').context("--file takes HOST:GUEST")?;
         files.push((guest.to_string(), PathBuf::from(host)));
     }
-    let machine =
-        Machine { cpus: args.cpus, memory: &args.memory, virtualization: false, share: None };
+    let machine = Machine {
+        cpus: args.cpus,
+        memory: &args.memory,
+        virtualization: false,
+        share: None,
+        counted: false,
+    };
     run_on_console(&machine, &shell(), &argv, &files)
 }
 
@@ -182,6 +187,8 @@ pub struct Machine<'a> {
     pub virtualization: bool,
     /// A folder of the host that programs find at [`SHARE_PATH`], if [`share_files`] are in its archive.
     pub share: Option<&'a Path>,
+    /// Whether its clock counts instructions, 1,000 of which are 1 us, whatever the host does meanwhile.
+    pub counted: bool,
 }
 
 /// Where the runner mounts the shared folder.
@@ -200,6 +207,9 @@ impl Machine<'_> {
         command.args(["-M", &format!("virt,gic-version=3,virtualization={el2}")]);
         command.args(["-cpu", "max,pauth-impdef=on"]);
         command.args(["-smp", &self.cpus.to_string(), "-m", self.memory]);
+        if self.counted {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         if let Some(share) = self.share {

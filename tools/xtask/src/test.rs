@@ -347,7 +347,8 @@ fn reference_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 /// Makes a machine with Debian's kernel from an archive.
 fn reference_machine() -> Result<impl Fn(&Path) -> Result<Command>> {
     let kernel = reference::kernel()?;
-    let machine = Machine { cpus: 2, memory: "512M", virtualization: false, share: None };
+    let machine =
+        Machine { cpus: 2, memory: "512M", virtualization: false, share: None, counted: false };
     Ok(move |initrd: &Path| Ok(machine.command(&kernel, initrd)))
 }
 
