@@ -97,13 +97,6 @@ pub fn enter(role: Role) {
     }
 }
 
-/// Makes ready what [`enter`] needs for `role`, for who has the time now and will be in a hurry then.
-pub fn prepare(role: Role) {
-    if ENABLED.load(Ordering::Acquire) {
-        filter::program(role);
-    }
-}
-
 /// From here on the calling thread opens no file.
 pub fn close_files() {
     only_files(&[], &[]);

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use belljar_abi::image::{HEADER_LEN, Header};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -25,30 +25,63 @@ pub(super) struct Entry {
     pub fdt: u64,
 }
 
-/// What [`load`] has put into RAM.
+/// Where everything stands in RAM.
 #[derive(Debug)]
-pub(super) struct Loaded<'a> {
+pub(super) struct Places<'a> {
     /// The kernel's first instruction.
     pc: u64,
     cmdline: &'a str,
-    /// Where the RAM disk stands.
+    /// The RAM disk.
     initrd: Option<(u64, u64)>,
 }
 
-/// Fills RAM for `config` with all but the device tree.
-pub(super) fn load<'a>(memory: &GuestMemory, config: &'a Config) -> Result<Loaded<'a>, Error> {
+/// What is to be copied into RAM, which takes a while.
+#[derive(Debug)]
+pub(super) struct Copies {
+    kernel: Kernel,
+    /// The parts of the RAM disk.
+    initrd: Vec<Part>,
+}
+
+/// A kernel to copy.
+#[derive(Debug)]
+struct Kernel {
+    path: PathBuf,
+    file: File,
+    /// Where it stands, with the memory that it needs behind the file.
+    place: Range<u64>,
+}
+
+/// A file to copy.
+#[derive(Debug)]
+struct Part {
+    file: File,
+    length: u64,
+    to: u64,
+}
+
+/// Decides where everything of `config` stands; memory that was stored has it already.
+pub(super) fn place<'a>(
+    memory: &GuestMemory,
+    config: &'a Config,
+) -> Result<(Places<'a>, Option<Copies>), Error> {
     match &config.start {
         Start::Boot(boot) => {
-            let kernel = load_kernel(memory, &boot.kernel)?;
-            let initrd = match &boot.initrd {
+            let kernel = Kernel::open(&boot.kernel)?;
+            let files = match &boot.initrd {
                 None => None,
-                Some(Initrd::Path(path)) => Some(&[open(path)?][..]),
-                Some(Initrd::Files(files)) => Some(&files[..]),
+                Some(Initrd::Path(path)) => Some(vec![open(path)?]),
+                Some(Initrd::Files(files)) => {
+                    let files = files.iter().map(File::try_clone).collect::<io::Result<_>>();
+                    Some(files.map_err(Error::Host)?)
+                }
             };
-            let initrd = initrd
-                .map(|files| load_initrd(memory, files, kernel.end, config.memory))
+            let placed = files
+                .map(|files| place_initrd(files, kernel.place.end, config.memory))
                 .transpose()?;
-            Ok(Loaded { pc: kernel.start, cmdline: &boot.cmdline, initrd })
+            let (initrd, parts) = placed.unzip();
+            let places = Places { pc: kernel.place.start, cmdline: &boot.cmdline, initrd };
+            Ok((places, Some(Copies { kernel, initrd: parts.unwrap_or_default() })))
         }
         Start::Thaw(thaw) => {
             let (address, note) = &thaw.note;
@@ -56,12 +89,12 @@ pub(super) fn load<'a>(memory: &GuestMemory, config: &'a Config) -> Result<Loade
                 .write_slice(note, GuestAddress(*address))
                 .map_err(|e| Error::Host(std::io::Error::other(e)))?;
             // A kernel that goes on has read its command line.
-            Ok(Loaded { pc: thaw.entry, cmdline: "", initrd: None })
+            Ok((Places { pc: thaw.entry, cmdline: "", initrd: None }, None))
         }
     }
 }
 
-impl Loaded<'_> {
+impl Places<'_> {
     /// Adds the device tree; `virtio` are the transports that have a device.
     pub(super) fn describe(
         self,
@@ -74,19 +107,69 @@ impl Loaded<'_> {
     }
 }
 
+impl Copies {
+    /// Copies all of it.
+    pub(super) fn make(self, memory: &GuestMemory) -> Result<(), Error> {
+        self.kernel.copy(memory)?;
+        self.initrd.iter().try_for_each(|part| part.copy(memory)).map_err(Error::Host)
+    }
+}
+
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })
 }
 
-/// Copies the kernel; gives back where it stands, with the memory that it needs behind the file.
-fn load_kernel(memory: &GuestMemory, path: &Path) -> Result<Range<u64>, Error> {
-    let mut file = open(path)?;
-    let mut header = [0; HEADER_LEN];
-    file.read_exact(&mut header).map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
-    let refused = |cause| Error::Kernel { path: path.to_owned(), cause };
-    let header = Header::read(&header).map_err(|e| refused(e.to_string()))?;
-    let loaded = arch::load_image(memory, &mut file, KERNEL_BASE).map_err(refused)?;
-    Ok(loaded.start..loaded.end.max(loaded.start.saturating_add(header.image_size)))
+impl Kernel {
+    fn open(path: &Path) -> Result<Self, Error> {
+        /// Where a kernel stands whose header is of a time when it did not say (Linux's booting.rst).
+        const OLD_OFFSET: u64 = 0x8_0000;
+        let mut file = open(path)?;
+        let read = |cause| Error::Read { path: path.to_owned(), cause };
+        let mut header = [0; HEADER_LEN];
+        file.read_exact(&mut header).map_err(read)?;
+        let refused = |cause| Error::Kernel { path: path.to_owned(), cause };
+        let header = Header::read(&header).map_err(|e| refused(e.to_string()))?;
+        let offset = if header.image_size == 0 { OLD_OFFSET } else { header.text_offset };
+        let start = KERNEL_BASE.saturating_add(offset);
+        let length = file.seek(SeekFrom::End(0)).map_err(read)?.max(header.image_size);
+        Ok(Self { path: path.to_owned(), file, place: start..start.saturating_add(length) })
+    }
+
+    fn copy(mut self, memory: &GuestMemory) -> Result<(), Error> {
+        let refused = |cause| Error::Kernel { path: self.path, cause };
+        match arch::load_image(memory, &mut self.file, KERNEL_BASE) {
+            Ok(loaded) if loaded.start == self.place.start => Ok(()),
+            Ok(loaded) => {
+                Err(refused(format!("it changed, and stands at {:#x} now", loaded.start)))
+            }
+            Err(cause) => Err(refused(cause)),
+        }
+    }
+}
+
+impl Part {
+    /// Where RAM is a file, the host's kernel copies from file to file: it need not map what this process does not
+    /// touch.
+    fn copy(&self, memory: &GuestMemory) -> io::Result<()> {
+        let mut file = &self.file;
+        file.rewind()?;
+        let region = memory.find_region(GuestAddress(self.to));
+        let backing = region.and_then(|region| Some((region.file_offset()?, region.start_addr())));
+        let copied = match backing {
+            Some((backing, first)) => {
+                let mut ram = backing.file();
+                ram.seek(SeekFrom::Start(backing.start() + (self.to - first.raw_value())))?;
+                io::copy(&mut file.take(self.length), &mut ram)?
+            }
+            None => {
+                let count = usize::try_from(self.length).map_err(io::Error::other)?;
+                let mut file = file.try_clone()?;
+                let copied = memory.read_volatile_from(GuestAddress(self.to), &mut file, count);
+                copied.map_err(io::Error::other)? as u64
+            }
+        };
+        if copied == self.length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
 }
 
 /// Makes the device tree and copies it to the start of RAM.
@@ -117,13 +200,12 @@ fn load_device_tree(
     memory.write_slice(&blob, GuestAddress(RAM_BASE)).map_err(short)
 }
 
-/// Copies the RAM disk, which is in `files`; gives back where it stands.
-fn load_initrd(
-    memory: &GuestMemory,
-    files: &[File],
+/// Finds the place of the RAM disk, which is in `files`, and of each of them.
+fn place_initrd(
+    files: Vec<File>,
     kernel_end: u64,
     size: u64,
-) -> Result<(u64, u64), Error> {
+) -> Result<((u64, u64), Vec<Part>), Error> {
     const PAGE: u64 = 4096;
     const HIGHEST: u64 = 128 << 20;
     let start = (RAM_BASE + (size / 2).min(HIGHEST)).max(kernel_end.next_multiple_of(PAGE));
@@ -132,34 +214,14 @@ fn load_initrd(
     let length = lengths.iter().sum();
     let short = || Error::Initrd { length, memory: size };
     let end = start.checked_add(length).filter(|end| *end <= RAM_BASE + size).ok_or_else(short)?;
-    let mut to = start;
-    for (file, length) in files.iter().zip(lengths) {
-        copy_in(memory, file, to, length).map_err(Error::Host)?;
-        to += length;
-    }
-    Ok((start, end))
-}
-
-/// Copies the first `length` bytes of `file` to `start`. Where RAM is a file, the host's kernel copies from file
-/// to file: it need not map what this process does not touch.
-fn copy_in(memory: &GuestMemory, mut file: &File, start: u64, length: u64) -> io::Result<()> {
-    file.rewind()?;
-    let region = memory.find_region(GuestAddress(start));
-    let backing = region.and_then(|region| Some((region.file_offset()?, region.start_addr())));
-    let copied = match backing {
-        Some((backing, first)) => {
-            let mut ram = backing.file();
-            ram.seek(SeekFrom::Start(backing.start() + (start - first.raw_value())))?;
-            io::copy(&mut file.take(length), &mut ram)?
-        }
-        None => {
-            let count = usize::try_from(length).map_err(io::Error::other)?;
-            let mut file = file.try_clone()?;
-            let copied = memory.read_volatile_from(GuestAddress(start), &mut file, count);
-            copied.map_err(io::Error::other)? as u64
-        }
+    let mut next = start;
+    let part = |(file, length)| {
+        let to = next;
+        next += length;
+        Part { file, length, to }
     };
-    if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    let parts = files.into_iter().zip(lengths).map(part).collect();
+    Ok(((start, end), parts))
 }
 
 #[cfg(test)]
@@ -182,17 +244,20 @@ mod tests {
     fn initrd_stands_in_the_middle_but_behind_the_kernel() {
         let memory = memory(16 << 20);
         let half = RAM_BASE + (8 << 20);
-        let low = load_initrd(&memory, &[file(3000), file(2000)], KERNEL_BASE, 16 << 20).unwrap();
+        let files = || vec![file(3000), file(2000)];
+        let (low, initrd) = place_initrd(files(), KERNEL_BASE, 16 << 20).unwrap();
         assert_eq!(low, (half, half + 5000));
+        initrd.iter().for_each(|part| part.copy(&memory).unwrap());
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(half)).unwrap(), 0x5a);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(half + 4999)).unwrap(), 0x5a);
-        let high = load_initrd(&memory, &[file(3000), file(2000)], half + 1, 16 << 20).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(half + 5000)).unwrap(), 0);
+        let (high, _) = place_initrd(files(), half + 1, 16 << 20).unwrap();
         assert_eq!(high.0, half + 4096);
     }
 
     #[test]
     fn initrd_that_does_not_fit_is_refused() {
-        let memory = memory(16 << 20);
-        let error = load_initrd(&memory, &[file(9 << 20)], KERNEL_BASE, 16 << 20).unwrap_err();
+        let error = place_initrd(vec![file(9 << 20)], KERNEL_BASE, 16 << 20).unwrap_err();
         assert!(error.to_string().contains("--memory"), "{error}");
     }
 }

@@ -30,6 +30,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use belljar_abi::control::PORT_NAME;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -45,7 +46,6 @@ use crate::devices::virtio::{Block, Console, Counters, Net, Port, Rng, block};
 use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::metrics::Family;
-use crate::sandbox::{self, Role};
 use crate::target::{LiveRam, PrivateRam};
 use crate::thread;
 use gate::Gate;
@@ -246,6 +246,8 @@ struct Kvm {
     _vm: Arc<VmFd>,
     /// What [`Machine::memory`] gives out.
     ram: Arc<dyn LiveRam>,
+    /// What fills RAM, until somebody has waited for it.
+    loading: Mutex<Option<JoinHandle<Result<(), Error>>>>,
     /// The virtual counter while the machine is paused.
     counter: Mutex<Option<u64>>,
     /// The guest has opened port 0 of its console.
@@ -305,21 +307,20 @@ pub(super) fn start(
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
-    // While this thread waits for KVM, RAM is filled and the threads confine themselves.
-    let (loaded, threads, devices) = std::thread::scope(|scope| {
-        let loading = thread::named("load")
-            .spawn_scoped(scope, || load::load(&memory, config))
-            .map_err(Error::Host)?;
-        let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
-        let threads: Vec<_> =
-            (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
-        let devices = Loop::start().map_err(Error::Host)?;
-        // The controller counts the vCPUs at this moment. It lives as long as the VM.
-        arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
-        sandbox::prepare(Role::Supervisor);
-        let loaded = loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok::<_, Error>((loaded, threads, devices))
-    })?;
+    // RAM is filled, and the threads confine themselves, while this one waits for KVM and goes on. What fills it has
+    // ended before a CPU runs, and need not be confined.
+    let (places, copies) = load::place(&memory, config)?;
+    let fill = |copies: load::Copies| {
+        let memory = Arc::clone(&memory);
+        thread::named("load").spawn(move || copies.make(&memory))
+    };
+    let loading = copies.map(fill).transpose().map_err(Error::Host)?;
+    let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
+    let threads: Vec<_> =
+        (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
+    let devices = Loop::start().map_err(Error::Host)?;
+    // The controller counts the vCPUs at this moment. It lives as long as the VM.
+    arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
 
     let (serial, guest_serial) = UnixStream::pair().map_err(Error::Host)?;
     let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
@@ -351,7 +352,7 @@ pub(super) fn start(
     }
     let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;
 
-    let entry = loaded.describe(&memory, config, &transports)?;
+    let entry = places.describe(&memory, config, &transports)?;
     for (index, vcpu) in vcpus.iter().enumerate() {
         let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
@@ -373,6 +374,7 @@ pub(super) fn start(
         _vm: vm,
         ram,
         counter: Mutex::new(None),
+        loading: Mutex::new(loading),
         console_open,
         stats,
         counters,
@@ -418,6 +420,14 @@ fn give_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
 }
 
 impl Kvm {
+    /// Waits until RAM is filled. No CPU has run before.
+    fn until_loaded(&self) -> Result<(), Error> {
+        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner).take();
+        loading.map_or(Ok(()), |thread| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// Does `act` with a vCPU, none of which runs. On a machine that has ended it finds one, too.
     fn with_standing<T>(
         &self,
@@ -431,6 +441,7 @@ impl Kvm {
 
 impl Machine for Kvm {
     fn resume(&self) -> Result<(), super::Error> {
+        self.until_loaded()?;
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = counter.take() {
             self.with_standing("set the guest's clock", |vcpu| arch::set_counter(vcpu, value))?;
