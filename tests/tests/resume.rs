@@ -228,6 +228,11 @@ fn unix_sockets_go_on_with_what_is_queued() {
 }
 
 #[test]
+fn pseudoterminals_go_on_with_what_is_under_way() {
+    assert_moves("moved_terminals", "terminals are as they were\n");
+}
+
+#[test]
 fn seccomp_filters_go_on() {
     assert_moves("moved_seccomp", "filters are as they were\n");
 }
@@ -386,6 +391,69 @@ mod qemu {
         let guest = Guest::new();
         let (before, after) = resumed(&guest, &["bash", "--", "bash", "-c", script], "10", "bash");
         assert_goes_on(&before, &after, &whole, 0);
+    }
+
+    /// A shell with jobs, on the pseudoterminal of Debian's script(1).
+    fn shell_under_script_goes_on(stored: bool) {
+        let guest = Guest::new();
+        let script = ["script", "-q", "-e", "-c", "bash --norc -i", "/dev/null"];
+        let run = [&["run", "--name", "t", "bash", "--"], &script[..]].concat();
+        let mut before = Terminal::start(guest.command(&run));
+        before.wait_for("# ");
+        before.type_keys("sleep 1000 &\r");
+        before.wait_for("1000 &");
+        before.type_keys("tty; cat\r");
+        before.wait_for("\r\n/dev/pts/0\r\n");
+        before.type_keys("once\r");
+        before.wait_for("once\r\nonce\r\n");
+        let (dir, snapshot) = (guest.path("cores"), guest.path("snapshot"));
+        let (dir, snapshot) = (dir.to_str().unwrap(), snapshot.to_str().unwrap());
+        // Without its master the terminal is nobody's.
+        let rows = guest.rows(&["ps", "t"]);
+        let shell = rows.iter().find(|row| row["comm"] == "bash").unwrap()["pid"].to_string();
+        let done = guest.run(&["checkpoint", "--tree", "t", &shell, dir], "");
+        assert_eq!(done.code, 125, "{done:?}");
+        let why = format!(
+            "process {shell} cannot be taken out: descriptor 0 is of the kind Tty, a pseudoterminal whose master"
+        );
+        assert!(done.stderr.contains(&why), "{done:?}");
+        if stored {
+            let done = guest.run(&["snapshot", "t", snapshot, "--stop"], "");
+            assert_eq!(done.code, 0, "{done:?}");
+            assert_eq!(before.exit_code(), 0);
+            checkpoint(&guest, &["--snapshot", snapshot, "--tree", "1", dir]);
+        } else {
+            checkpoint(&guest, &["t", "1", dir, "--tree", "--kill"]);
+            assert_eq!(before.exit_code(), 128 + 9);
+        }
+        let mut after =
+            Terminal::start(guest.command(&["run", "--name", "t", "--resume", dir, "bash"]));
+        let has_cat = |rows: Vec<serde_json::Value>| rows.iter().any(|row| row["comm"] == "cat");
+        eventually("cat goes on", || guest.try_rows(&["ps", "t"]).is_ok_and(has_cat));
+        after.type_keys("again\r");
+        after.wait_for("again\r\nagain\r\n");
+        after.type_keys("\x1a");
+        after.wait_for("Stopped");
+        after.type_keys("jobs; tty\r");
+        after.wait_for("sleep 1000");
+        after.wait_for("\r\n/dev/pts/0\r\n");
+        after.type_keys("kill %1; echo go; fg %2\r");
+        after.wait_for("\r\ngo\r\n");
+        after.type_keys("back\r");
+        after.wait_for("back\r\nback\r\n");
+        after.type_keys("\x04exit 3\r");
+        assert_eq!(after.exit_code(), 3);
+        guest.assert_clean();
+    }
+
+    #[test]
+    fn shell_under_script_goes_on_out_of_a_running_machine() {
+        shell_under_script_goes_on(false);
+    }
+
+    #[test]
+    fn shell_under_script_goes_on_out_of_a_snapshot() {
+        shell_under_script_goes_on(true);
     }
 
     /// The files of the shell image, as a folder.

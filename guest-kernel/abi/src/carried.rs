@@ -35,7 +35,8 @@ carried! {
     Pipe = 4,
     /// A Unix socket whose other ends are in the same checkpoint: with what is queued at it.
     Socket = 5,
-    /// A terminal: by path.
+    /// A terminal: a line of the machine by path, a pseudoterminal whose master is in the same checkpoint with all
+    /// that it holds.
     Tty = 7,
     /// An eventfd: with its count.
     EventFd = 8,
@@ -47,4 +48,6 @@ carried! {
     SignalFd = 11,
     /// A pidfd of a process of the same checkpoint.
     PidFd = 12,
+    /// The master of a pseudoterminal.
+    PtyMaster = 16,
 }

@@ -65,6 +65,8 @@ pub enum Kind {
     Messages = FIRST_KIND + 18,
     /// Filters of system calls: [`Filter`].
     Filters = FIRST_KIND + 19,
+    /// Pseudoterminals whose masters the process has open: [`Pty`].
+    Ptys = FIRST_KIND + 20,
 }
 
 /// Bytes behind the records, as a word: the offset from their start in the upper half, the length in the lower.
@@ -173,7 +175,9 @@ const _: () = {
     assert!(Kind::Watches as u32 == 0x424a_000f, "core notes: kinds");
     assert!(Watch::WORDS >= 7, "core notes: Watch loses no word");
     assert!(Timer::WORDS >= 11, "core notes: Timer loses no word");
-    assert!(Terminal::WORDS >= 9, "core notes: Terminal loses no word");
+    assert!(Kind::Ptys as u32 == 0x424a_0014, "core notes: kinds");
+    assert!(Pty::WORDS >= 35, "core notes: Pty loses no word");
+    assert!(Terminal::WORDS >= 10, "core notes: Terminal loses no word");
     assert!(Zombie::WORDS >= 10, "core notes: Zombie loses no word");
     assert!(Process::WORDS >= 46, "core notes: Process loses no word");
     assert!(Id::WORDS >= 5 && Thread::WORDS >= 33, "core notes: Id, Thread lose no word");

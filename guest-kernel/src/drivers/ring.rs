@@ -1,21 +1,23 @@
 //! A ring of bytes with a fixed capacity: what a terminal has received, echoes or sends.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
+use belljar_abi::Described;
 
-use crate::errno::{Errno, Result};
+use crate::array::Array;
+use crate::errno::Result;
 
 /// `len` zero bytes on the kernel heap.
-pub fn try_zeroed(len: usize) -> Result<Box<[u8]>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-    bytes.resize(len, 0);
-    Ok(bytes.into_boxed_slice())
+pub fn try_zeroed(len: usize) -> Result<Array<u8>> {
+    let mut bytes = Array::new();
+    bytes.try_resize_with(len, || 0)?;
+    Ok(bytes)
 }
 
 /// A ring buffer. Positions are counted without wrapping; the capacity is a power of two.
+#[repr(C)]
+#[derive(Described)]
+#[described(name = "ByteRing")]
 pub struct Ring {
-    bytes: Box<[u8]>,
+    bytes: Array<u8>,
     head: usize,
     tail: usize,
 }

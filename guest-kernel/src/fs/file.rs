@@ -146,6 +146,7 @@ pub enum FileKind {
     Inotify = 13,
     Namespace = 14,
     Other = 15,
+    PtyMaster = 16,
 }
 
 /// Whether a kind that cores hold has the kernel's number for it.
@@ -162,6 +163,7 @@ const fn is_numbered(carried: Carried) -> bool {
         Carried::TimerFd => FileKind::TimerFd,
         Carried::SignalFd => FileKind::SignalFd,
         Carried::PidFd => FileKind::PidFd,
+        Carried::PtyMaster => FileKind::PtyMaster,
     };
     kind as u64 == carried as u64
 }

@@ -8,6 +8,7 @@ use belljar_abi::corenote::{self, Fd, Kind, Lock, Timer, Watch, Writer};
 use super::content::Contents;
 use super::sockets::Sockets;
 use super::state::{clock_offset, put, table};
+use super::terminals::{Ptys, is_pty_number};
 use super::{Error, Result, locks, timers, watches};
 use crate::elfcore::Note;
 use crate::introspect::{Frames, Kernel, Object, Process, path_of};
@@ -44,6 +45,8 @@ pub(super) struct OpenFiles {
     pub pidfds: Vec<(u64, u64, u64)>,
     /// Its Unix sockets.
     pub sockets: Sockets,
+    /// Its pseudoterminals.
+    pub ptys: Ptys,
     /// The open files, by their addresses.
     pub files: BTreeSet<u64>,
 }
@@ -72,7 +75,7 @@ pub(super) fn open_files<'k>(
             fds.push(Fd { fd: fd as u64, file: addr, cloexec: bit });
             if found.files.insert(addr) {
                 let file = Object::new(kernel, "File", addr)?;
-                let record = describe(pid, fd, &file, &mut files, contents)?;
+                let mut record = describe(pid, fd, &file, &mut files, contents)?;
                 let detail = |name| Object::new(kernel, name, record.object);
                 match Carried::of(record.kind).filter(|_| record.object != 0) {
                     Some(Carried::Pipe) => found.pipes.push(pipe_end(kernel, fd as u64, &record)?),
@@ -81,6 +84,16 @@ pub(super) fn open_files<'k>(
                     }
                     Some(Carried::Socket) => {
                         found.sockets.add(pid, fd as u64, &detail("Common")?)?;
+                    }
+                    Some(Carried::Tty) => {
+                        let fd = fd as u64;
+                        let pty = found.ptys.terminal(fd, addr, &detail("TtyFile")?)?;
+                        (record.object, record.value) =
+                            pty.map_or((0, 0), |(pty, hung_up)| (pty, u64::from(hung_up)));
+                    }
+                    Some(Carried::PtyMaster) => {
+                        let detail = detail("MasterFile")?;
+                        record.object = found.ptys.master(fd as u64, addr, &detail)?;
                     }
                     Some(Carried::PidFd) => {
                         let pid = pid_of(&detail("PidFd")?)?;
@@ -106,6 +119,7 @@ pub(super) fn open_files<'k>(
         table(Kind::Locks, &locked),
     ];
     found.notes.extend(found.sockets.notes());
+    found.notes.push(found.ptys.note());
     Ok(found)
 }
 
@@ -169,15 +183,17 @@ fn describe<'k>(
         Carried::Pipe if deleted => {
             return Err(refused(format!("is a FIFO without a name any more ({shown})")));
         }
-        Carried::Tty if is_pty(record.rdev) => {
-            return Err(refused("is a pseudoterminal, which no core carries yet".into()));
+        Carried::Tty if object == 0 && is_pty_number(record.rdev) => {
+            return Err(refused(
+                "is a pseudoterminal of a kernel that does not describe it".into(),
+            ));
         }
         Carried::Regular => {
             if let Some((_, hash)) = contents.of(&inode)? {
                 record.hash_bytes = put(to, &hash)?;
             }
         }
-        Carried::Directory | Carried::CharDevice | Carried::Tty => {}
+        Carried::Directory | Carried::CharDevice | Carried::Tty | Carried::PtyMaster => {}
         Carried::Pipe => {
             let pipe = Object::new(file.kernel(), "Pipe", object)?;
             let content = pipe_content(&pipe)?;
@@ -208,12 +224,6 @@ fn pid_of(pidfd: &Object<'_>) -> Result<Option<(u64, u64)>> {
     let numbers = pid.array("numbers")?;
     let number = numbers.first().map(|upid| upid.uint("nr")).transpose()?;
     Ok(number.map(|number| (number, pid.addr())))
-}
-
-/// Whether a device number is that of a pseudoterminal, either side: 136 to 143 and anything, or /dev/ptmx.
-fn is_pty(rdev: u64) -> bool {
-    const PTMX: u64 = 5 << 8 | 2;
-    (136..=143).contains(&(rdev >> 8 & 0xfff)) || rdev == PTMX
 }
 
 /// The bytes in a pipe, oldest first.

@@ -2,7 +2,7 @@
 
 use belljar_abi::corenote::{
     self, Group, Id, Kind, Limit, OWNER, Pending, Process as ProcessRecord, Record, SigAction,
-    Terminal, Thread, Vma as VmaRecord, Writer, Zombie,
+    Thread, Vma as VmaRecord, Writer, Zombie,
 };
 
 use super::memory::{VM_SHARED, Vma};
@@ -262,38 +262,6 @@ pub(super) fn threads(
         table(Kind::Ids, &ids),
         filters::note(threads)?,
     ])
-}
-
-/// The controlling terminal.
-pub(super) fn terminal(task: &Object<'_>) -> Result<Option<Note>> {
-    /// Control characters of a terminal (asm-generic/termbits.h).
-    const NCCS: usize = 19;
-    let Some(tty) = task.ptr("signal")?.map(|signal| signal.ptr("tty.addr")).transpose()?.flatten()
-    else {
-        return Ok(None);
-    };
-    let mut note: Writer<Terminal> = Writer::default();
-    // The number in the initial namespace comes first.
-    let pgrp = match tty.ptr("state.pgrp")? {
-        Some(pgrp) => pgrp.array("numbers")?.first().map(|upid| upid.uint("nr")).transpose()?,
-        None => None,
-    };
-    let flag = |name: &str| tty.uint(&format!("state.termios.{name}"));
-    let mut cc = [0; NCCS];
-    task.kernel().space().read(tty.addr_of("state.termios.c_cc")?, &mut cc)?;
-    let cc_bytes = put(&mut note, &cc)?;
-    note.push(Terminal {
-        dev: tty.uint("dev")?,
-        pgrp: pgrp.unwrap_or(0),
-        iflag: flag("c_iflag")?,
-        oflag: flag("c_oflag")?,
-        cflag: flag("c_cflag")?,
-        lflag: flag("c_lflag")?,
-        ispeed: flag("c_ispeed")?,
-        ospeed: flag("c_ospeed")?,
-        cc_bytes,
-    });
-    Ok(Some(table(Kind::Terminal, &note)))
 }
 
 /// The children of `parent` that have ended and that nobody has waited for.

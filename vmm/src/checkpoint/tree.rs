@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::open::hash;
 use super::state::clock_offset;
+use super::terminals::both_sides;
 use super::write::{Depth, Image, image};
 use super::{Error, Result};
 use crate::backend::CpuRegisters;
@@ -73,6 +74,12 @@ pub fn checkpoint(
     watched(&processes, &images)?;
     pidfds(kernel, &processes, &images)?;
     sockets(&processes, &images)?;
+    let ptys: Vec<_> = processes
+        .iter()
+        .zip(&images)
+        .map(|(member, image)| (member.pid, &image.open.ptys))
+        .collect();
+    both_sides(&ptys)?;
     let partial = Partial::create(dir, INDEX)?;
     for (member, image) in processes.iter_mut().zip(&images) {
         let mut file = partial.create_file(&member.file)?;

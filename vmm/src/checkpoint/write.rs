@@ -6,7 +6,7 @@ use super::content::Contents;
 use super::files::OpenFiles;
 use super::memory::{self, Piece};
 use super::registers::Registers;
-use super::{Error, Result, files, notes, registers, sharing, state, timers};
+use super::{Error, Result, files, notes, registers, sharing, state, terminals, timers};
 use crate::backend::CpuRegisters;
 use crate::elfcore::{Core, fill_sparse};
 use crate::introspect::{Error as GuestError, Kernel, Process};
@@ -91,7 +91,7 @@ pub fn image<'r>(
         core.notes.extend(state::process(&process, &mm, &vmas, now)?);
         core.notes.extend(state::threads(&process, &alive, &all)?);
         core.notes.push(state::zombies(kernel, process.pid()?)?);
-        core.notes.extend(state::terminal(process.task())?);
+        core.notes.extend(terminals::controlling(process.task())?);
         open = files::open_files(&process, &mut contents)?;
         core.notes.append(&mut open.notes);
         core.notes.push(timers::note(&process, &alive, &open.timers)?);

@@ -293,12 +293,12 @@ records! {
         size,
         /// The device that it is.
         rdev,
-        /// What is behind it, for those that share it (both ends of a pipe).
+        /// What is behind it, for those that share it (both ends of a pipe, both sides of a pseudoterminal).
         object,
         /// Bytes in a pipe; for an eventfd nothing.
         content_bytes,
         /// The count of an eventfd; the slots of a pipe; the signals that a signalfd takes, as a set;
-        /// the process of a pidfd.
+        /// the process of a pidfd; 1 for a terminal that was hung up since it was opened.
         value,
         /// 1 for an eventfd that is a semaphore.
         semaphore,
@@ -384,6 +384,81 @@ records! {
         ospeed,
         /// `c_cc`.
         cc_bytes,
+        /// [`Pty::id`] if it is a pseudoterminal, else 0.
+        pty,
+    }
+    /// A pseudoterminal.
+    Pty {
+        /// Which one: [`File::object`] of its files.
+        id,
+        /// N of /dev/pts/N.
+        index,
+        /// Permission bits of that node.
+        mode,
+        /// Its owner.
+        uid,
+        /// Its group.
+        gid,
+        /// The session that it controls, in the initial namespace; 0 for none.
+        session,
+        /// Its foreground process group, likewise.
+        pgrp,
+        /// `c_iflag`; the others follow as termios(3) names them.
+        iflag,
+        /// `c_oflag`.
+        oflag,
+        /// `c_cflag`.
+        cflag,
+        /// `c_lflag`.
+        lflag,
+        /// `c_line`.
+        line,
+        /// `c_ispeed`.
+        ispeed,
+        /// `c_ospeed`.
+        ospeed,
+        /// `c_cc`.
+        cc_bytes,
+        /// Its size in characters; the others follow as tty_ioctl(2) names them.
+        rows,
+        /// `ws_col`.
+        cols,
+        /// `ws_xpixel`.
+        xpixel,
+        /// `ws_ypixel`.
+        ypixel,
+        /// What was received and not read.
+        input_bytes,
+        /// A byte for each of those: 1 where it ends a line.
+        ends_bytes,
+        /// How many of those are complete lines; the line being edited follows.
+        complete,
+        /// What waits to be echoed.
+        echo_bytes,
+        /// What it sent and the master has not read.
+        output_bytes,
+        /// The column where the cursor stands.
+        column,
+        /// The column where the line being edited began.
+        canon_column,
+        /// 1 if the next byte is taken as it is.
+        literal_next,
+        /// 1 if the erasure of a printing terminal is open.
+        erasing,
+        /// 1 if output is stopped.
+        stopped,
+        /// 1 in packet mode.
+        packet_mode,
+        /// What the master's next read tells of in packet mode: `TIOCPKT_*`.
+        packet_status,
+        /// 1 if the terminal side cannot be opened yet.
+        locked,
+        /// 1 if the terminal side was open and is no more.
+        slave_closed,
+        /// 1 if only the privileged may open it (`TIOCEXCL`).
+        exclusive,
+        /// Open files of the terminal side.
+        opens,
     }
     /// A timer of the process.
     Timer {

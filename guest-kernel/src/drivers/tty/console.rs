@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use belljar_abi::Described;
+
 use super::io::OpenedAs;
 use super::pty::Ptmx;
 use super::termios::{Termios, WinSize};
@@ -217,8 +219,15 @@ impl CharDevice for TerminalNodes {
 }
 
 /// An open terminal.
+#[repr(C)]
+#[derive(Described)]
 pub struct TtyFile {
+    #[described(skip)]
     tty: Arc<Tty>,
+    /// Where that is, for who looks from outside.
+    #[described(as = "ptr Tty", name = "tty")]
+    addr: usize,
+    /// [`Tty::generation`] when it was opened.
     generation: u32,
     is_console: bool,
 }
@@ -245,7 +254,16 @@ impl TtyFile {
         if take {
             tty.take_at_open();
         }
-        Ok(Self { tty, generation, is_console })
+        Ok(Self { addr: Arc::as_ptr(&tty) as usize, tty, generation, is_console })
+    }
+
+    /// Opens a terminal of processes that go on in this machine as it was open in another, whatever it says to
+    /// others who open it; with `hung_up`, a hangup came afterwards.
+    pub(super) fn reopen(tty: Arc<Tty>, hung_up: bool) -> Self {
+        tty.state.lock().opens += 1;
+        let now = tty.generation.load(Ordering::Acquire);
+        let generation = now.wrapping_sub(u32::from(hung_up));
+        Self { addr: Arc::as_ptr(&tty) as usize, tty, generation, is_console: false }
     }
 
     /// The terminal.
@@ -311,6 +329,10 @@ impl FileOps for TtyFile {
 
     fn kind(&self) -> Option<FileKind> {
         Some(FileKind::Tty)
+    }
+
+    fn described(&self) -> usize {
+        core::ptr::from_ref(self) as usize
     }
 }
 

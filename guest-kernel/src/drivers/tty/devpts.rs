@@ -112,28 +112,33 @@ impl Instance {
         *self.options.lock()
     }
 
-    /// Counts a pair, in all and here, and finds it a number.
-    fn reserve(&self) -> Result<usize> {
+    /// Counts a pair, in all and here, and finds it a number, or gives it the `wanted` one; `EEXIST` if somebody
+    /// has that.
+    fn reserve(&self, wanted: Option<u32>) -> Result<usize> {
         let limit = if self.is_machines { PTY_MAX as u32 } else { PTY_MAX as u32 - PTY_RESERVE };
         let max = self.options().max as usize;
         let more = |n: u32| (n < limit).then_some(n + 1);
         let counted = NR_PTYS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.map_err(|_| Errno::ENOSPC)?;
         let mut slots = self.slots.lock();
-        let free = slots.iter().position(|slot| matches!(slot, Slot::Free));
-        let index = match free.unwrap_or(slots.len()) {
-            index if index >= max => Err(Errno::ENOSPC),
-            index if index < slots.len() => Ok(index),
-            index => slots.try_reserve(1).map(|()| index).map_err(|_| Errno::ENOMEM),
+        let is_free = |slot: &Slot| matches!(slot, Slot::Free);
+        let index = match wanted {
+            Some(wanted) => wanted as usize,
+            None => slots.iter().position(is_free).unwrap_or(slots.len()),
         };
-        match index {
-            Ok(index) if index == slots.len() => slots.push(Slot::Reserved),
-            Ok(index) => slots[index] = Slot::Reserved,
-            Err(_) => {
-                NR_PTYS.fetch_sub(1, Ordering::Relaxed);
-            }
+        let missing = (index + 1).saturating_sub(slots.len());
+        let room = match slots.get(index) {
+            _ if index >= max.min(PTY_MAX) => Err(Errno::ENOSPC),
+            Some(slot) if !is_free(slot) => Err(Errno::EEXIST),
+            _ => slots.try_reserve(missing).map_err(|_| Errno::ENOMEM),
+        };
+        if let Err(error) = room {
+            NR_PTYS.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
         }
-        index
+        slots.extend((0..missing).map(|_| Slot::Free));
+        slots[index] = Slot::Reserved;
+        Ok(index)
     }
 
     /// The number is free again.
@@ -182,14 +187,15 @@ impl SuperOps for Instance {
     }
 }
 
-/// Makes a pair in an instance: finds it a number, `make`s the terminal and gives it a node. `ENOSPC` if
-/// there are too many.
+/// Makes a pair in an instance: finds it a number, or takes the `wanted` one, `make`s the terminal and gives it
+/// a node. `ENOSPC` if there are too many, `EEXIST` if the number is somebody else's.
 pub(super) fn allocate(
     sb: &Ref<SuperBlock>,
+    wanted: Option<u32>,
     make: impl FnOnce(u32) -> Result<Arc<Tty>>,
-) -> Result<Arc<Tty>> {
+) -> Result<(Arc<Tty>, Ref<Inode>)> {
     let instance = Instance::of(sb).ok_or(Errno::ENODEV)?;
-    let index = instance.reserve()?;
+    let index = instance.reserve(wanted)?;
     let made = make(index as u32).and_then(|tty| {
         let options = instance.options();
         let node = Inode::with_rdev(
@@ -206,8 +212,8 @@ pub(super) fn allocate(
     });
     match made {
         Ok((tty, node)) => {
-            instance.slots.lock()[index] = Slot::Used(node);
-            Ok(tty)
+            instance.slots.lock()[index] = Slot::Used(node.clone());
+            Ok((tty, node))
         }
         Err(error) => {
             instance.release(index);

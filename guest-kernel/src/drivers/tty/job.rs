@@ -254,6 +254,30 @@ impl Tty {
         drop(old);
     }
 
+    /// Session and foreground process group of resumed processes, before any of them runs.
+    pub fn resume_job(&self, session: Option<Ref<Pid>>, pgrp: Option<Ref<Pid>>) {
+        let _job = JOB_LOCK.lock();
+        let old = {
+            let mut state = self.state.lock();
+            let session = core::mem::replace(&mut state.session, session);
+            (session, core::mem::replace(&mut state.pgrp, pgrp))
+        };
+        drop(old);
+    }
+
+    /// The session goes on at another terminal: this one is free, if it was the session's.
+    pub fn part_from(&self, session: &Ref<Pid>) {
+        let _job = JOB_LOCK.lock();
+        let old = {
+            let mut state = self.state.lock();
+            match same(&state.session, &Some(session.clone())) {
+                true => (state.session.take(), state.pgrp.take()),
+                false => (None, None),
+            }
+        };
+        drop(old);
+    }
+
     /// The line is gone (the master side was closed, vhangup(2), or the session leader exited): the
     /// session is told with SIGHUP and SIGCONT and loses the terminal, and every open file of it is
     /// dead: reads give end of file, writes fail.

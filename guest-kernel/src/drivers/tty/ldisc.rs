@@ -6,7 +6,7 @@
 //! `tail <= canon_head <= head`, and `head - tail <= SIZE`. In canonical mode `tail..canon_head` are
 //! complete lines and `canon_head..head` is the line being edited.
 
-use alloc::boxed::Box;
+use belljar_abi::Described;
 
 use super::output::Output;
 use super::termios::{
@@ -14,13 +14,15 @@ use super::termios::{
     IGNCR, IMAXBEL, INLCR, ISIG, ISTRIP, IUCLC, IUTF8, IXANY, IXON, NOFLSH, PARMRK, Termios, VEOF,
     VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VQUIT, VREPRINT, VSTART, VSTOP, VSUSP, VWERASE,
 };
+use crate::array::Array;
 use crate::drivers::ring::{Ring, try_zeroed};
 use crate::errno::Result;
 use crate::signal::{SIGINT, SIGQUIT, SIGTSTP};
 
 /// Bytes that the input buffer holds: a line has up to `SIZE - 1` bytes and its end.
 pub const SIZE: usize = 4096;
-const ECHO_SIZE: usize = 4096;
+/// Bytes of echo that wait for the device.
+pub const ECHO_SIZE: usize = 4096;
 
 /// What the tty has to do after a byte was taken in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,29 @@ pub struct Action {
     pub stop: Option<bool>,
 }
 
+/// What a line discipline of another machine held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held<'a> {
+    /// What was received and not read; at most [`SIZE`] bytes.
+    pub input: &'a [u8],
+    /// A byte for each of `input`: not 0 where it ends a line.
+    pub ends: &'a [u8],
+    /// How many bytes of `input` are complete lines.
+    pub complete: usize,
+    /// What waits to be echoed; at most [`ECHO_SIZE`] bytes.
+    pub echo: &'a [u8],
+    /// See [`Output::column`].
+    pub column: usize,
+    /// See [`Output::canon_column`].
+    pub canon_column: usize,
+    /// The next byte is taken as it is.
+    pub literal_next: bool,
+    /// An `ECHOPRT` erasure is open.
+    pub erasing: bool,
+    /// Output is stopped.
+    pub stopped: bool,
+}
+
 /// Which bytes an editing character takes away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Erase {
@@ -44,8 +69,10 @@ enum Erase {
 }
 
 /// The state of the line discipline of one terminal.
+#[repr(C)]
+#[derive(Described)]
 pub struct LineDiscipline {
-    buf: Box<[u8]>,
+    buf: Array<u8>,
     /// A bit for each byte of `buf` that ends a line.
     ends: [u64; SIZE / 64],
     head: usize,
@@ -83,6 +110,22 @@ impl LineDiscipline {
             erasing: false,
             stopped: false,
         })
+    }
+
+    /// A new one holds what another held; what does not fit is left out.
+    pub fn resume(&mut self, held: &Held<'_>) {
+        for (&byte, &end) in held.input.iter().zip(held.ends).take(SIZE) {
+            let at = self.head % SIZE;
+            self.put(byte);
+            if end != 0 {
+                self.ends[at / 64] |= 1 << (at % 64);
+            }
+        }
+        self.canon_head = held.complete.min(self.head);
+        self.echo.write(held.echo);
+        (self.output.column, self.output.canon_column) = (held.column, held.canon_column);
+        (self.literal_next, self.erasing) = (held.literal_next, held.erasing);
+        self.stopped = held.stopped;
     }
 
     /// True if output is stopped (`VSTOP`, TCOOFF).

@@ -13,6 +13,7 @@
 //! | [`pty`], [`devpts`] | pseudoterminals: /dev/ptmx and /dev/pts |
 //! | `writers` | who writes: one at a time, and none while the machine freezes |
 //! | [`console`] | /dev/console, /dev/tty and the terminals of serial lines |
+//! | [`resume`] | pseudoterminals of processes that were taken out of another machine |
 //! | [`stream`] | /dev/console where it is no terminal |
 //!
 //! All state of a terminal is under one lock that interrupt handlers take too: the serial port hands
@@ -27,6 +28,7 @@ pub mod job;
 pub mod ldisc;
 pub mod output;
 pub mod pty;
+pub mod resume;
 pub mod stream;
 pub mod termios;
 mod writers;
@@ -90,10 +92,8 @@ pub struct State {
     /// Its settings.
     pub termios: Termios,
     /// Its size in characters and pixels.
-    #[described(skip)]
     pub winsize: WinSize,
     /// What was received and is echoed.
-    #[described(skip)]
     pub ldisc: LineDiscipline,
     /// The session that it controls.
     session: Option<Ref<Pid>>,

@@ -1,9 +1,13 @@
 //! Output processing (termios(3), `c_oflag`): what is done to bytes on their way to the terminal,
 //! and the cursor column that tabs and erasing depend on.
 
+use belljar_abi::Described;
+
 use super::termios::{IUTF8, OCRNL, OLCUC, ONLCR, ONLRET, ONOCR, OPOST, TABDLY, Termios, XTABS};
 
 /// The state of output processing.
+#[repr(C)]
+#[derive(Described)]
 pub struct Output {
     /// The column where the cursor stands.
     pub column: usize,

@@ -10,6 +10,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use belljar_abi::Described;
+
 use super::termios::{EXTPROC, IXON, Termios, VSTART, VSTOP};
 use super::{Backend, Tty, devpts, io, ioctl};
 use crate::drivers::ring::Ring;
@@ -25,7 +27,7 @@ use crate::sync::IrqLock;
 use crate::uapi;
 
 /// Bytes that a terminal sends before its writers wait for the master.
-const OUTPUT_SIZE: usize = 16 * 1024;
+pub const OUTPUT_SIZE: usize = 16 * 1024;
 /// Major number of the terminal side.
 pub const PTS_MAJOR: u32 = 136;
 
@@ -43,12 +45,15 @@ pub mod packet {
 }
 
 /// The master side of a pseudoterminal.
+#[repr(C)]
+#[derive(Described)]
 pub struct Master {
     /// N of /dev/pts/N.
     pub index: u32,
     /// What the terminal sent and the master has not read.
     pub output: IrqLock<Ring>,
     /// Where the master waits for output or for room for input, and whoever polls it.
+    #[described(skip)]
     pub wait: WaitQueue,
     packet: IrqLock<Packet>,
     open: AtomicBool,
@@ -57,14 +62,18 @@ pub struct Master {
     slave_closed: AtomicBool,
 }
 
-#[derive(Default)]
-struct Packet {
-    on: bool,
-    status: u8,
+/// Packet mode.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Described)]
+pub(super) struct Packet {
+    /// It is on.
+    pub(super) on: bool,
+    /// What the next read tells of: bits of [`packet`].
+    pub(super) status: u8,
 }
 
 impl Master {
-    fn try_new(index: u32) -> Result<Self> {
+    pub(super) fn try_new(index: u32) -> Result<Self> {
         Ok(Self {
             index,
             output: IrqLock::new(Ring::try_new(OUTPUT_SIZE)?),
@@ -99,6 +108,10 @@ impl Master {
 
     fn is_slave_closed(&self) -> bool {
         self.slave_closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_packet(&self, packet: Packet) {
+        *self.packet.lock() = packet;
     }
 
     pub(super) fn packet_mode(&self) -> bool {
@@ -188,13 +201,27 @@ impl Master {
 }
 
 /// An open master file.
+#[repr(C)]
+#[derive(Described)]
 pub struct MasterFile {
+    #[described(skip)]
     tty: Arc<Tty>,
-    /// The devpts that has its node.
-    sb: Ref<SuperBlock>,
+    /// Where that is, for who looks from outside.
+    #[described(as = "ptr Tty", name = "tty")]
+    tty_addr: usize,
+    /// Where its [`Master`] is, likewise.
+    #[described(as = "ptr Master", name = "master")]
+    master_addr: usize,
+    /// The node of the terminal side.
+    node: Ref<Inode>,
 }
 
 impl MasterFile {
+    pub(super) fn new(tty: Arc<Tty>, node: Ref<Inode>) -> Self {
+        let master_addr = tty.master().map_or(0, |master| core::ptr::from_ref(master) as usize);
+        Self { tty_addr: Arc::as_ptr(&tty) as usize, master_addr, tty, node }
+    }
+
     fn master(&self) -> &Master {
         match &self.tty.backend {
             Backend::Pty(master) => master,
@@ -205,6 +232,20 @@ impl MasterFile {
     /// The terminal.
     pub fn tty(&self) -> &Arc<Tty> {
         &self.tty
+    }
+
+    /// The node of the terminal side.
+    pub(super) fn node(&self) -> &Ref<Inode> {
+        &self.node
+    }
+}
+
+impl Drop for MasterFile {
+    fn drop(&mut self) {
+        let master = self.master();
+        master.open.store(false, Ordering::Release);
+        devpts::remove(&self.node.sb, master.index);
+        self.tty.hang_up(false);
     }
 }
 
@@ -290,32 +331,29 @@ impl FileOps for MasterFile {
         ready
     }
 
-    fn release(&self, _file: &File) {
-        let master = self.master();
-        master.open.store(false, Ordering::Release);
-        devpts::remove(&self.sb, master.index);
-        self.tty.hang_up(false);
-    }
-
     fn abilities(&self) -> FMode {
         FMode::empty()
     }
 
     fn kind(&self) -> Option<FileKind> {
-        Some(FileKind::Tty)
+        Some(FileKind::PtyMaster)
+    }
+
+    fn described(&self) -> usize {
+        core::ptr::from_ref(self) as usize
     }
 }
 
 /// Opens a new pair, whose node comes into `sb`: what /dev/ptmx does.
-fn open_master(sb: Ref<SuperBlock>) -> Result<MasterFile> {
-    let tty = devpts::allocate(&sb, |index| {
+fn open_master(sb: &Ref<SuperBlock>) -> Result<MasterFile> {
+    let (tty, node) = devpts::allocate(sb, None, |index| {
         let backend = Backend::Pty(Master::try_new(index)?);
         let mut termios = Termios::STANDARD;
         // pty(7): a pseudoterminal starts like any terminal, with a line speed of 38400.
         termios.c_cflag &= !uapi::HUPCL;
         Tty::try_new(Dev::new(PTS_MAJOR, index), backend, termios)
     })?;
-    Ok(MasterFile { tty, sb })
+    Ok(MasterFile::new(tty, node))
 }
 
 /// /dev/ptmx.
@@ -329,7 +367,7 @@ impl CharDevice for Ptmx {
         path: &Path,
         _flags: OpenFlags,
     ) -> Result<Box<dyn FileOps>> {
-        Ok(try_box(open_master(devpts::root_for(path)?.mnt.sb.clone())?)?)
+        Ok(try_box(open_master(&devpts::root_for(path)?.mnt.sb)?)?)
     }
 }
 

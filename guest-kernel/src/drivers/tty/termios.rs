@@ -111,7 +111,7 @@ impl Termios {
 
 /// `struct winsize`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, belljar_abi::Described)]
 #[allow(missing_docs, reason = "the names are tty_ioctl(2)'s")]
 pub struct WinSize {
     pub ws_row: u16,

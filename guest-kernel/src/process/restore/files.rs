@@ -176,6 +176,11 @@ fn open(around: Around<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Resul
             open.set_pos(record.pos);
             Ok(open)
         }
+        Carried::PtyMaster => {
+            let master = objects.ptys.master(record.object).ok_or(Why::Kind)?;
+            Ok(master.clone())
+        }
+        Carried::Tty if record.object != 0 => Ok(objects.ptys.open(caller, file)?),
         Carried::CharDevice | Carried::Tty => {
             let open = open(OpenFlags::NOCTTY)?;
             if open.inode.mode() & S_IFMT != S_IFCHR {

@@ -8,6 +8,7 @@
 //! | `numbers` | of processes and threads |
 //! | `memory`, `files`, `locks`, `timers`, `state` | the parts of a process, built aside |
 //! | `sockets` | Unix sockets |
+//! | `terminals` | pseudoterminals, controlling terminals |
 //! | `filters` | filters of system calls |
 //! | `watches` | what epoll sets watch |
 //! | `tasks` | the tasks, and the moment when they go on |
@@ -38,6 +39,7 @@ mod state;
 #[doc(hidden)]
 pub mod synthetic;
 mod tasks;
+mod terminals;
 mod timers;
 mod watches;
 
@@ -190,6 +192,7 @@ fn build(
     let proxy = state::namespaces(task, &plans[0])?;
     let mut numbers = Numbers::take_all(task, plans, become_root.is_some())?;
     objects.sockets.build(caller, plans, &proxy.net, &mut numbers)?;
+    objects.ptys.build(caller, plans)?;
     let mut parts = Vec::new();
     parts
         .try_reserve_exact(plans.len())
@@ -198,7 +201,7 @@ fn build(
         parts.push(state::Parts::build(caller, source, plan, &proxy, &numbers, &mut objects)?);
     }
     watches::restore(task, plans, &parts, &objects, become_root.is_some())?;
-    tasks::start(task, plans, parts, numbers, become_root)
+    tasks::start(task, plans, parts, numbers, &objects.ptys, become_root)
 }
 
 /// execve(2) of a core: the caller becomes the process, as far as it may, under its own number.

@@ -9,6 +9,7 @@ use super::Failure;
 use super::files::verify;
 use super::plan::{Plan, VmaPlan};
 use super::sockets::Sockets;
+use super::terminals::Ptys;
 use crate::addr::PAGE_SHIFT;
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenHow;
@@ -67,6 +68,7 @@ pub(super) struct Objects {
     pub(super) files: Map<Ref<File>>,
     pub(super) pipes: Map<PipeEnds>,
     pub(super) sockets: Sockets,
+    pub(super) ptys: Ptys,
     /// FIFOs, each held open at both ends.
     pub(super) fifos: Map<Ref<File>>,
     pub(super) pages: Map<FrameRef>,

@@ -3,23 +3,24 @@
 //! where it is used.
 
 mod filters;
+mod terminals;
 mod things;
 
 pub use filters::FilterPlan;
+pub use terminals::{PtyPlan, TerminalPlan};
 pub use things::{MessagePlan, SocketPlan, TimerPlan};
 
 use alloc::vec::Vec;
 
 use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{
-    self, Fd, File, Frames, Kind, Limit, Lock, Pending, Record, SigAction, Table, Terminal, Thread,
-    Vma, Watch, Zombie,
+    self, Fd, File, Frames, Kind, Limit, Lock, Pending, Record, SigAction, Table, Thread, Vma,
+    Watch, Zombie,
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
 use super::core::{Bad, Core, Result, Segment, room};
 use crate::arch::{FpState, PtRegs};
-use crate::drivers::tty::termios::Termios;
 use crate::errno::Errno;
 use crate::fs::PATH_MAX;
 use crate::mm::VmFlags;
@@ -87,14 +88,6 @@ pub struct ZombiePlan<'a> {
     pub comm: &'a [u8],
 }
 
-/// A terminal.
-pub struct TerminalPlan {
-    /// What its note says.
-    pub record: Terminal,
-    /// Its settings.
-    pub termios: Termios,
-}
-
 /// A process.
 pub struct Plan<'a> {
     /// What its note says; ids are in range.
@@ -131,6 +124,8 @@ pub struct Plan<'a> {
     pub zombies: Vec<ZombiePlan<'a>>,
     /// Its controlling terminal.
     pub terminal: Option<TerminalPlan>,
+    /// The pseudoterminals whose masters it has open, by their ids.
+    pub ptys: Vec<PtyPlan<'a>>,
     /// Its timers; no two of a kind but those of timer_create(2), which have numbers of their own.
     pub timers: Vec<TimerPlan>,
     /// What its epoll sets watch. The sets are among its files; what is watched may be another process's.
@@ -247,7 +242,11 @@ impl<'a> Plan<'a> {
         })?;
         let vmas = vmas(&table(Kind::Vmas, "Vmas")?)?;
         let frames = frames(&table(Kind::Frames, "Frames")?)?;
-        let terminal = core.table(Kind::Terminal).and_then(|table| terminal(&table));
+        let terminal = core.table(Kind::Terminal).and_then(|table| terminals::terminal(&table));
+        let ptys = match core.table(Kind::Ptys) {
+            Some(table) => terminals::ptys(&table, &files)?,
+            None => Vec::new(),
+        };
         let zombies = match core.table(Kind::Zombies) {
             Some(table) => zombies(&table)?,
             None => Vec::new(),
@@ -315,6 +314,7 @@ impl<'a> Plan<'a> {
             auxv: words,
             zombies,
             terminal,
+            ptys,
             timers,
             watches,
             locks,
@@ -332,6 +332,12 @@ impl<'a> Plan<'a> {
     /// The open file with this id.
     pub fn file(&self, id: u64) -> Option<&FilePlan<'a>> {
         find(&self.files, id)
+    }
+
+    /// The pseudoterminal with this id.
+    pub fn pty(&self, id: u64) -> Option<&PtyPlan<'a>> {
+        let at = self.ptys.binary_search_by_key(&id, |pty| pty.record.id).ok()?;
+        self.ptys.get(at)
     }
 
     /// The timer of the timerfd with this id.
@@ -487,23 +493,6 @@ const _: () = assert!(
         && Errno::ERESTART_RESTARTBLOCK.number() as u64 == corenote::ERESTART_RESTARTBLOCK,
     "core notes name the codes as the kernel does"
 );
-
-/// Settings that no terminal could have are none.
-fn terminal(table: &Table<'_>) -> Option<TerminalPlan> {
-    let record = table.records::<Terminal>().next()?;
-    let mut termios = Termios {
-        c_iflag: record.iflag as u32,
-        c_oflag: record.oflag as u32,
-        c_cflag: record.cflag as u32,
-        c_lflag: record.lflag as u32,
-        c_line: 0,
-        c_cc: *table.bytes(record.cc_bytes).ok()?.first_chunk()?,
-        c_ispeed: record.ispeed as u32,
-        c_ospeed: record.ospeed as u32,
-    };
-    termios.derive_speeds();
-    Some(TerminalPlan { record, termios })
-}
 
 /// Refuses CPU time that would not add up in a word.
 fn check_cpu_time(process: &corenote::Process, threads: &[ThreadPlan<'_>]) -> Result<()> {

@@ -11,8 +11,10 @@ use belljar_abi::coreregs::{
 };
 
 use super::core::{Bad, Core, Result, head_len};
-use super::plan::Plan;
+use super::plan::{FilePlan, Plan};
 use crate::addr::PAGE_SIZE;
+use crate::drivers::tty::ldisc::LineDiscipline;
+use crate::drivers::tty::resume::INPUT_SIZE;
 use crate::process::elf::{EHDR_SIZE, PHDR_SIZE};
 
 /// A note.
@@ -76,8 +78,13 @@ pub fn notes() -> Vec<Vec<u8>> {
             let content_bytes = to.bytes(b"in the pipe").unwrap_or(0);
             let kind = Carried::Pipe as u64;
             to.push(corenote::File { id: 64, kind, content_bytes, ..Default::default() });
-            for (id, kind) in [(128, Carried::Epoll), (160, Carried::TimerFd)] {
-                to.push(corenote::File { id, kind: kind as u64, ..Default::default() });
+            for (id, kind, object) in [
+                (128, Carried::Epoll, 0),
+                (160, Carried::TimerFd, 0),
+                (192, Carried::PtyMaster, 5),
+                (224, Carried::Tty, 5),
+            ] {
+                to.push(corenote::File { id, kind: kind as u64, object, ..Default::default() });
             }
         }),
         table(
@@ -91,6 +98,20 @@ pub fn notes() -> Vec<Vec<u8>> {
                     ..Default::default()
                 }),
         ),
+        table_with(Kind::Ptys, |to| {
+            let pty = corenote::Pty {
+                id: 5,
+                index: 3,
+                session: 40,
+                cc_bytes: to.bytes(&[3; 19]).unwrap_or(0),
+                input_bytes: to.bytes(b"line\nhalf").unwrap_or(0),
+                ends_bytes: to.bytes(&[0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap_or(0),
+                complete: 5,
+                output_bytes: to.bytes(b"output").unwrap_or(0),
+                ..Default::default()
+            };
+            to.push(pty);
+        }),
         table_with(Kind::Sockets, |to| {
             let name_bytes = to.bytes(b"\x01\0/run/s").unwrap_or(0);
             let listener = corenote::Socket {
@@ -185,6 +206,18 @@ pub fn check(plan: &Plan<'_>) {
     assert!(plan.threads.iter().all(|thread| thread.regs.from_user()));
     assert!(plan.locks.iter().all(|lock| plan.file(lock.file).is_some()));
     assert!(plan.sockets.iter().all(|socket| socket.name.len() <= 128));
+    for pty in &plan.ptys {
+        let held = &pty.former.held;
+        assert!(held.input.len() == held.ends.len() && held.complete <= held.input.len());
+        let mut ldisc = LineDiscipline::try_new().expect("a host has memory");
+        ldisc.resume(held);
+        let mut line = [0; INPUT_SIZE];
+        let _ = ldisc.read(&pty.former.termios, &mut line);
+        let _ = ldisc.receive(&pty.former.termios, line[0]);
+    }
+    let master = |file: &&FilePlan<'_>| file.record.kind == Carried::PtyMaster as u64;
+    let mut masters = plan.files.iter().filter(master);
+    assert!(plan.ptys.is_empty() || masters.all(|file| plan.pty(file.record.object).is_some()));
     assert!(plan.watches.iter().all(|watch| plan.file(watch.set).is_some()));
     assert!(plan.timers.iter().all(|timer| timer.record.deadline <= i64::MAX as u64));
     assert!(plan.fds.iter().all(|fd| plan.file(fd.file).is_some()));
@@ -212,6 +245,7 @@ pub fn fuzz_one(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drivers::tty::termios::Termios;
 
     fn refused(change: impl FnOnce(&mut Vec<u8>)) -> Bad {
         let mut bytes = core(&notes());
@@ -238,6 +272,14 @@ mod tests {
                 (plan.sockets[0].name, plan.messages[0].data),
                 (&b"\x01\0/run/s"[..], &b"a message"[..])
             );
+            let former = &plan.pty(5).unwrap().former;
+            assert_eq!(
+                (former.index, former.termios.c_cc[18], former.output),
+                (3, 3, &b"output"[..])
+            );
+            let mut ldisc = LineDiscipline::try_new().unwrap();
+            ldisc.resume(&former.held);
+            assert_eq!(ldisc.readable(&Termios::STANDARD), 5);
             assert_eq!((plan.watches[0].file, plan.locks[0].end), (96, 9));
             seen = true;
         })
@@ -292,6 +334,21 @@ mod tests {
             replaced(Kind::Limits, table(Kind::Limits, [limit])),
             value("Limits", "soft", 2)
         );
+        let pty = |change: fn(&mut corenote::Pty)| {
+            table_with(Kind::Ptys, |to| {
+                let cc_bytes = to.bytes(&[0; 19]).unwrap();
+                let mut pty = corenote::Pty { id: 5, cc_bytes, ..Default::default() };
+                change(&mut pty);
+                to.push(pty);
+            })
+        };
+        let ptys = |change| replaced(Kind::Ptys, pty(change));
+        assert_eq!(ptys(|pty| pty.id = 6), value("Files", "the object of a master", 5));
+        assert_eq!(ptys(|pty| pty.index = 4096), value("Ptys", "index", 4096));
+        assert_eq!(ptys(|pty| pty.complete = 1), value("Ptys", "complete", 1));
+        assert_eq!(ptys(|pty| pty.ends_bytes = 3), value("Ptys", "the number of ends", 3));
+        assert_eq!(ptys(|pty| pty.rows = 1 << 16), value("Ptys", "rows", 1 << 16));
+        assert!(matches!(ptys(|pty| pty.cc_bytes = 0), Bad::Header(_)));
         let bad = note(OWNER, Kind::Frames as u32, &[9; 20]);
         assert!(matches!(replaced(Kind::Frames, bad), Bad::Note(_, _)));
     }

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use super::numbers::Numbers;
 use super::plan::{Plan, ThreadPlan, ZombiePlan};
 use super::state::{Parts, blockable, pending, set_cpu_time, set_limits};
+use super::terminals::Ptys;
 use super::{Failure, alone, timers};
 use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::errno::{Errno, Result};
@@ -46,6 +47,7 @@ pub(super) fn start(
     plans: &[Plan<'_>],
     mut parts: Vec<Parts>,
     mut numbers: Numbers,
+    ptys: &Ptys,
     become_root: Option<&mut PtRegs>,
 ) -> Result<Ref<Task>, Failure> {
     let becomes = become_root.is_some();
@@ -75,7 +77,10 @@ pub(super) fn start(
         }
     }
     let leader = made[0].leader.clone();
-    terminal(root, &leader, &numbers);
+    for (index, (plan, tasks)) in plans.iter().zip(&made).enumerate() {
+        ptys.control(plan, &tasks.leader, becomes && index == 0);
+    }
+    ptys.settle(root, &leader, &numbers);
     for (index, tasks) in made.iter().enumerate() {
         parts[index].mm_used = true;
         timers::start(&tasks.leader);
@@ -96,13 +101,6 @@ fn adopter(caller: &'static Task) -> &'static Task {
     }
     // SAFETY: init is there as long as the machine runs.
     unsafe { &*init }
-}
-
-/// The controlling terminal is as the processes had left theirs.
-fn terminal(root: &Plan<'_>, leader: &Task, numbers: &Numbers) {
-    let (Some(plan), Some(tty)) = (&root.terminal, leader.signal.tty.get()) else { return };
-    let session = leader.signal.pid(PidType::Sid);
-    tty.restore(plan.termios, session.as_ref(), numbers.get(plan.record.pgrp));
 }
 
 /// The tasks of one process; with `own` the first one is the caller.
