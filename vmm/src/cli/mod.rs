@@ -73,8 +73,8 @@ enum Command {
     Resume(resume::Args),
 }
 
-/// A subcommand as clap is told of it: `run` without the others if it is the one that is called. To describe
-/// all of them takes longer than most of what starts a VM.
+/// A subcommand as clap is told of it: what starts a VM without the others if it is the one that is called. To
+/// describe all of them takes longer than most of what starts a VM.
 #[derive(Debug)]
 struct Described(Command);
 
@@ -90,14 +90,13 @@ impl FromArgMatches for Described {
 
 impl Subcommand for Described {
     fn augment_subcommands(command: clap::Command) -> clap::Command {
-        const RUN: &str = "run";
-        match std::env::args_os().nth(1) {
-            Some(first) if first == RUN => {
-                let run = run::Args::augment_args(clap::Command::new(RUN));
-                command.subcommand(run).subcommand_required(true)
-            }
-            _ => Command::augment_subcommands(command),
-        }
+        let first = std::env::args_os().nth(1);
+        let called = match first.as_deref().and_then(|first| first.to_str()) {
+            Some("run") => run::Args::augment_args(clap::Command::new("run")),
+            Some("restore") => restore::RestoreArgs::augment_args(clap::Command::new("restore")),
+            _ => return Command::augment_subcommands(command),
+        };
+        command.subcommand(called).subcommand_required(true)
     }
 
     fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {

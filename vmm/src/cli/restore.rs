@@ -94,6 +94,13 @@ enum Misfit {
 }
 
 pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
+    match args.detach {
+        true => run::detached(|| plan_of_one(args)),
+        false => run::attached(plan_of_one(args)?),
+    }
+}
+
+fn plan_of_one(args: RestoreArgs) -> Result<Plan, Error> {
     warn_of_trust(&args.dir, &args.how);
     // Its memory is checked while the machine is built.
     let snapshot = Snapshot::open(&args.dir, Trust::Trust)?;
@@ -108,10 +115,7 @@ pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
     let mut plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
     plan.unverified = (!args.how.trust).then_some(snapshot);
     confine(&args.how)?;
-    match args.detach {
-        true => run::detached(plan),
-        false => run::attached(plan),
-    }
+    Ok(plan)
 }
 
 pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
@@ -138,7 +142,7 @@ pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
     disks::check_copies(&disks, of_original)?;
     confine(&args.how)?;
     for (number, disks) in numbers.zip(disks) {
-        let plan = plan(&snapshot, &args.how, None, number, Console::Detached, disks)?;
+        let plan = || plan(&snapshot, &args.how, None, number, Console::Detached, disks);
         match run::detach(plan)? {
             run::Detached::Started(name) => println!("{name}"),
             // This is the process that kept a copy, and that copy has ended.

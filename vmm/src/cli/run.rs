@@ -130,6 +130,19 @@ enum SizeError {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
+    if args.print_command {
+        let plan = plan(args)?;
+        println!("{}", backend::command_line(plan.choice.kind, &plan.config)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.detach {
+        true => detached(|| plan(args)),
+        false => attached(plan(args)?),
+    }
+}
+
+/// What `args` ask for.
+fn plan(args: Args) -> Result<Plan, Error> {
     let choice = choose(args.backend)?;
     if let Some(memory) = args.memory.filter(|memory| *memory < machine::MIN_MEMORY) {
         return Err(SizeError::BelowMinimum(memory).into());
@@ -156,16 +169,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         cmdline: cmdline(console, ip_word(&cards), args.append.as_deref()),
     });
     let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks, cards };
-    if args.print_command {
-        println!("{}", backend::command_line(choice.kind, &config)?);
-        return Ok(ExitCode::SUCCESS);
-    }
     if !args.no_sandbox {
         sandbox::enable()?;
     }
     // A detached VM lives in another folder.
     let dump_on_panic = args.dump_on_panic.map(std::path::absolute).transpose()?;
-    let plan = Plan {
+    Ok(Plan {
         name: args.name,
         label: name.clone(),
         image: name,
@@ -177,11 +186,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         raw_console: console == Console::Pipe,
         snapshots: args.own.get()?,
         unverified: None,
-    };
-    match args.detach {
-        true => detached(plan),
-        false => attached(plan),
-    }
+    })
 }
 
 /// Decides which backend runs the guest, and says why if the user asked for `auto` by name: a choice that
@@ -205,8 +210,8 @@ pub(super) fn attached(plan: Plan) -> Result<ExitCode, Error> {
     finish(runtime::run(plan, api::server::serve, |_| ())?)
 }
 
-/// Runs `plan` in a process of its own and returns when the guest runs, or there, when it has ended.
-pub(super) fn detached(plan: Plan) -> Result<ExitCode, Error> {
+/// Makes a plan and runs it in a process of its own; returns when the guest runs, or there, when it has ended.
+pub(super) fn detached(plan: impl FnOnce() -> Result<Plan, Error>) -> Result<ExitCode, Error> {
     match detach(plan)? {
         Detached::Started(name) => {
             println!("{name}");
@@ -224,18 +229,25 @@ pub(super) enum Detached {
     Ended(ExitCode),
 }
 
-/// Runs `plan` in a process of its own. Returns twice.
-pub(super) fn detach(plan: Plan) -> Result<Detached, Error> {
+/// Makes a plan and runs it in a process of its own. Returns twice.
+pub(super) fn detach(plan: impl FnOnce() -> Result<Plan, Error>) -> Result<Detached, Error> {
     let report = match daemon::detach()? {
         Side::Caller(Ok(name)) => return Ok(Detached::Started(name)),
         Side::Caller(Err(why)) => return Err(why.into()),
         Side::Keeper(report) => report,
     };
+    let plan = plan().and_then(|plan| {
+        report.leave_stderr()?;
+        Ok(plan)
+    });
     let mut report = Some(report);
-    let ended = runtime::run(plan, api::server::serve, |name| {
-        if let Some(report) = report.take() {
-            report.ready(name);
-        }
+    let ended = plan.and_then(|plan| {
+        let ready = |name: &str| {
+            if let Some(report) = report.take() {
+                report.ready(name);
+            }
+        };
+        Ok(runtime::run(plan, api::server::serve, ready)?)
     });
     Ok(Detached::Ended(match (ended, report) {
         (Ok(end), _) => finish(end)?,

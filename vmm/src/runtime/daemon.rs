@@ -1,7 +1,8 @@
 //! `--detach`: the command returns when the VM runs, and a process of its own keeps it.
 //!
-//! The process forks before it has threads. The child becomes a session leader without terminal,
-//! starts the VM and reports through a pipe: the VM's name, or why it failed.
+//! The process forks first of all: a VM that KVM makes belongs to its process. The child becomes a session leader
+//! without terminal, starts the VM and reports through a pipe: the VM's name, or why it failed. What it has to say
+//! of the command it says to the caller's stderr, until it lets go of that.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -21,6 +22,11 @@ pub enum Side {
 pub struct Report(io::PipeWriter);
 
 impl Report {
+    /// Lets go of the caller's stderr: what the command asks for is known, and what follows is the VM's own life.
+    pub fn leave_stderr(&self) -> io::Result<()> {
+        Ok(rustix::stdio::dup2_stderr(&null()?)?)
+    }
+
     /// Says that the VM `name` runs.
     pub fn ready(self, name: &str) {
         self.send('+', name);
@@ -46,10 +52,9 @@ pub fn detach() -> io::Result<Side> {
         0 => {
             drop(reader);
             rustix::process::setsid()?;
-            let null = File::options().read(true).write(true).open("/dev/null")?;
+            let null = null()?;
             rustix::stdio::dup2_stdin(&null)?;
             rustix::stdio::dup2_stdout(&null)?;
-            rustix::stdio::dup2_stderr(&null)?;
             Ok(Side::Keeper(Report(writer)))
         }
         child => {
@@ -66,4 +71,8 @@ pub fn detach() -> io::Result<Side> {
             Ok(Side::Caller(Err(why.to_owned())))
         }
     }
+}
+
+fn null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
 }

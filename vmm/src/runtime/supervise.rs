@@ -111,6 +111,8 @@ fn run_guarded(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<Outcome, Error> {
+    // Threads of their own check it while the machine is built.
+    let unverified = plan.unverified.as_ref().map(Snapshot::verification);
     let (sender, messages) = channel();
     let signals = catch_signals().map_err(Error::Host)?;
     let socket = UnixListener::bind(folder.short_path().join(folder::SOCKET));
@@ -134,12 +136,6 @@ fn run_guarded(
     });
     let started = backend::start(&mut plan.choice, plan.config, on_event)?;
     info!(backend_pid = started.machine.pid(), "machine started");
-    if let Some(snapshot) = plan.unverified {
-        // Nobody has looked into the memory yet, and no CPU runs before the end of this function. A backend that
-        // is another process builds its machine meanwhile.
-        snapshot.verify()?;
-        info!(snapshot = %snapshot.dir().display(), "memory checked");
-    }
     let info = Info {
         name: folder.name().to_owned(),
         image: plan.image,
@@ -166,6 +162,11 @@ fn run_guarded(
     info!("machine built");
     // From here on this thread starts others, cleans up and ends.
     sandbox::enter(Role::Supervisor);
+    if let Some(verification) = unverified {
+        // Nobody has looked into the memory yet, and no CPU has run.
+        verification.finish()?;
+        info!("memory checked");
+    }
     let resumed = vm.machine().resume();
 
     // The guest need not wait for what waits for it. These threads have at most what this one has.

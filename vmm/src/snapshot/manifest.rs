@@ -230,7 +230,7 @@ struct File<'a> {
     manifest: &'a RawValue,
 }
 
-/// As much of the file as every version has.
+/// As much of the file as every version has: for what is no [`File`].
 #[derive(Deserialize)]
 struct Head {
     magic: String,
@@ -248,6 +248,20 @@ pub(super) enum Refusal {
     Damaged(String),
 }
 
+impl Refusal {
+    /// Why `text` is refused, which is no [`File`] because of `error`.
+    fn of(text: &[u8], error: &serde_json::Error) -> Self {
+        // Cut text is no JSON any more; what it began with still says whose it was.
+        let begins_like_ours = text.starts_with(format!("{{\"magic\":\"{MAGIC}\"").as_bytes());
+        match serde_json::from_slice::<Head>(text) {
+            Ok(head) if head.magic != MAGIC => Self::Foreign,
+            Ok(head) if head.version != u64::from(VERSION) => Self::Version(head.version),
+            Err(_) if !begins_like_ours => Self::Foreign,
+            Ok(_) | Err(_) => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
 impl Manifest {
     /// The text of the file.
     pub(super) fn to_text(&self) -> serde_json::Result<Vec<u8>> {
@@ -262,20 +276,13 @@ impl Manifest {
     /// Checks the text of a file and decodes it.
     pub(super) fn from_text(text: &[u8]) -> Result<Self, Refusal> {
         let damaged = |what: &dyn std::fmt::Display| Refusal::Damaged(what.to_string());
-        // Cut text is no JSON any more; what it began with still says whose it was.
-        let begins_like_ours = text.starts_with(format!("{{\"magic\":\"{MAGIC}\"").as_bytes());
-        let head: Head = match serde_json::from_slice(text) {
-            Ok(head) => head,
-            Err(e) if begins_like_ours => return Err(damaged(&e)),
-            Err(_) => return Err(Refusal::Foreign),
-        };
-        if head.magic != MAGIC {
+        let file: File<'_> = serde_json::from_slice(text).map_err(|e| Refusal::of(text, &e))?;
+        if file.magic != MAGIC {
             return Err(Refusal::Foreign);
         }
-        if head.version != u64::from(VERSION) {
-            return Err(Refusal::Version(head.version));
+        if file.version != VERSION {
+            return Err(Refusal::Version(file.version.into()));
         }
-        let file: File<'_> = serde_json::from_slice(text).map_err(|e| damaged(&e))?;
         let found = blake3::hash(file.manifest.get().as_bytes()).to_hex();
         if found.as_str() != file.blake3 {
             return Err(Refusal::Damaged(format!(

@@ -30,6 +30,7 @@ pub use manifest::{
 };
 pub use open::{Snapshot, Trust};
 pub use save::{Copied, Facts, Save, Saved, save};
+pub use verify::Verification;
 
 use std::io;
 use std::path::{Path, PathBuf};

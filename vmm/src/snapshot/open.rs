@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::manifest::{self, MANIFEST, MEMORY, Manifest, Refusal};
-use super::{Error, Result, verify};
+use super::verify::Verification;
+use super::{Error, Result};
 use crate::target::RawRam;
 
 /// How much of a snapshot is checked.
@@ -21,10 +23,21 @@ pub enum Trust {
 
 /// A snapshot that was found to be whole.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct Snapshot(Arc<Files>);
+
+/// What a snapshot consists of.
+#[derive(Debug)]
+pub(super) struct Files {
     dir: PathBuf,
-    manifest: Manifest,
-    memory: File,
+    pub(super) manifest: Manifest,
+    pub(super) memory: File,
+}
+
+impl Files {
+    /// The memory file's path.
+    pub(super) fn memory_path(&self) -> PathBuf {
+        self.dir.join(MEMORY)
+    }
 }
 
 impl Snapshot {
@@ -40,36 +53,37 @@ impl Snapshot {
         if found != wanted {
             return Err(Error::Size { path, found, wanted });
         }
-        let snapshot = Self { dir: dir.to_owned(), manifest, memory };
+        let snapshot = Self(Arc::new(Files { dir: dir.to_owned(), manifest, memory }));
         if trust == Trust::Verify {
-            snapshot.verify()?;
+            snapshot.verification().finish()?;
         }
         Ok(snapshot)
     }
 
-    /// Checks the memory file, for who opened it with [`Trust::Trust`] to do that later.
-    pub fn verify(&self) -> Result<()> {
-        verify::verify(&self.memory, &self.dir.join(MEMORY), &self.manifest)
+    /// Begins to check the memory file, for who opened it with [`Trust::Trust`] and has other things to do
+    /// meanwhile.
+    pub fn verification(&self) -> Verification {
+        Verification::begin(Arc::clone(&self.0))
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.0.dir
     }
 
     /// What the snapshot says of itself.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.0.manifest
     }
 
     /// The memory file: as long as RAM, opened for reading only, to be mapped privately.
     pub fn memory(&self) -> &File {
-        &self.memory
+        &self.0.memory
     }
 
     /// The RAM, to be read.
     pub fn ram(&self) -> io::Result<RawRam> {
-        RawRam::new(self.memory.try_clone()?, self.manifest.board.ram_base)
+        RawRam::new(self.0.memory.try_clone()?, self.0.manifest.board.ram_base)
     }
 }
 

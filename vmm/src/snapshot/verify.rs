@@ -1,15 +1,18 @@
 //! Whether the memory file is what the manifest says.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread;
+use std::thread::JoinHandle;
 
 use rustix::thread::sched_getaffinity;
 
 use super::manifest::{CHUNK, Chunk, Manifest};
+use super::open::Files;
 use super::{Error, Result};
 use crate::target::data_ranges;
 
@@ -34,28 +37,79 @@ pub(super) fn hash(file: &File, chunk: &Chunk, buffer: &mut [u8]) -> io::Result<
     Ok(hasher.finalize())
 }
 
-/// Reads every stored frame, and whatever else the file holds, on as many CPUs as there are.
-pub(super) fn verify(file: &File, path: &Path, manifest: &Manifest) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let check_chunks = || {
-        let mut buffer = vec![0; PIECE];
-        while let Some(chunk) = manifest.memory.chunks.get(next.fetch_add(1, Relaxed)) {
-            check(file, path, manifest, chunk, &mut buffer)?;
-        }
-        Ok(())
-    };
-    // Where the host does not say, this thread is enough.
-    let cpus = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
-    let helpers = cpus.min(MOST_THREADS).min(manifest.memory.chunks.len()).saturating_sub(1);
-    thread::scope(|scope| {
-        let helper = |_| crate::thread::named("verify").spawn_scoped(scope, check_chunks).ok();
-        let helpers: Vec<_> = (0..helpers).filter_map(helper).collect();
-        let own = check_chunks().and_then(|()| holes_are_empty(file, path, manifest));
-        let join = |helper: thread::ScopedJoinHandle<'_, Result<()>>| {
+/// The check of a memory file under way: every stored frame is read, and whatever else the file holds, on as many
+/// CPUs as there are.
+#[must_use = "nothing is known before `finish`"]
+pub struct Verification {
+    work: Arc<Work>,
+    helpers: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Verification {
+    /// Starts the threads, which leave the caller free to do other things.
+    pub(super) fn begin(files: Arc<Files>) -> Self {
+        // Where the host does not say, the caller's thread is enough.
+        let cpus = sched_getaffinity(None).map_or(0, |set| set.count() as usize);
+        let work = Arc::new(Work::new(files));
+        let helper = |_| {
+            let work = Arc::clone(&work);
+            crate::thread::named("verify").spawn(move || work.all()).ok()
+        };
+        let helpers =
+            (0..cpus.min(MOST_THREADS).min(work.order.len())).filter_map(helper).collect();
+        Self { work, helpers }
+    }
+
+    /// Does what is left, and says whether the memory file is what the manifest says.
+    pub fn finish(self) -> Result<()> {
+        let join = |helper: JoinHandle<Result<()>>| {
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        helpers.into_iter().map(join).fold(own, Result::and)
-    })
+        let own = self.work.all();
+        self.helpers.into_iter().map(join).fold(own, Result::and)
+    }
+}
+
+/// What is to be done, and how far it is.
+struct Work {
+    files: Arc<Files>,
+    path: PathBuf,
+    /// Indices of the chunks, the largest first: no thread is left with one when the others have nothing more to do.
+    order: Vec<usize>,
+    next: AtomicUsize,
+}
+
+impl Work {
+    fn new(files: Arc<Files>) -> Self {
+        let chunks = &files.manifest.memory.chunks;
+        let stored = |chunk: &Chunk| chunk.frames.iter().map(|(_, count)| u64::from(*count)).sum();
+        let sizes: Vec<u64> = chunks.iter().map(stored).collect();
+        let mut order: Vec<_> = (0..chunks.len()).collect();
+        order.sort_by_key(|index| Reverse(sizes[*index]));
+        Self { path: files.memory_path(), files, order, next: AtomicUsize::new(0) }
+    }
+
+    /// Does piece by piece until nobody has to begin one any more.
+    fn all(&self) -> Result<()> {
+        let Files { manifest, memory: file, .. } = &*self.files;
+        let mut buffer = vec![];
+        loop {
+            match self.next.fetch_add(1, Relaxed).checked_sub(1) {
+                None => holes_are_empty(file, &self.path, manifest)?,
+                Some(next) => {
+                    let Some(index) = self.order.get(next) else { return Ok(()) };
+                    buffer.resize(PIECE, 0);
+                    check(
+                        file,
+                        &self.path,
+                        manifest,
+                        &manifest.memory.chunks[*index],
+                        &mut buffer,
+                    )?;
+                }
+            }
+        }
+    }
 }
 
 /// Whether a chunk is what was saved.

@@ -114,6 +114,8 @@ impl Gate {
         let mut state = self.lock();
         if state.wanted == Wanted::Stand {
             state.wanted = Wanted::Run;
+            // Who wakes up finds the lock free.
+            drop(state);
             self.changed.notify_all();
         }
     }

@@ -186,18 +186,11 @@ fn open() -> Result<Host, Error> {
     }
 }
 
-/// KVM, and a VM that can have all that the board needs, with nothing in it yet.
+/// KVM, and a VM that can have all that the board needs, with nothing in it yet. It is its process's alone, however
+/// many have the descriptor (Linux's kvm/api.rst).
 pub(super) struct Ready {
     host: Host,
     vm: VmFd,
-    /// A VM is its process's alone, however many have the descriptor (Linux's kvm/api.rst).
-    process: u32,
-}
-
-impl Ready {
-    fn is_ours(&self) -> bool {
-        self.process == std::process::id()
-    }
 }
 
 /// Whether this backend works here. That takes a VM to try, which need not be made again.
@@ -205,7 +198,7 @@ pub(super) fn check() -> Result<Ready, Error> {
     let host = open()?;
     let vm = host.create_vm().map_err(failed("create a VM"))?;
     arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))?;
-    Ok(Ready { host, vm, process: std::process::id() })
+    Ok(Ready { host, vm })
 }
 
 /// What the host's KVM gives a guest.
@@ -273,13 +266,13 @@ impl Line for Spi {
     }
 }
 
-/// Builds the machine, its vCPUs standing, in `ready` if that was made by this process.
+/// Builds the machine, its vCPUs standing, in `ready` if there is one.
 pub(super) fn start(
     config: &Config,
     events: Events,
     ready: Option<Ready>,
 ) -> Result<Started, super::Error> {
-    let ready = ready.filter(Ready::is_ours).map_or_else(check, Ok)?;
+    let ready = ready.map_or_else(check, Ok)?;
     let Ready { host, vm, .. } = ready;
     check_cpus(&host, config.cpus)?;
     let (memory, ram): (_, Arc<dyn LiveRam>) = match &config.start {
