@@ -19,20 +19,34 @@ const MIB: f64 = (1 << 20) as f64;
 /// The start of belljar over that of the yardstick must be no more than so many times.
 const START: f64 = 3.0;
 
-/// Measures and prints everything.
-pub fn all() {
+/// All parts, by their names.
+const PARTS: [(&str, fn()); 7] = [
+    ("start", || start(Some(START))),
+    ("memory", memory),
+    ("console", console),
+    ("restores", snapshots::restores),
+    ("copies", snapshots::copies),
+    ("binary", binary),
+    ("calls", calls),
+];
+
+/// Measures and prints those parts of [`PARTS`] that are in `only`; all if it is empty.
+pub fn parts(only: &[String]) {
     set_up();
-    start(Some(START));
-    memory();
-    console();
-    snapshots::all();
+    for (name, measure) in PARTS {
+        if only.is_empty() || only.iter().any(|wanted| wanted == name) {
+            measure();
+        }
+    }
+}
+
+fn binary() {
     let size = fs::metadata(BELLJAR).expect("belljar").len() as f64;
     print("binary, static and stripped", size / MIB, "MiB", Some(6.0));
-    calls();
 }
 
 /// Measures and prints the starts, where a clock counts instructions.
-pub fn only_start() {
+pub fn counted() {
     set_up();
     start(None);
 }
@@ -61,15 +75,8 @@ fn time(program: &str, args: &[&str]) -> [f64; 2] {
     [(first - start) as f64 / per_ms, (end - start) as f64 / per_ms]
 }
 
-/// The median of so many runs.
-pub fn median(runs: usize, mut run: impl FnMut() -> f64) -> f64 {
-    let mut times: Vec<f64> = (0..runs).map(|_| run()).collect();
-    times.sort_by(f64::total_cmp);
-    times[runs / 2]
-}
-
 /// The first quartile of `values`, their median, and the third quartile.
-fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+pub fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
@@ -87,8 +94,8 @@ fn start(most: Option<f64>) {
     let this = std::env::current_exe().expect("this program");
     let this = this.to_str().expect("a name in UTF-8");
     let programs = [
-        (this, &["empty"][..]),
-        (this, &["calls"]),
+        (this, &["run-empty"][..]),
+        (this, &["run-calls"]),
         (BELLJAR, &["run", "--memory", "64M", "--kernel", KERNEL, "hello"]),
     ];
     // In turns: whatever else this machine's host does meets all of them. The first of each fills caches.

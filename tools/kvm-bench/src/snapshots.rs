@@ -5,32 +5,50 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::measure::{RUNTIME, belljar, median, print, read_until};
+use crate::measure::{RUNTIME, belljar, print, quartiles, read_until};
+use crate::trace;
 
 const SNAPSHOT: &str = "/tmp/snapshot";
 /// Where a guest saves itself, and as what.
 const OWN: &str = "/tmp/own";
-const RUNS: usize = 7;
+const ROUNDS: usize = 11;
 const COPIES: usize = 100;
 
-/// Measures and prints all of it.
-pub fn all() {
-    let boot =
-        median(RUNS, || to_output(&["run", "--memory", "256M", "shell", "--", "echo", "up"]));
+/// Measures and prints what a restore takes.
+pub fn restores() {
+    trace::start();
     idle();
-    let resumed = median(RUNS, || restore(&[]));
-    let trusted = median(RUNS, || restore(&["--trust"]));
     saves_itself();
     let own = format!("{OWN}/s");
-    let output = median(RUNS, || to_output(&["restore", &own]));
+    // In turns: whatever else this machine's host does meets all of them.
+    let round = |_| {
+        let boot = to_output(&["run", "--memory", "256M", "shell", "--", "echo", "up"]);
+        let (checked, trusted) = (restore(&[]), restore(&["--trust"]));
+        let output = to_output(&["restore", &own]);
+        [boot, checked[0], checked[1], trusted[0], trusted[1], output, nothing()]
+    };
+    let rounds: Vec<_> = (0..ROUNDS).map(round).collect();
+    let median = |what: usize| quartiles(rounds.iter().map(|round| round[what]))[1];
+    let boot = median(0);
     print("a fresh boot of shell to its first output", boot, "ms", None);
-    print("restore of an idle shell to its next instruction", resumed, "ms", None);
-    print("  over a fresh boot", resumed / boot, "times", Some(0.1));
-    print("restore --trust", trusted, "ms", None);
-    print("  over a fresh boot", trusted / boot, "times", Some(0.1));
-    print("restore of a shell to its next output", output, "ms", None);
-    print("  over a fresh boot", output / boot, "times", None);
-    copies();
+    for (what, (name, most)) in (1..).zip([
+        ("restore of an idle shell to its next instruction", Some(0.1)),
+        ("  until the command returns", None),
+        ("restore --trust to its next instruction", Some(0.1)),
+        ("  until the command returns", None),
+        ("restore of a shell to its next output", None),
+        ("a belljar that starts nothing (--version)", None),
+    ]) {
+        print(name, median(what), "ms", None);
+        print("    over a fresh boot", median(what) / boot, "times", most);
+    }
+}
+
+/// What every command takes, in ms.
+fn nothing() -> f64 {
+    let start = Instant::now();
+    run(&["--version"]);
+    ms(start.elapsed())
 }
 
 /// From before the process is made until the guest has printed "up", in ms.
@@ -60,17 +78,20 @@ fn saves_itself() {
     run(&args.concat());
 }
 
-/// From before the process is made until the guest's CPU runs, in ms.
-fn restore(options: &[&str]) -> f64 {
-    let start = Instant::now();
+/// From before the process is made until the guest's CPU runs, and until the command has returned, in ms.
+fn restore(options: &[&str]) -> [f64; 2] {
+    trace::clear();
+    let start = trace::now();
     run(&[&["restore", SNAPSHOT, "--detach", "--name", "r"], options].concat());
-    let took = start.elapsed();
+    let returned = trace::now();
+    let entered = trace::first_entry();
     run(&["kill", "r"]);
-    ms(took)
+    [entered - start, returned - start]
 }
 
 /// What each of many copies has for itself.
-fn copies() {
+pub fn copies() {
+    idle();
     let start = Instant::now();
     let names = run(&["clone", SNAPSHOT, "-n", &COPIES.to_string()]);
     let each = ms(start.elapsed()) / COPIES as f64;

@@ -59,7 +59,7 @@ pub struct Args {
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Only these rows
+    /// Only these rows; with --kvm, only these of start, memory, console, restores, copies, binary and calls
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Measure only one of the two kernels
@@ -69,7 +69,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["only", "kernel", "image"])]
     snapshots: bool,
     /// Measure what the VMM costs on KVM, in the reference machine
-    #[arg(long, conflicts_with_all = ["only", "kernel", "image", "snapshots"])]
+    #[arg(long, conflicts_with_all = ["kernel", "image", "snapshots"])]
     kvm: bool,
     /// Measure this kernel Image instead of the one that is built
     #[arg(long)]
@@ -122,7 +122,7 @@ struct Figure {
 /// Runs `cargo xtask bench`.
 pub fn main(args: Args) -> Result<ExitCode> {
     if args.kvm {
-        return crate::bench_kvm::main();
+        return crate::bench_kvm::main(args.only);
     }
     if args.snapshots {
         return crate::bench_snapshots::main();
