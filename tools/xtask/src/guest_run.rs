@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The package of the runner.
 pub const RUNNER: &str = "belljar-runner";
@@ -28,6 +28,8 @@ pub struct Outcome {
     pub output: Vec<u8>,
     /// How many times it went on in another machine.
     pub moves: usize,
+    /// How long it ran, by the host's clock.
+    pub took: Duration,
 }
 
 impl Outcome {
@@ -151,7 +153,7 @@ pub fn run_plan(
         for program in rest.iter().skip(outcomes.len() - before).take(victims) {
             let (name, status) = (name_of(program), status.to_string());
             let output = output.clone();
-            let mut outcome = Outcome { name, status, output, moves: 0 };
+            let mut outcome = Outcome { name, status, output, moves: 0, took: Duration::ZERO };
             progress(&mut outcome)?;
             outcomes.push(outcome);
         }
@@ -187,6 +189,7 @@ fn run_machine(
     let mut chunk = [0; 65536];
     let mut stream = Stream::default();
     let mut running = false;
+    let mut began = Instant::now();
     let mut said_goodbye = false;
     let mut hung = false;
     let mut moves = 0;
@@ -207,10 +210,11 @@ fn run_machine(
         }
         while let Some(event) = stream.next() {
             match event {
-                Event::Begin => running = true,
+                Event::Begin => (running, began) = (true, Instant::now()),
                 Event::End(outcome) => {
                     running = false;
-                    if let Err(error) = report(Outcome { moves, ..outcome }) {
+                    let took = began.elapsed();
+                    if let Err(error) = report(Outcome { moves, took, ..outcome }) {
                         let _ = machine.child.kill();
                         let _ = machine.child.wait();
                         return Err(error);
@@ -323,6 +327,7 @@ impl Stream {
                     status: status.to_string(),
                     output,
                     moves: 0,
+                    took: Duration::ZERO,
                 })
             }
             _ => Event::Begin,

@@ -92,11 +92,11 @@ pub fn nested(cpus: u32, plan: &Path, folder: &Path) -> Result<Command> {
 }
 
 /// Runs the end-to-end tests that concern KVM, and those unit tests of the VMM that are about its machine, in
-/// one boot of the reference machine, what they print in `out`: of `suites` (name and program) all tests whose
-/// name contains `filter`. `share` is the machine's [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
+/// one boot of the reference machine, what they print in `out`: of `suites` (name and program) the tests that the
+/// arguments `chosen` name, or all. `share` is the machine's [`reference::SHARE_PATH`]. Gives back 0 if all passed, and nothing if the machine died.
 pub fn end_to_end(
     suites: &[(String, PathBuf)],
-    filter: Option<&str>,
+    chosen: &[String],
     share: &Path,
     out: &mut dyn Write,
 ) -> Result<Option<i32>> {
@@ -114,7 +114,7 @@ pub fn end_to_end(
          exit $status"
     );
     let mut argv = ["/bin/sh", "-c", &script, "suites"].map(String::from).to_vec();
-    argv.extend(filter.map(String::from));
+    argv.extend_from_slice(chosen);
     let mut files = home(&["shell", "hello", "bash", "namespaces", "debuggers"])?;
     files.push(("/belljar/kernel.elf".into(), paths::home().join("kernel.elf")));
     for name in build::guest_test_names()? {

@@ -4,8 +4,10 @@
 //! layer and says at the end what it left out.
 
 use crate::build::{self, Part};
+use crate::counts::{Counts, twice};
 use crate::fuzz::{self, Budget};
 use crate::guest_run::{self, Machines, Outcome, RUNNER, RUNNER_PATH, name_of};
+use crate::libtest::Libtest;
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
@@ -14,6 +16,7 @@ use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -21,8 +24,8 @@ pub struct Args {
     /// Only these layers
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Layer>,
-    /// Of the guest programs and of the tests in the reference machine, only those whose name contains
-    /// this; the name of a suite in `tests/tests` is all of it
+    /// Of the guest programs and the end-to-end tests, only those whose name contains this; in the reference
+    /// machine the name of a suite in `tests/tests` is all of it
     #[arg(long)]
     filter: Option<String>,
 }
@@ -66,66 +69,14 @@ const FUZZ_RUNS: u32 = 20_000;
 /// How the results on Debian's kernel are called.
 const REFERENCE: &str = "reference";
 
-/// Lines of a failed test that are shown once more at the end.
-const LAST_LINES: usize = 15;
-
-/// What happened so far.
-#[derive(Default)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    failures: Vec<Failure>,
-}
-
-/// A test that failed.
-struct Failure {
-    name: String,
-    /// What it said.
-    output: String,
-}
-
-impl Counts {
-    fn add(&mut self, name: &str, passed: bool) {
-        self.add_with(name, passed, String::new);
-    }
-
-    /// `output` is what a test that failed has said.
-    fn add_with(&mut self, name: &str, passed: bool, output: impl FnOnce() -> String) {
-        if passed {
-            self.passed += 1;
-        } else {
-            self.failed += 1;
-            self.failures.push(Failure { name: name.into(), output: output() });
-        }
-    }
-
-    /// Adds what another thread counted.
-    fn join(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.failures.extend(other.failures);
-    }
-
-    /// The failures with their last words: in a long log the place where they happened is far away.
-    fn print(&self) {
-        println!();
-        for Failure { name, output } in &self.failures {
-            println!("FAILED: {name}");
-            let lines: Vec<_> = output.lines().collect();
-            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
-                println!("  | {}", line.trim_end());
-            }
-        }
-    }
-}
-
 /// Runs `cargo xtask test`.
 pub fn main(args: Args) -> Result<ExitCode> {
     let layers = if args.only.is_empty() { LAYERS } else { &args.only };
     let toolchain = ensure(ALL)?;
     let mut counts = Counts::default();
     for layer in layers {
-        let before = counts.passed + counts.failed;
+        let before = counts.total();
+        let begun = Instant::now();
         println!("== {}", title(*layer));
         let result = build_for(*layer, &toolchain).and_then(|()| match layer {
             Layer::Lints => lints(&toolchain, &mut counts),
@@ -134,28 +85,25 @@ pub fn main(args: Args) -> Result<ExitCode> {
             Layer::Selftest => self_tests(&toolchain, &mut counts),
             Layer::Reference => reference_tests(args.filter.as_deref(), &mut counts),
             Layer::Guest => guest_tests(args.filter.as_deref(), &mut counts),
-            Layer::E2e => {
-                let mut command = host("test");
-                command.args(["--no-fail-fast", "-p", kvm::TESTS]);
-                cargo_tests(command.env("BELLJAR", paths::belljar()), "e2e", &mut counts)
-            }
+            Layer::E2e => e2e_tests(args.filter.as_deref(), &mut counts),
             Layer::Kvm => kvm_tests(args.filter.as_deref(), &mut counts),
         });
         if let Err(error) = result {
             println!("{error:#}");
             let name = format!("{} could not run", title(*layer));
             counts.add_with(&name, false, || format!("{error:#}"));
-        } else if counts.passed + counts.failed == before {
+        } else if counts.total() == before {
             counts.add(&format!("{} ran no test", title(*layer)), false);
         }
+        println!("== {} took {} s", title(*layer), begun.elapsed().as_secs());
     }
     counts.print();
     let left_out: Vec<_> = LAYERS.iter().filter(|layer| !layers.contains(layer)).collect();
     if !left_out.is_empty() {
         println!("not asked for: {left_out:?}");
     }
-    println!("{} passed, {} failed", counts.passed, counts.failed);
-    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{} passed, {} failed", counts.passed(), counts.failed());
+    Ok(if counts.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn title(layer: Layer) -> &'static str {
@@ -231,7 +179,7 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
         command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
     let mut report = Libtest::new(layer, counts);
     std::io::copy(&mut child.stdout.take().context("no pipe")?, &mut report)?;
-    let failed = report.failed;
+    let failed = report.failed();
     // A binary that does not compile or dies in the middle gives no result.
     if !child.wait()?.success() && failed == 0 {
         counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
@@ -239,77 +187,22 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
     Ok(())
 }
 
-/// What Rust's test binaries print: shown as it comes, and added up.
-struct Libtest<'a> {
-    layer: &'a str,
-    counts: &'a mut Counts,
-    /// The line that is still to end.
-    line: Vec<u8>,
-    failed: usize,
-    /// Which failure's output is being read.
-    telling: Option<usize>,
+fn e2e_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    const LAYER: &str = "e2e";
+    twice(LAYER, counts, |names, counts| {
+        let mut command = host("test");
+        command.args(["--no-fail-fast", "-p", kvm::TESTS, "--"]).args(chosen(names, filter));
+        cargo_tests(command.env("BELLJAR", paths::belljar()), LAYER, counts)
+    })
 }
 
-impl<'a> Libtest<'a> {
-    fn new(layer: &'a str, counts: &'a mut Counts) -> Self {
-        Self { layer, counts, line: Vec::new(), failed: 0, telling: None }
+/// Arguments of a Rust test binary that runs the tests `names`, or if there are none, those whose names
+/// contain `filter`.
+fn chosen(names: &[String], filter: Option<&str>) -> Vec<String> {
+    if names.is_empty() {
+        return filter.into_iter().map(String::from).collect();
     }
-}
-
-impl Libtest<'_> {
-    fn take(&mut self, line: &str) {
-        // A binary of which no test is wanted is not worth its lines.
-        let nothing = ["running 0 tests", "test result: ok. 0 passed; 0 failed;"];
-        if !line.is_empty() && !nothing.iter().any(|nothing| line.starts_with(nothing)) {
-            println!("{line}");
-        }
-        if let Some(name) =
-            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
-            let name = format!("{}: {name}", self.layer);
-            self.counts.failures.push(Failure { name, output: String::new() });
-        }
-        // ---- name stdout ----
-        // What it printed, up to the next one or the list of names.
-        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
-        if let Some(name) = heading {
-            let name = format!("{}: {name}", self.layer);
-            self.telling = self.counts.failures.iter().rposition(|failure| failure.name == name);
-        } else if line == "failures:" {
-            self.telling = None;
-        } else if let Some(at) = self.telling {
-            self.counts.failures[at].output += &format!("{line}\n");
-        }
-        // test result: ok. 3 passed; 0 failed; ...
-        if let Some(rest) = line.strip_prefix("test result: ") {
-            let number = |what: &str| -> usize {
-                let before = rest.split(what).next().unwrap_or_default();
-                before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
-            };
-            self.counts.passed += number(" passed;");
-            self.counts.failed += number(" failed;");
-            self.failed += number(" failed;");
-        }
-    }
-}
-
-impl Write for Libtest<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        for byte in bytes {
-            match byte {
-                b'\n' => {
-                    let line = std::mem::take(&mut self.line);
-                    self.take(String::from_utf8_lossy(&line).trim_end());
-                }
-                byte => self.line.push(*byte),
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stdout().flush()
-    }
+    [&["--exact".to_owned()], names].concat()
 }
 
 fn fuzz_targets(counts: &mut Counts) -> Result<()> {
@@ -403,17 +296,21 @@ fn kvm_tests(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         let on = |cpus| {
             scope.spawn(move || {
                 let mut counts = Counts::default();
-                let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-                let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
-                let machines = Machines::booting(&machine);
-                run_programs(&machines, &format!("kvm-{cpus}"), filter, &mut counts)?;
-                anyhow::Ok(counts)
+                let folder = tempfile::tempdir().context("cannot make a temporary folder");
+                let result = folder.and_then(|folder| {
+                    let machine = |plan: &Path| kvm::nested(cpus, plan, folder.path());
+                    let machines = Machines::booting(&machine);
+                    run_programs(&machines, &format!("kvm-{cpus}"), filter, &mut counts)
+                });
+                (counts, result)
             })
         };
-        for running in [1, 4].map(on) {
-            counts.join(running.join().expect("a thread that runs programs panicked")?);
-        }
-        anyhow::Ok(())
+        let results = [1, 4].map(on).map(|running| {
+            let (ran, result) = running.join().expect("a thread that runs programs panicked");
+            counts.join(ran);
+            result
+        });
+        results.into_iter().collect::<Result<()>>()
     })?;
     kvm_end_to_end(filter, counts)
 }
@@ -440,15 +337,20 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let on_both_sides = suite.or(filter.is_none().then_some("*"));
     let on_both_sides = on_both_sides.filter(|suite| *suite != kvm::BELLJAR);
     on_host(on_both_sides, "before_kvm::", counts)?;
-    let mut report = Libtest::new("kvm-e2e", counts);
-    let status = kvm::end_to_end(&suites, filter, share.path(), &mut report);
-    let failed = report.failed;
-    match status? {
-        Some(0) => {}
-        None => counts.add("kvm-e2e: the machine died", false),
-        Some(_) if failed > 0 => {}
-        Some(status) => counts.add(&format!("kvm-e2e: the suites ended with {status}"), false),
-    }
+    const LAYER: &str = "kvm-e2e";
+    twice(LAYER, counts, |names, counts| {
+        let mut report = Libtest::new(LAYER, counts);
+        let chosen = chosen(names, filter);
+        let status = kvm::end_to_end(&suites, &chosen, share.path(), &mut report);
+        let failed = report.failed();
+        match status? {
+            Some(0) => {}
+            None => counts.add("the reference machine died", false),
+            Some(_) if failed > 0 => {}
+            Some(status) => counts.add(&format!("the suites ended with {status}"), false),
+        }
+        Ok(())
+    })?;
     on_host(on_both_sides, "after_kvm::", counts)
 }
 
@@ -460,11 +362,7 @@ fn run_programs(
     filter: Option<&str>,
     counts: &mut Counts,
 ) -> Result<()> {
-    let programs = guest_programs(filter)?;
     let is_reference = kernel == REFERENCE;
-    if !is_reference {
-        record_missing(&programs)?;
-    }
     let mut finish = |outcome: &mut Outcome| {
         // The first snapshot comes soon, the last one perhaps behind the end.
         if outcome.passed() && outcome.moves < machines.snapshots.min(1) as usize {
@@ -476,13 +374,21 @@ fn run_programs(
         print_outcome(kernel, outcome);
         Ok(())
     };
-    let outcomes = guest_run::run_plan(machines, &programs, &mut finish)?;
-    for outcome in &outcomes {
-        let name = format!("{kernel}/{}", outcome.name);
-        counts.add_with(&name, outcome.passed(), || outcome.told());
+    let programs = guest_programs(filter)?;
+    if !is_reference {
+        record_missing(&programs)?;
     }
-    debug_assert!(outcomes.iter().zip(&programs).all(|(o, p)| o.name == name_of(p)));
-    Ok(())
+    twice(kernel, counts, |names, counts| {
+        let mut programs = programs.clone();
+        programs.retain(|program| names.is_empty() || names.contains(&name_of(program)));
+        let outcomes = guest_run::run_plan(machines, &programs, &mut finish)?;
+        for outcome in &outcomes {
+            let name = format!("{kernel}/{}", outcome.name);
+            counts.add_with(&name, outcome.passed(), || outcome.told());
+        }
+        debug_assert!(outcomes.iter().zip(&programs).all(|(o, p)| o.name == name_of(p)));
+        Ok(())
+    })
 }
 
 /// Asks Debian's kernel for the answers that are not known; after the reference layer all are.
@@ -500,7 +406,8 @@ fn print_outcome(kernel: &str, outcome: &Outcome) {
     let result = if outcome.passed() { "ok" } else { "FAILED" };
     let moved = if outcome.moves > 0 { &*format!(", moved {} times", outcome.moves) } else { "" };
     // In one piece: another machine may be running programs, too.
-    let mut text = format!("test {kernel}/{} ... {result}{moved}\n", outcome.name);
+    let seconds = outcome.took.as_secs_f32();
+    let mut text = format!("test {kernel}/{} ... {result}{moved}, {seconds:.1} s\n", outcome.name);
     if !outcome.passed() {
         let told = outcome.told();
         let lines: Vec<_> = told.lines().collect();
@@ -510,22 +417,4 @@ fn print_outcome(kernel: &str, outcome: &Outcome) {
     }
     print!("{text}");
     let _ = std::io::stdout().flush();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_failed_test_said_is_kept_with_its_name() {
-        let mut counts = Counts::default();
-        let text = "running 2 tests\ntest a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n\
-                    ---- a stdout ----\none\ntwo\n\n---- b stdout ----\nthree\n\n\
-                    failures:\n    a\n    b\n\n\
-                    test result: FAILED. 0 passed; 2 failed; 0 ignored\n";
-        Libtest::new("x", &mut counts).write_all(text.as_bytes()).unwrap();
-        let told = counts.failures.iter().map(|f| (&*f.name, f.output.trim())).collect::<Vec<_>>();
-        assert_eq!(told, [("x: a", "one\ntwo"), ("x: b", "three")]);
-        assert_eq!((counts.passed, counts.failed), (0, 2));
-    }
 }
