@@ -233,6 +233,8 @@ pub struct Mm {
     pub membarrier: AtomicU32,
     /// Tasks of the same user may look into it (prctl(2), `PR_SET_DUMPABLE`).
     dumpable: AtomicBool,
+    /// No huge pages are wanted (prctl(2), `PR_SET_THP_DISABLE`). There are none; a program sees what it set.
+    pub no_huge_pages: AtomicBool,
     /// The auxiliary vector, for /proc/PID/auxv.
     auxv: SpinLock<Array<u64>>,
     /// Index of the range found last; only a hint.
@@ -264,6 +266,7 @@ impl Mm {
             exe: SpinLock::new(None),
             membarrier: AtomicU32::new(0),
             dumpable: AtomicBool::new(true),
+            no_huge_pages: AtomicBool::new(false),
             auxv: SpinLock::new(Array::new()),
             last_vma: AtomicU32::new(0),
             mms: Link::new(),
@@ -297,6 +300,7 @@ impl Mm {
         let exe = self.exe.lock().clone();
         *mm.exe.lock() = exe;
         mm.set_dumpable(self.is_dumpable());
+        mm.no_huge_pages.store(self.no_huge_pages.load(Ordering::Relaxed), Ordering::Relaxed);
         let auxv = self.auxv.lock().try_clone()?;
         *mm.auxv.lock() = auxv;
         if special && let Err(error) = mm.drop_uninherited() {

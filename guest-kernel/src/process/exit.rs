@@ -296,7 +296,7 @@ pub fn do_notify_parent(list: &TaskList, task: &Task, sig: i32) -> bool {
     // SAFETY: a parent is alive under the list's lock: it hands its children on before it goes.
     let parent = unsafe { &*parent_ptr };
     let mut autoreap = false;
-    let mut send = sig > 0;
+    let mut send = crate::signal::is_valid(sig);
     // A tracer always wants to know.
     if sig == SIGCHLD && !task.ptrace.is_traced() {
         let action = parent.sighand.with(|s| s.get(SIGCHLD));

@@ -24,6 +24,9 @@ use crate::task::{
     self, EXIT_ALIVE, OwnCell, SignalStruct, Task, TaskFlags, ThreadSignals, VforkDone, list,
 };
 
+/// How late timers of programs may be that did not ask for anything else, in ns (`PR_SET_TIMERSLACK`).
+const TIMER_SLACK: u64 = 50_000;
+
 bitflags! {
     /// clone(2) flags.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +114,8 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
         || has(CloneFlags::SIGHAND) && has(CloneFlags::CLEAR_SIGHAND)
         || has(CloneFlags::THREAD) && flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
         || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED | CloneFlags::THREAD);
-    if sharing || !(0..=crate::signal::NSIG as i32).contains(&args.exit_signal) {
+    // clone(2) takes any number for the signal; what is none is not sent.
+    if sharing {
         return Err(Errno::EINVAL);
     }
     // A sibling of a namespace's reaper would have no parent inside it.
@@ -244,6 +248,9 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs, traced: bool) -> Result<Made> {
         child.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
     }
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    let slack = parent.timer_slack.load(Ordering::Relaxed);
+    child.timer_slack.store(slack, Ordering::Relaxed);
+    child.default_timer_slack.store(slack, Ordering::Relaxed);
 
     enter(args, parent, &child, traced)?;
     if !flags.contains(CloneFlags::VM) && crate::cgroup::count() > 1 {
@@ -567,6 +574,8 @@ pub(super) fn new_task(
         wchar: AtomicU64::new(0),
         syscalls: AtomicU64::new(0),
         personality: AtomicU32::new(0),
+        timer_slack: AtomicU64::new(TIMER_SLACK),
+        default_timer_slack: AtomicU64::new(TIMER_SLACK),
         stop_pending: AtomicBool::new(false),
         hold: AtomicBool::new(false),
         rt_watch: Default::default(),

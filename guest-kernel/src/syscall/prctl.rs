@@ -82,9 +82,26 @@ pub fn sys_prctl(a: &mut Args) -> SysResult {
         27 => return Ok(task.cred().securebits as usize),
         // PR_SET_SECUREBITS
         28 => set_securebits(arg2)?,
-        // PR_SET_TIMERSLACK, PR_GET_TIMERSLACK: timers are exact here.
-        29 => {}
-        30 => return Ok(50_000),
+        // PR_GET_TIMING, PR_SET_TIMING: statistical, as the only way.
+        13 => {}
+        14 if arg2 == 0 => {}
+        // PR_SET_TIMERSLACK, PR_GET_TIMERSLACK
+        29 => {
+            let default = task.default_timer_slack.load(Ordering::Relaxed);
+            let slack = if arg2 as i64 <= 0 { default } else { arg2 };
+            task.timer_slack.store(slack, Ordering::Relaxed);
+        }
+        30 => return Ok(task.timer_slack.load(Ordering::Relaxed) as usize),
+        // PR_SET_THP_DISABLE, PR_GET_THP_DISABLE
+        41 if arg3 | arg4 | arg5 == 0 => {
+            if let Some(mm) = task.mm() {
+                mm.no_huge_pages.store(arg2 != 0, Ordering::Relaxed);
+            }
+        }
+        42 if arg2 | arg3 | arg4 | arg5 == 0 => {
+            let off = task.mm().is_some_and(|mm| mm.no_huge_pages.load(Ordering::Relaxed));
+            return Ok(usize::from(off));
+        }
         // PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER
         36 => task.signal.is_child_subreaper.store(arg2 != 0, Ordering::Relaxed),
         37 => {

@@ -358,10 +358,10 @@ pub fn sys_setrlimit(a: &mut Args) -> SysResult {
 /// prlimit(2).
 pub fn sys_prlimit64(a: &mut Args) -> SysResult {
     debug_assert_eq!(Resource::ALL.len(), RLIM_NLIMITS);
-    let which = resource(a.u32(1))?;
     let (new, old) = (a.ptr::<[u64; 2]>(2), a.ptr::<[u64; 2]>(3));
     let new = if new.is_null() { None } else { Some(new.read()?) };
     let target = limit_target(a.i32(0))?;
+    let which = resource(a.u32(1))?;
     let before = target.signal.rlimits.get(which);
     if let Some([soft, hard]) = new {
         change_limit(&target, which, Rlimit { soft, hard })?;

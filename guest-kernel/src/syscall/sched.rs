@@ -288,14 +288,22 @@ fn for_each(which: u32, who: i32, mut f: impl FnMut(&Task)) -> Result<()> {
 /// setpriority(2).
 pub fn sys_setpriority(a: &mut Args) -> SysResult {
     let nice = a.i32(2).clamp(MIN_NICE, MAX_NICE);
+    const PRIO_PGRP: u32 = 1;
+    let which = a.u32(0);
     let mut result = Ok(0);
-    for_each(a.u32(0), a.i32(1), |target| {
+    // The last error counts; Linux looks at the members of a group from the youngest to the oldest.
+    let fail = |result: &mut SysResult, error| {
+        if which != PRIO_PGRP || result.is_ok() {
+            *result = Err(error);
+        }
+    };
+    for_each(which, a.i32(1), |target| {
         let cred = task::current().cred();
         let same = target.cred.with(|t| cred.uid == t.uid || cred.euid == t.uid || nice_over(t));
         if !same {
-            result = Err(Errno::EPERM);
+            fail(&mut result, Errno::EPERM);
         } else if nice < target.se.nice() && !may_nice(target, nice) {
-            result = Err(Errno::EACCES);
+            fail(&mut result, Errno::EACCES);
         } else {
             target.se.set_nice(nice);
         }

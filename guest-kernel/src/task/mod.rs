@@ -255,6 +255,11 @@ pub struct Task {
     pub syscalls: AtomicU64,
     /// execution domain (personality(2)).
     pub personality: AtomicU32,
+    /// How late its timers may be, and what that is after a return to the default, in ns (prctl(2),
+    /// `PR_SET_TIMERSLACK`). Timers are exact here; a program sees what it set.
+    pub timer_slack: AtomicU64,
+    /// See `timer_slack`.
+    pub default_timer_slack: AtomicU64,
     /// Set while a stop of the group waits for this thread to take part.
     pub stop_pending: AtomicBool,
     /// Set while it is to stand still for who takes it out ([`crate::process::hold`]).

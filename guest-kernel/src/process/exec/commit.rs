@@ -25,6 +25,9 @@ pub(super) fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, re
     }
     let owner = memory_owner(&entry.cred, &binary.file, readable);
     drop(task.mm_user_ns.replace(owner));
+    if let Some(old) = task.mm() {
+        mm.no_huge_pages.store(old.no_huge_pages.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
     let old = task.se.replace_mm(Some(mm));
     if let Some(old) = old {
         old.put_user();
