@@ -453,6 +453,34 @@ impl Tables {
         }
     }
 
+    /// Visits the present pages of `start..end`, each with the number of address spaces that share the entry.
+    pub fn visit_shared(&self, start: u64, end: u64, mut f: impl FnMut(Pte, u64)) {
+        Self::visit_shared_in(self.root, 0, 0, 1, start..end, &mut f);
+    }
+
+    fn visit_shared_in(
+        table: PhysAddr,
+        level: usize,
+        base: u64,
+        sharers: u64,
+        range: Range<u64>,
+        f: &mut impl FnMut(Pte, u64),
+    ) {
+        for (at, entry) in entries_in(table, level, base, range.start, range.end) {
+            let pte = entry.load();
+            if pte.is_empty() {
+                continue;
+            }
+            if level == LEAF {
+                f(pte, sharers);
+            } else {
+                let holders = u64::from(page_of(pte.phys()).refcount());
+                let sharers = sharers.saturating_mul(holders.max(1));
+                Self::visit_shared_in(pte.phys(), level + 1, at, sharers, range.clone(), f);
+            }
+        }
+    }
+
     /// Makes the MMU see nothing any more, while the references stay: first half of the end.
     pub fn invalidate_all(&mut self) {
         for (_, entry) in entries(self.root) {

@@ -1,9 +1,9 @@
-//! Files of /proc/PID about its memory: maps, smaps_rollup, cmdline, environ, auxv, mem.
+//! Files of /proc/PID about its memory: maps, cmdline, environ, auxv, mem.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::Subject;
-use crate::addr::{PAGE_SHIFT, PAGE_SIZE};
+use crate::addr::PAGE_SHIFT;
 use crate::errno::{Errno, Result};
 use crate::fs::{Dev, File, FileOps, UserBuf, Whence};
 use crate::kref::Ref;
@@ -16,10 +16,10 @@ use crate::put;
 use crate::task::list;
 
 /// The column where a mapping's name stands.
-const NAME_COLUMN: usize = 73;
+pub(super) const NAME_COLUMN: usize = 73;
 
 /// The name of a mapping.
-fn name_of(vma: &Vma, start_brk: u64, brk: u64, start_stack: u64) -> &[u8] {
+pub(super) fn name_of(vma: &Vma, start_brk: u64, brk: u64, start_stack: u64) -> &[u8] {
     match &vma.file {
         Some(file) => &file.path,
         None if vma.start <= brk && vma.end >= start_brk && start_brk != brk => b"[heap]",
@@ -56,43 +56,6 @@ pub(super) fn maps(mm: &Mm, out: &mut Text) -> Result<()> {
         .vmas
         .iter()
         .try_for_each(|vma| map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack)))
-}
-
-/// /proc/PID/smaps_rollup: the sums of what smaps would show.
-pub(super) fn smaps_rollup(mm: &Mm, out: &mut Text) -> Result<()> {
-    let rss = mm.rss();
-    let kb = |pages: i64| pages.max(0) as u64 * (PAGE_SIZE as u64 / 1024);
-    let ends = {
-        let space = mm.space.read();
-        let first = space.vmas.first().map_or(0, |v| v.start);
-        (first, space.vmas.last().map_or(0, |v| v.end))
-    };
-    let line = out.len();
-    put!(out, "{:08x}-{:08x} ---p 00000000 00:00 0 ", ends.0, ends.1)?;
-    out.pad_to(line, NAME_COLUMN)?;
-    out.bytes(b"[rollup]\n")?;
-    let total = rss.total() as i64;
-    for (title, pages) in [
-        ("Rss", total),
-        ("Pss", total),
-        ("Pss_Dirty", rss.anon),
-        ("Pss_Anon", rss.anon),
-        ("Pss_File", rss.file),
-        ("Pss_Shmem", rss.shmem),
-        ("Shared_Clean", rss.file + rss.shmem),
-        ("Shared_Dirty", 0),
-        ("Private_Clean", 0),
-        ("Private_Dirty", rss.anon),
-        ("Referenced", total),
-        ("Anonymous", rss.anon),
-        ("Swap", 0),
-        ("SwapPss", 0),
-        ("Locked", 0),
-    ] {
-        let pad = 15_usize.saturating_sub(title.len());
-        put!(out, "{title}:{:pad$}{:8} kB\n", "", kb(pages))?;
-    }
-    Ok(())
 }
 
 /// Appends what lies at `start..end` of the memory, as far as it can be read.

@@ -9,6 +9,7 @@ mod idmaps;
 mod memory;
 mod mounts;
 mod net;
+mod smaps;
 mod stat;
 mod status;
 
@@ -152,7 +153,8 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("schedstat", 0o444, Kind::Text(files::schedstat)),
     entry("sessionid", 0o444, Kind::Text(files::no_id)),
     entry("setgroups", 0o644, Kind::Setting(idmaps::setgroups, idmaps::set_setgroups)),
-    entry("smaps_rollup", 0o444, Kind::OfMemory(memory::smaps_rollup, Left::Gone)),
+    entry("smaps", 0o444, Kind::OfMemory(smaps::smaps, Left::EmptyOrGone)),
+    entry("smaps_rollup", 0o444, Kind::OfMemory(smaps::smaps_rollup, Left::Gone)),
     entry("stat", 0o444, Kind::Text(stat::stat)),
     entry("statm", 0o444, Kind::Text(stat::statm)),
     entry("status", 0o444, Kind::Text(status::status)),
