@@ -8,6 +8,8 @@
 //! The ring is under a sleeping lock, because copying may fault. Wake-ups happen outside of it and
 //! only if somebody waits: readers when the pipe was empty, writers when it was full.
 
+pub mod splice;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -63,8 +65,11 @@ struct Slot {
     page: PipePage,
     start: usize,
     len: usize,
-    /// One packet of O_DIRECT mode: nothing is appended, and a read ends with it.
+    /// One packet of O_DIRECT mode: a read ends with it, and drops what it left.
     packet: bool,
+    /// A write may append to it; not so to packets and to what came by splice(2).
+    #[described(skip)]
+    merges: bool,
 }
 
 const _: () = assert!(
@@ -124,7 +129,7 @@ impl Ring {
         }
         let Some(last) = self.slot(self.head - 1) else { return Ok(0) };
         let end = last.start + last.len;
-        if last.packet || end + part > PAGE_SIZE {
+        if !last.merges || end + part > PAGE_SIZE {
             return Ok(0);
         }
         let n = src.take(&mut last.page.bytes_mut()[end..end + part])?;
@@ -142,7 +147,7 @@ impl Ring {
         match src.take(&mut page.bytes_mut()[..want]) {
             Ok(len) if len > 0 => {
                 let at = self.head & (self.slots.len() - 1);
-                self.slots[at] = Some(Slot { page, start: 0, len, packet });
+                self.slots[at] = Some(Slot { page, start: 0, len, packet, merges: !packet });
                 self.head += 1;
                 Ok(len)
             }
@@ -272,7 +277,8 @@ impl Pipe {
         self.write_wait.wake_poll((PollFlags::OUT | PollFlags::WRNORM).bits());
     }
 
-    fn read(&self, nonblock: bool, buf: &mut UserBuf<'_>) -> Result<usize> {
+    /// Reads what is there, or waits for something.
+    pub fn read(&self, nonblock: bool, buf: &mut UserBuf<'_>) -> Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
@@ -368,7 +374,7 @@ impl Pipe {
     }
 
     fn fill(ring: &mut Ring, packets: bool, buf: &mut UserBuf<'_>, done: &mut usize) -> Result<()> {
-        if *done == 0 && !packets {
+        if *done == 0 {
             *done += ring.append(buf)?;
         }
         while !buf.is_empty() && !ring.is_full() {

@@ -12,6 +12,7 @@ use belljar_abi::Described;
 use super::address::{ADDRESS_MAX, Address};
 use super::unix::sock::UnixSock;
 use super::{MsgFlags, NetNs};
+use crate::bpf::Program;
 use crate::errno::{Errno, Result};
 use crate::fs::PollFlags;
 use crate::kref::Ref;
@@ -127,6 +128,12 @@ pub struct Common {
     pub rcvtimeo: AtomicU64,
     /// `SO_SNDTIMEO` in ns; 0 is for ever.
     pub sndtimeo: AtomicU64,
+    /// `SO_PEEK_OFF`: how many bytes the next look leaves out; negative: it has no place of its own.
+    #[described(skip)]
+    pub peek_off: AtomicI32,
+    /// What says which packets it receives (`SO_ATTACH_FILTER`); see [`super::filter`].
+    #[described(skip)]
+    pub(super) program: SpinLock<Option<Ref<Program>>>,
     /// `SO_COOKIE`, once somebody asked.
     pub cookie: AtomicU64,
     /// Who waits for something to read.
@@ -162,6 +169,10 @@ pub mod flag {
     pub const DEAD: u32 = 1 << 15;
     pub const SELECT_ERR_QUEUE: u32 = 1 << 16;
     pub const LOCK_FILTER: u32 = 1 << 17;
+    /// The other end said that it sends no more.
+    pub const DONE: u32 = 1 << 19;
+    /// A filter is attached.
+    pub const FILTER: u32 = 1 << 18;
 }
 
 impl Common {
@@ -216,6 +227,8 @@ impl Common {
             bound_dev: AtomicU32::new(0),
             rcvtimeo: AtomicU64::new(0),
             sndtimeo: AtomicU64::new(0),
+            peek_off: AtomicI32::new(-1),
+            program: SpinLock::new(None),
             cookie: AtomicU64::new(0),
             rx_wait: WaitQueue::new(),
             tx_wait: WaitQueue::new(),
@@ -228,7 +241,7 @@ impl Common {
     /// Runs `change` on each count of its namespace that it is in.
     fn for_counts(&self, net: &NetNs, change: impl Fn(&AtomicUsize) -> usize) {
         change(&net.sockets.all);
-        let inet = matches!(self.family, super::inet::AF_INET | super::inet::AF_INET6);
+        let inet = super::inet::is_inet(self.family);
         if inet && self.protocol == u32::from(super::inet::ip::TCP) {
             change(&net.sockets.tcp);
         }
@@ -244,6 +257,8 @@ impl Common {
         copy(&self.priority, &from.priority);
         copy(&self.mark, &from.mark);
         copy(&self.bound_dev, &from.bound_dev);
+        let program = from.program.lock().clone();
+        *self.program.lock() = program;
         self.flags.store(from.flags.load(Relaxed) & !flag::DEAD, Relaxed);
         self.rcvtimeo.store(from.rcvtimeo.load(Relaxed), Relaxed);
         self.sndtimeo.store(from.sndtimeo.load(Relaxed), Relaxed);
@@ -395,6 +410,19 @@ impl Common {
     #[inline]
     pub fn write_patience(&self, nonblock: bool, flags: MsgFlags) -> Patience {
         Patience::new(nonblock || flags.contains(MsgFlags::DONTWAIT), self.sndtimeo.load(Relaxed))
+    }
+
+    /// How many bytes a look leaves out (`SO_PEEK_OFF`), if it has a place of its own.
+    pub fn peek_offset(&self) -> Option<usize> {
+        usize::try_from(self.peek_off.load(Relaxed)).ok()
+    }
+
+    /// So many bytes were looked at, or, if negative, taken.
+    pub fn peeked(&self, n: isize) {
+        if let Some(offset) = self.peek_offset() {
+            let offset = offset.saturating_add_signed(n).min(i32::MAX as usize);
+            self.peek_off.store(offset as i32, Relaxed);
+        }
     }
 
     /// Sets `SO_SNDBUF`, within the system's bounds unless `force`.

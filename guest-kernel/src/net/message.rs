@@ -117,6 +117,8 @@ pub struct RecvMsg<'a, 'b> {
     pub identity: Option<Identity>,
     /// The socket has `SO_PASSCRED`: the caller gets credentials even if nobody gave any.
     pub pass_identity: bool,
+    /// Nothing was received, so that nobody sent it: ids are 0, as Linux has it.
+    pub is_end: bool,
     /// Files that came with it.
     pub files: Vec<Ref<File>>,
     /// Other control messages.
@@ -136,6 +138,7 @@ impl<'a, 'b> RecvMsg<'a, 'b> {
             out_flags: MsgFlags::empty(),
             identity: None,
             pass_identity: false,
+            is_end: false,
             files: Vec::new(),
             control: Vec::new(),
         }

@@ -7,6 +7,7 @@
 //! | [`socket`], [`options`], [`ioctl`] | [`Socket`](socket::Socket): a socket as a file, its options |
 //! | [`unix`] | Unix sockets |
 //! | [`dev`] | network interfaces |
+//! | [`filter`] | programs that say what a socket receives |
 //! | [`inet`] | TCP, UDP, ICMP over IPv4 and IPv6 |
 //! | [`packet`] | packet sockets |
 //! | [`netlink`] | rtnetlink and sock_diag |
@@ -19,6 +20,7 @@
 pub mod address;
 pub mod common;
 pub mod dev;
+pub mod filter;
 pub mod hooks;
 pub mod inet;
 pub mod ioctl;

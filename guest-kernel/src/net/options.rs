@@ -99,7 +99,6 @@ fn flag_of(name: u32) -> Option<u32> {
         uapi::SO_PASSSEC => flag::PASSSEC,
         uapi::SO_RXQ_OVFL => flag::RXQ_OVFL,
         uapi::SO_SELECT_ERR_QUEUE => flag::SELECT_ERR_QUEUE,
-        uapi::SO_LOCK_FILTER => flag::LOCK_FILTER,
         _ => return None,
     })
 }
@@ -120,10 +119,19 @@ fn set_common(common: &Common, name: u32, value: &[u8]) -> Result<()> {
         return bind_to_device(common, value);
     }
     let number = int(value)?;
+    match name {
+        uapi::SO_ATTACH_FILTER => return common.attach_filter(value),
+        uapi::SO_DETACH_FILTER => return common.detach_filter(),
+        uapi::SO_LOCK_FILTER => return common.lock_filter(number != 0),
+        _ => {}
+    }
     let unsigned = number.max(0) as u32;
     if let Some(flag) = flag_of(name) {
         if name == uapi::SO_DEBUG && number != 0 && !hooks::capable(Cap::NetAdmin) {
             return Err(Errno::EACCES);
+        }
+        if name == uapi::SO_REUSEPORT && number != 0 && !super::inet::is_inet(common.family) {
+            return Err(Errno::EOPNOTSUPP);
         }
         common.set_flag(flag, number != 0);
         return Ok(());
@@ -168,12 +176,19 @@ fn set_common(common: &Common, name: u32, value: &[u8]) -> Result<()> {
             }
             common.mark.store(number as u32, Relaxed);
         }
+        uapi::SO_PEEK_OFF if peeks_at_offset(common) => common.peek_off.store(number, Relaxed),
+        uapi::SO_PEEK_OFF => return Err(Errno::EOPNOTSUPP),
         uapi::SO_TYPE | uapi::SO_PROTOCOL | uapi::SO_DOMAIN | uapi::SO_ERROR => {
             return Err(Errno::ENOPROTOOPT);
         }
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())
+}
+
+/// True of sockets that know `SO_PEEK_OFF`: Unix ones and those of datagrams.
+fn peeks_at_offset(common: &Common) -> bool {
+    common.family == super::AF_UNIX || common.protocol == u32::from(super::inet::ip::UDP)
 }
 
 /// `SO_BINDTODEVICE`: an interface's name, or nothing to undo it.
@@ -237,6 +252,12 @@ pub fn get(socket: &Socket, level: u32, name: u32, value: &mut OptionValue) -> R
             }
             value.set(&cookie(common).to_ne_bytes())
         }
+        uapi::SO_PEEK_OFF if peeks_at_offset(common) => {
+            value.set_int(common.peek_off.load(Relaxed))
+        }
+        uapi::SO_PEEK_OFF => Err(Errno::EOPNOTSUPP),
+        uapi::SO_LOCK_FILTER => value.set_bool(common.has(flag::LOCK_FILTER)),
+        uapi::SO_BPF_EXTENSIONS => value.set_int(super::filter::EXTENSIONS),
         uapi::SO_BSDCOMPAT => value.set_int(0),
         uapi::SO_INCOMING_CPU => value.set_int(-1),
         uapi::SO_MEMINFO => {

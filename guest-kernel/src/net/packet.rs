@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::address::{Address, family_of};
 use super::common::{Common, SHUT_RECEIVE, SHUT_SEND};
 use super::dev::{Mac, NetDevice};
+use super::filter::Packet;
 use super::inet::ip::ETH_HEADER;
 use super::inet::queue::{Datagram, Queue, stamp_for};
 use super::inet::stack::{Stack, kick};
@@ -14,7 +15,7 @@ use super::message::{RecvMsg, SendMsg, take_bytes};
 
 use super::options::OptionValue;
 use super::socket::{Protocol, Socket};
-use super::{NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
+use super::{MsgFlags, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
@@ -129,10 +130,13 @@ pub fn tap(stack: &Stack, device: &NetDevice, frame: &[u8], outgoing: bool) {
     };
     for sock in receivers {
         let start = if sock.common.kind == SOCK_DGRAM { ETH_HEADER } else { 0 };
-        let Ok(bytes) = try_to_vec(&frame[start..]) else { continue };
+        let seen = &frame[start..];
+        let protocol = u16::from_be_bytes([frame[12], frame[13]]);
+        let packet = Packet { bytes: seen, protocol, device: device.index() };
+        let Some(kept) = sock.common.filter(&packet, 1) else { continue };
+        let Ok(bytes) = try_to_vec(&seen[..kept]) else { continue };
         let own = *device.mac.lock();
         let kind = packet_kind(frame, &own, outgoing, device.is_loopback());
-        let protocol = u16::from_be_bytes([frame[12], frame[13]]);
         let datagram = Datagram {
             bytes,
             start: 0,
@@ -243,6 +247,9 @@ impl Protocol for PacketRef {
     }
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EINVAL);
+        }
         Ok(self.0.queue.receive(&self.0.common, message)?.map_or(0, |(_, n)| n))
     }
 

@@ -78,6 +78,7 @@ pub const ROWS: &[Row] = &[
     (74, "signalfd4", signalfd::sys_signalfd4),
     (75, "vmsplice", fs::splice::sys_vmsplice),
     (76, "splice", fs::splice::sys_splice),
+    (77, "tee", fs::splice::sys_tee),
     (78, "readlinkat", fs::link::sys_readlinkat),
     (79, "newfstatat", fs::stat::sys_newfstatat),
     (80, "fstat", fs::stat::sys_fstat),

@@ -7,6 +7,7 @@ use smoltcp::wire::IpAddress;
 
 use super::{AF_INET, AF_INET6};
 use crate::errno::{Errno, Result};
+use crate::net::AF_UNSPEC;
 use crate::net::address::{Address, family_of};
 
 /// Bytes of a `struct sockaddr_in`.
@@ -67,6 +68,26 @@ impl Endpoint {
                     scope: scope.map_or(0, |scope| u32::from_ne_bytes(*scope)),
                 })
             }
+            _ => Err(Errno::EAFNOSUPPORT),
+        }
+    }
+
+    /// The same where an IPv4 address may be said to be of no family (sendto(2) of old programs).
+    pub fn parse_lenient(family: u32, bytes: &[u8]) -> Result<Self> {
+        if family != AF_INET || u32::from(family_of(bytes)?) != AF_UNSPEC {
+            return Self::parse(family, bytes);
+        }
+        let address: &[u8; SOCKADDR_IN] = bytes.first_chunk().ok_or(Errno::EINVAL)?;
+        let addr = Ipv4Addr::new(address[4], address[5], address[6], address[7]);
+        Ok(Self::new(addr.into(), port_of(address)))
+    }
+
+    /// An address for bind(2): of the socket's own family, or, if it is any, of none.
+    pub fn parse_own(family: u32, bytes: &[u8]) -> Result<Self> {
+        let own = Self::parse_lenient(family, bytes)?;
+        match u32::from(family_of(bytes)?) {
+            there if there == family => Ok(own),
+            AF_UNSPEC if own.is_any() => Ok(own),
             _ => Err(Errno::EAFNOSUPPORT),
         }
     }

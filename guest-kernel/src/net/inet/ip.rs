@@ -76,6 +76,11 @@ impl Received<'_> {
     pub fn payload(&self) -> &[u8] {
         &self.packet[self.header_len..]
     }
+
+    /// Its protocol's number in a link header.
+    pub fn protocol(&self) -> u16 {
+        if matches!(self.header.dst, IpAddress::Ipv4(_)) { ETH_IPV4 } else { ETH_IPV6 }
+    }
 }
 
 /// Bytes of the header for an address of this version.

@@ -49,6 +49,11 @@ pub const AF_INET: u32 = 2;
 /// `AF_INET6`.
 pub const AF_INET6: u32 = 10;
 
+/// True of the two families.
+pub fn is_inet(family: u32) -> bool {
+    matches!(family, AF_INET | AF_INET6)
+}
+
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const IPPROTO_RAW: u32 = 255;

@@ -3,14 +3,15 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::errno::{Errno, Result};
-use crate::net::options::{OptionValue, int};
+use crate::net::options::{OptionValue, SOL_SOCKET, int};
 
 /// Level of IPv4.
 pub const SOL_IP: u32 = 0;
 /// Level of IPv6.
 pub const SOL_IPV6: u32 = 41;
 
-const IP_TOS: u32 = 1;
+/// Type of service.
+pub const IP_TOS: u32 = 1;
 const IP_TTL: u32 = 2;
 const IP_HDRINCL: u32 = 3;
 const IP_RECVOPTS: u32 = 6;
@@ -65,6 +66,8 @@ pub struct IpOptions {
     pub receive_tos: AtomicBool,
     /// `IP_RECVERR`: errors are told to sockets that are not connected too.
     pub receive_errors: AtomicBool,
+    /// `IP_BIND_ADDRESS_NO_PORT`.
+    no_port: AtomicBool,
     /// `IP_FREEBIND`.
     pub free_bind: AtomicBool,
     /// `IPV6_V6ONLY`.
@@ -89,6 +92,7 @@ impl Default for IpOptions {
             receive_ttl: AtomicBool::new(false),
             receive_tos: AtomicBool::new(false),
             receive_errors: AtomicBool::new(false),
+            no_port: AtomicBool::new(false),
             free_bind: AtomicBool::new(false),
             v6_only: AtomicBool::new(false),
             mtu_discover: AtomicU8::new(1),
@@ -130,6 +134,7 @@ impl IpOptions {
             (SOL_IP, IP_RECVTTL) | (SOL_IPV6, IPV6_RECVHOPLIMIT) => &self.receive_ttl,
             (SOL_IP, IP_RECVTOS) | (SOL_IPV6, IPV6_RECVTCLASS) => &self.receive_tos,
             (SOL_IP, IP_RECVERR) | (SOL_IPV6, IPV6_RECVERR) => &self.receive_errors,
+            (SOL_IP, IP_BIND_ADDRESS_NO_PORT) => &self.no_port,
             (SOL_IP, IP_FREEBIND) => &self.free_bind,
             (SOL_IP, IP_MULTICAST_LOOP) | (SOL_IPV6, IPV6_MULTICAST_LOOP) => &self.multicast_loop,
             (SOL_IPV6, IPV6_V6ONLY) => &self.v6_only,
@@ -186,7 +191,7 @@ impl IpOptions {
                     return Err(Errno::EINVAL);
                 }
             }
-            (SOL_IP, IP_MULTICAST_ALL | IP_RECVOPTS | IP_BIND_ADDRESS_NO_PORT) => {
+            (SOL_IP, IP_MULTICAST_ALL | IP_RECVOPTS) => {
                 number(value)?;
             }
             (SOL_IP, IP_TRANSPARENT) => return Err(Errno::EPERM),
@@ -214,7 +219,9 @@ impl IpOptions {
             (SOL_IP, IP_MTU_DISCOVER) | (SOL_IPV6, IPV6_MTU_DISCOVER) => {
                 value.set_int(i32::from(self.mtu_discover.load(Relaxed)))
             }
-            _ => Err(Errno::ENOPROTOOPT),
+            (SOL_SOCKET | SOL_IP | SOL_IPV6, _) => Err(Errno::ENOPROTOOPT),
+            // As Linux has it: what cannot be set is an unknown option, what cannot be got is an unknown level.
+            _ => Err(Errno::EOPNOTSUPP),
         }
     }
 }

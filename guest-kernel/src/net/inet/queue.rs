@@ -92,11 +92,22 @@ impl Queue {
         true
     }
 
-    fn take(&self, common: &Common, peek: bool) -> Option<Ref<Datagram>> {
-        let mut datagrams = self.datagrams.lock();
-        if peek {
-            return datagrams.front().cloned();
+    /// The datagram that `SO_PEEK_OFF` points into, or the first, and how many of its bytes come before.
+    fn peek(&self, common: &Common) -> Option<(Ref<Datagram>, usize)> {
+        let datagrams = self.datagrams.lock();
+        let mut skip = common.peek_offset().unwrap_or(0);
+        for datagram in &*datagrams {
+            let len = datagram.data().len();
+            if skip < len || skip == 0 {
+                return Some((datagram.clone(), skip));
+            }
+            skip -= len;
         }
+        None
+    }
+
+    fn take(&self, common: &Common) -> Option<Ref<Datagram>> {
+        let mut datagrams = self.datagrams.lock();
         let datagram = datagrams.pop_front()?;
         self.count.store(datagrams.len(), Ordering::Release);
         drop(datagrams);
@@ -128,24 +139,28 @@ impl Queue {
         if message.flags.intersects(MsgFlags::ERRQUEUE) {
             return Err(Errno::EAGAIN);
         }
-        if message.flags.contains(MsgFlags::OOB) {
-            return Err(Errno::EOPNOTSUPP);
-        }
         let wait = common.read_patience(message.nonblock, message.flags);
-        let datagram = loop {
-            if let Some(datagram) = self.take(common, message.flags.contains(MsgFlags::PEEK)) {
-                break datagram;
-            }
+        let peeks = message.flags.contains(MsgFlags::PEEK);
+        let (datagram, skip) = loop {
+            // An error comes before what arrived earlier.
             common.check_error()?;
-            if common.is_shut(SHUT_RECEIVE) {
+            let found =
+                if peeks { self.peek(common) } else { self.take(common).map(|taken| (taken, 0)) };
+            if let Some(found) = found {
+                break found;
+            }
+            // Who does not wait is only told that there is none.
+            if common.is_shut(SHUT_RECEIVE) && !wait.nonblock {
                 return Ok(None);
             }
             let come = || !self.is_empty() || common.has_error() || common.is_shut(SHUT_RECEIVE);
             wait.wait(&common.rx_wait, wait_channel!("__skb_wait_for_more_packets"), come)?;
         };
-        let data = datagram.data();
+        let whole = datagram.data();
+        let data = &whole[skip..];
         let room = message.data.remaining();
-        if data.len() > room {
+        // As on Linux: of the whole, also of one that is looked at from its middle on.
+        if room <= data.len() && room < whole.len() {
             message.out_flags |= MsgFlags::TRUNC;
         }
         let n = message.data.put(&data[..data.len().min(room)])?;
@@ -154,7 +169,8 @@ impl Queue {
         }
         message.name = Some(datagram.from);
         stamp(common, message, datagram.time)?;
-        let n = if message.flags.contains(MsgFlags::TRUNC) { data.len() } else { n };
+        let n = if message.flags.contains(MsgFlags::TRUNC) { whole.len() } else { n };
+        common.peeked(if peeks { n as isize } else { -(n as isize) });
         Ok(Some((datagram, n)))
     }
 }

@@ -19,10 +19,11 @@ use crate::kref::Ref;
 use crate::mm::try_collect;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
+use crate::net::filter::Packet;
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::options::OptionValue;
 use crate::net::socket::{Protocol, Socket};
-use crate::net::{AF_UNSPEC, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
+use crate::net::{AF_UNSPEC, MsgFlags, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::sync::SpinLock;
 
 /// Protocol of packets whose header the program makes.
@@ -260,6 +261,9 @@ impl Protocol for RawRef {
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
         let sock = &self.0;
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let received = sock.queue.receive(&sock.common, message)?;
         let Some((datagram, n)) = received else { return Ok(0) };
         receive_options(&sock.options, message, &datagram)?;
@@ -362,7 +366,10 @@ pub fn input(stack: &Stack, received: &Received<'_>) -> bool {
         // Raw IPv4 sockets see the header; the others do not.
         let whole = sock.common.family == AF_INET && !sock.is_ping();
         let bytes = if whole { received.packet } else { received.payload() };
-        let Ok(bytes) = crate::mm::try_to_vec(bytes) else { continue };
+        let protocol = received.protocol();
+        let packet = Packet { bytes, protocol, device: received.device };
+        let Some(kept) = sock.common.filter(&packet, 1) else { continue };
+        let Ok(bytes) = crate::mm::try_to_vec(&bytes[..kept]) else { continue };
         let datagram = Datagram {
             bytes,
             start: 0,

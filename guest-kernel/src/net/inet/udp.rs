@@ -19,6 +19,7 @@ use crate::kref::Ref;
 use crate::mm::{UserPtr, try_collect};
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
+use crate::net::filter::Packet;
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::options::OptionValue;
 use crate::net::socket::{Protocol, Socket};
@@ -36,6 +37,8 @@ struct State {
     local: Endpoint,
     /// The address was given by bind(2), not found by connect(2).
     address_bound: bool,
+    /// So was its port.
+    port_bound: bool,
     peer: Option<Endpoint>,
 }
 
@@ -125,6 +128,7 @@ pub fn create(net: &Ref<NetNs>, family: u32) -> Result<Socket> {
         state: SpinLock::new(State {
             local: Endpoint::any(family),
             address_bound: false,
+            port_bound: false,
             peer: None,
         }),
         queue: Queue::default(),
@@ -157,22 +161,33 @@ impl UdpRef {
         Ok(())
     }
 
+    /// Gives back a port that it did not ask for, as it is connected to nobody any more.
+    fn give_back_port(&self) {
+        let mut table = self.stack.udp.lock();
+        let mut state = self.state.lock();
+        if state.port_bound || state.local.port == 0 {
+            return;
+        }
+        let port = core::mem::take(&mut state.local.port);
+        drop(state);
+        let gone = table.ports.remove(port, &self.0);
+        drop(table);
+        drop(gone);
+    }
+
     fn send_datagram(&self, message: &mut SendMsg<'_, '_>) -> Result<usize> {
+        self.autobind()?;
         if message.flags.contains(MsgFlags::OOB) {
             return Err(Errno::EOPNOTSUPP);
         }
         let len = message.data.remaining();
-        if len > usize::from(u16::MAX) - HEADER - ip::IPV4_HEADER {
+        if len > usize::from(u16::MAX) {
             return Err(Errno::EMSGSIZE);
         }
-        if self.common.is_shut(SHUT_SEND) {
-            return Err(Errno::EPIPE);
-        }
-        self.common.check_error()?;
         let family = self.common.family;
         let to = match message.name {
             Some(name) => {
-                let to = Endpoint::parse(family, name)?;
+                let to = Endpoint::parse_lenient(family, name)?;
                 if to.port == 0 {
                     return Err(Errno::EINVAL);
                 }
@@ -183,7 +198,6 @@ impl UdpRef {
         if self.options.v6_only.load(Relaxed) && matches!(to.addr, IpAddress::Ipv4(_)) {
             return Err(Errno::ENETUNREACH);
         }
-        self.autobind()?;
         let dst = or_loopback(to.addr);
         let local = self.state.lock().local;
         let mut oif = self.common.bound_dev.load(Relaxed);
@@ -213,6 +227,13 @@ impl UdpRef {
         };
         let header =
             Header { src, dst, protocol: ip::UDP, ttl, tos: self.options.tos.load(Relaxed) };
+        if len > usize::from(u16::MAX) - HEADER - ip::IPV4_HEADER {
+            return Err(Errno::EMSGSIZE);
+        }
+        self.common.check_error()?;
+        if self.common.is_shut(SHUT_SEND) {
+            return Err(Errno::EPIPE);
+        }
         let data = take_bytes(message.data, len)?;
         let id = self.stack.next_id.fetch_add(1, Relaxed);
         let mut packet = ip::build(&header, id, &[&[0; HEADER], &data])?;
@@ -235,10 +256,7 @@ impl UdpRef {
 impl Protocol for UdpRef {
     fn bind(&self, _caller: Caller<'_>, address: &[u8]) -> Result<()> {
         let family = self.common.family;
-        let mut wanted = Endpoint::parse(family, address)?;
-        if u32::from(family_of(address)?) != family {
-            return Err(Errno::EAFNOSUPPORT);
-        }
+        let mut wanted = Endpoint::parse_own(family, address)?;
         if family == AF_INET6 && wanted.is_any() {
             wanted.addr = any(family);
         }
@@ -252,13 +270,16 @@ impl Protocol for UdpRef {
         }
         ports::check_privileged(&*self.common.net()?, wanted.port)?;
         self.bind_to(wanted.addr, wanted.port, wanted.scope)?;
-        self.state.lock().address_bound = !wanted.is_any();
+        let mut state = self.state.lock();
+        state.address_bound = !wanted.is_any();
+        state.port_bound = wanted.port != 0;
         Ok(())
     }
 
     fn connect(&self, _caller: Caller<'_>, address: &[u8], _wait: Patience) -> Result<()> {
         let family = self.common.family;
         if u32::from(family_of(address)?) == AF_UNSPEC {
+            self.give_back_port();
             let mut state = self.state.lock();
             state.peer = None;
             if !state.address_bound {
@@ -269,13 +290,13 @@ impl Protocol for UdpRef {
             self.names_changed();
             return Ok(());
         }
+        self.autobind()?;
         let mut peer = Endpoint::parse(family, address)?;
         peer.addr = or_loopback(peer.addr);
         let hop = self.stack.route(peer.addr, self.common.bound_dev.load(Relaxed))?;
         if self.stack.is_broadcast(peer.addr) && !self.common.has(flag::BROADCAST) {
             return Err(Errno::EACCES);
         }
-        self.autobind()?;
         {
             let mut state = self.state.lock();
             if state.local.is_any() {
@@ -293,7 +314,8 @@ impl Protocol for UdpRef {
     }
 
     fn peer_name(&self) -> Result<Address> {
-        let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
+        let peer = self.state.lock().peer.filter(|peer| peer.port != 0);
+        let peer = peer.ok_or(Errno::ENOTCONN)?;
         Ok(peer.encode(self.common.family))
     }
 
@@ -316,12 +338,10 @@ impl Protocol for UdpRef {
     }
 
     fn shutdown(&self, how: u32) -> Result<()> {
-        if self.state.lock().peer.is_none() {
-            return Err(Errno::ENOTCONN);
-        }
+        // As on Linux, who waits is woken even if it is not connected.
         self.common.shutdown.fetch_or(how, Relaxed);
         self.common.wake_all();
-        Ok(())
+        self.peer_name().map(drop)
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollFlags {
@@ -449,7 +469,20 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
     };
     let counts = stack.counters.udp(header.dst);
     for sock in &receivers {
-        let Ok(bytes) = crate::mm::try_to_vec(udp.payload()) else {
+        // A filter sees the header, too, which stays if anything does.
+        let (whole, headers) = (udp.as_ref(), udp.len() as usize - udp.payload().len());
+        let packet = Packet {
+            bytes: whole.get(..udp.len() as usize).unwrap_or(whole),
+            protocol: received.protocol(),
+            device: received.device,
+        };
+        let Some(kept) = sock.common.filter(&packet, headers) else {
+            if let Some(counts) = counts {
+                counts.in_errors.count();
+            }
+            continue;
+        };
+        let Ok(bytes) = crate::mm::try_to_vec(&udp.payload()[..kept - headers]) else {
             if let Some(counts) = counts {
                 counts.in_errors.count();
                 counts.mem_errors.count();

@@ -11,13 +11,14 @@ use crate::kref::Ref;
 use crate::mm::try_collect;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, state};
+use crate::net::filter::Packet;
 use crate::net::inet::queue::{Datagram, Queue};
 use crate::net::inet::stack::{Stack, kick};
 use crate::net::inet::udp::{ioctl_datagrams, poll_datagrams};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::options::{OptionValue, int};
 use crate::net::socket::{Protocol, Socket};
-use crate::net::{NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
+use crate::net::{MsgFlags, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::ns::Cap;
 
 /// `NETLINK_ROUTE`.
@@ -156,7 +157,11 @@ pub fn create(net: &Ref<NetNs>, kind: u32, protocol: u32) -> Result<Socket> {
 }
 
 impl NetlinkSock {
-    fn push(&self, bytes: Vec<u8>, groups: u32) {
+    fn push(&self, mut bytes: Vec<u8>, groups: u32) {
+        match self.common.filter(&Packet::message(&bytes), 1) {
+            None => return,
+            Some(kept) => bytes.truncate(kept),
+        }
         let before = self.queue.dropped.load(Relaxed);
         let datagram = Datagram {
             bytes,
@@ -312,6 +317,9 @@ impl Protocol for NetlinkRef {
     }
 
     fn receive(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
+        if message.flags.contains(MsgFlags::OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         Ok(self.0.queue.receive(&self.0.common, message)?.map_or(0, |(_, n)| n))
     }
 

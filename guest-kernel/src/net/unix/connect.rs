@@ -6,7 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::Caller;
 use crate::kref::Ref;
 use crate::net::address::family_of;
-use crate::net::common::{Common, Patience, SHUT_RECEIVE, state};
+use crate::net::common::{Common, Patience, SHUT_RECEIVE, flag, state};
 use crate::net::{AF_UNIX, hooks};
 use crate::wait_channel;
 
@@ -56,6 +56,10 @@ impl UnixSock {
 
     /// connect(2) of a stream or packet socket.
     pub fn connect_stream(&self, caller: Caller<'_>, address: &[u8], wait: Patience) -> Result<()> {
+        name::check(address)?;
+        if self.common.has(flag::PASSCRED) {
+            self.autobind()?;
+        }
         // What the other side will have: made first, so that nothing can fail once it is seen.
         let (net, kind) = (self.common.net()?, self.common.kind);
         let embryo = UnixSock::new(Common::new(net, AF_UNIX, kind, self.common.protocol)?)?;
@@ -81,10 +85,17 @@ impl UnixSock {
                 name::find(&*self.common.net()?, Some(caller), address, self.common.kind)?;
             {
                 let _guard = self.binding.lock();
-                match (self.common.state(), listener.listens()) {
-                    (_, false) => return Err(Errno::ECONNREFUSED),
-                    (state::CLOSE, _) => {}
-                    (state::ESTABLISHED, _) => return Err(Errno::EISCONN),
+                if !listener.listens() {
+                    return Err(Errno::ECONNREFUSED);
+                }
+                let has_room = {
+                    let state = listener.state.lock();
+                    state.pending.len() <= state.backlog
+                };
+                match self.common.state() {
+                    _ if !has_room && wait.nonblock => return Err(Errno::EAGAIN),
+                    state::CLOSE => {}
+                    state::ESTABLISHED => return Err(Errno::EISCONN),
                     _ => return Err(Errno::EINVAL),
                 }
                 if self.try_connect(&listener, embryo)? {
@@ -118,7 +129,6 @@ impl UnixSock {
         embryo.common.set_state(state::ESTABLISHED);
         embryo.common.set_peer(self.address().bytes());
         embryo.common.set_peer_ino(self.common.ino());
-        embryo.common.inherit(&listener.common);
         let name = listener.address();
         embryo.common.set_local(name.bytes());
         let listener_identity = {
@@ -148,6 +158,11 @@ impl UnixSock {
         // AF_UNSPEC undoes it.
         let peer = match family_of(address)? {
             0 => None,
+            _ if self.common.has(flag::PASSCRED) => {
+                name::check(address)?;
+                self.autobind()?;
+                Some(name::find(&*self.common.net()?, Some(caller), address, self.common.kind)?)
+            }
             _ => Some(name::find(&*self.common.net()?, Some(caller), address, self.common.kind)?),
         };
         let _guard = self.binding.lock();
@@ -208,7 +223,8 @@ impl UnixSock {
             if let Some(embryo) = embryo {
                 return Ok(embryo);
             }
-            if self.common.is_shut(SHUT_RECEIVE) {
+            // Who does not wait is only told that there is nobody.
+            if self.common.is_shut(SHUT_RECEIVE) && !wait.nonblock {
                 return Err(Errno::EINVAL);
             }
             let come =

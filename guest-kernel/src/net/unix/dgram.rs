@@ -10,6 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::MsgFlags;
 use crate::net::common::{SHUT_RECEIVE, SHUT_SEND, flag};
+use crate::net::filter::Packet;
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::wait_channel;
 
@@ -22,6 +23,13 @@ impl UnixSock {
         if self.is_connected_kind() {
             message.name = None;
         }
+        let its_peer = match message.name {
+            Some(address) => name::check(address).map(|()| None)?,
+            None => Some(self.peer().ok_or(Errno::ENOTCONN)?),
+        };
+        if self.common.has(flag::PASSCRED) {
+            self.autobind()?;
+        }
         let len = message.data.remaining();
         if len > (self.common.sndbuf.load(Relaxed) as usize).saturating_sub(32) {
             return Err(Errno::EMSGSIZE);
@@ -30,19 +38,24 @@ impl UnixSock {
         if self.common.is_shut(SHUT_SEND) {
             return Err(Errno::EPIPE);
         }
-        if self.common.has(flag::PASSCRED) {
-            self.autobind()?;
-        }
-        let mut peer = match message.name {
-            Some(address) => {
+        self.wait_send_room(message)?;
+        let mut bytes = take_bytes(message.data, len)?;
+        let to_peer = its_peer.is_some();
+        // A name is looked up only when there is something to send.
+        let mut peer = match (its_peer, message.name) {
+            (Some(peer), _) => peer,
+            (None, address) => {
+                let address = address.ok_or(Errno::ENOTCONN)?;
                 name::find(&*self.common.net()?, message.caller, address, self.common.kind)?
             }
-            None => self.peer().ok_or(Errno::ENOTCONN)?,
         };
-        let to_peer = message.name.is_none();
-        self.wait_send_room(message)?;
         let extras = extras_for(message, self, &peer)?;
-        let mut skb = Skb::new(self, take_bytes(message.data, len)?, extras)?;
+        // Who sends does not hear that nothing, or not all, was received.
+        match peer.common.filter(&Packet::message(&bytes), 1) {
+            None => return Ok(len),
+            Some(kept) => bytes.truncate(kept),
+        }
+        let mut skb = Skb::new(self, bytes, extras)?;
         let wait = self.common.write_patience(message.nonblock, message.flags);
         loop {
             if peer.is_dead() {
@@ -57,9 +70,7 @@ impl UnixSock {
             if !self.is_connected_kind() && !peer.may_receive_from(self) {
                 return Err(Errno::EPERM);
             }
-            // Linux bounds the queue unless the two are each other's peers.
-            let mutual = to_peer && peer.peer().is_some_and(|its| core::ptr::eq(&*its, self));
-            match peer.enqueue(skb, !mutual || self.is_connected_kind()) {
+            match peer.enqueue(skb, self.is_bounded_by(&peer)) {
                 Ok(()) => return Ok(len),
                 Err((Errno::EAGAIN, back)) => skb = back,
                 Err((Errno::EPIPE, _)) if peer.is_dead() && !self.is_connected_kind() => {
@@ -76,6 +87,13 @@ impl UnixSock {
                 peer = self.peer().unwrap_or(peer);
             }
         }
+    }
+
+    /// Whether a full queue of `receiver` stops messages from here: not of a socket that talks to this one alone, nor
+    /// its own.
+    pub fn is_bounded_by(&self, receiver: &UnixSock) -> bool {
+        let to_itself = core::ptr::eq(self, receiver);
+        !to_itself && !receiver.peer().is_some_and(|its| core::ptr::eq(&*its, self))
     }
 
     /// The socket that it was connected to is gone.
@@ -111,6 +129,23 @@ impl UnixSock {
         super::scm::discard(queue);
     }
 
+    /// The message that `SO_PEEK_OFF` points into, or the first, and how many of its bytes come before.
+    fn peek_message(&self) -> Option<(Ref<Skb>, usize)> {
+        let Some(mut skip) = self.common.peek_offset() else {
+            return self.peek(0).map(|skb| (skb, 0));
+        };
+        let mut at = 0;
+        loop {
+            let skb = self.peek(at)?;
+            let len = skb.data.len();
+            if skip < len || skip == 0 && !skb.peeked.swap(len == 0, Relaxed) {
+                return Some((skb, skip));
+            }
+            skip -= len;
+            at += 1;
+        }
+    }
+
     /// Receives one message.
     pub fn receive_message(&self, message: &mut RecvMsg<'_, '_>) -> Result<usize> {
         if message.flags.contains(MsgFlags::OOB) {
@@ -121,12 +156,14 @@ impl UnixSock {
         }
         let wait = self.common.read_patience(message.nonblock, message.flags);
         let peeks = message.flags.contains(MsgFlags::PEEK);
-        let skb = loop {
-            let found = if peeks { self.peek(0) } else { self.dequeue() };
-            if let Some(skb) = found {
-                break skb;
-            }
+        let (skb, skip) = loop {
+            // An error comes before what arrived earlier.
             self.common.check_error()?;
+            let found =
+                if peeks { self.peek_message() } else { self.dequeue().map(|skb| (skb, 0)) };
+            if let Some(found) = found {
+                break found;
+            }
             if self.common.is_shut(SHUT_RECEIVE) {
                 if self.queued.load(Ordering::Acquire) > 0 {
                     continue;
@@ -146,15 +183,16 @@ impl UnixSock {
         if address.bytes().len() > 2 {
             message.name = Some(address);
         }
-        let len = skb.data.len();
+        let len = skb.data.len() - skip;
         let room = message.data.remaining();
         if len > room {
             message.out_flags |= MsgFlags::TRUNC;
         }
-        let n = message.data.put(&skb.data[..len.min(room)])?;
+        let n = message.data.put(&skb.data[skip..skip + len.min(room)])?;
         if n < len.min(room) {
             return Err(Errno::EFAULT);
         }
+        self.common.peeked(if peeks { n as isize } else { -(skb.data.len() as isize) });
         message.identity = skb.identity();
         message.pass_identity = self.common.has(flag::PASSCRED);
         message.files = if peeks { peek_files(&skb)? } else { take_files(&skb) };

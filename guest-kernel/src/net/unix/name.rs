@@ -305,6 +305,14 @@ impl UnixSock {
     }
 }
 
+/// Refuses an address that names no socket, whoever has it.
+pub fn check(address: &[u8]) -> Result<()> {
+    match parse(address)? {
+        UnixName::Auto => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
 /// The socket that an address names, for a connection or message of this kind (`unix_find_other`).
 pub fn find(
     net: &crate::net::NetNs,

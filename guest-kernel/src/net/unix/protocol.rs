@@ -8,13 +8,16 @@ use crate::fs::{Caller, File, PollFlags, PollTable};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::net::address::{Address, family_of};
-use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, state};
+use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::hooks;
 use crate::net::message::{RecvMsg, SendMsg};
 use crate::net::options::OptionValue;
 use crate::net::socket::{Protocol, Socket, socket_of};
 use crate::net::{AF_UNIX, NetNs, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM};
 use crate::uapi::net as uapi;
+
+/// Whether the next byte is an urgent one.
+const SIOCATMARK: u32 = 0x8905;
 
 /// A Unix socket that a file refers to.
 pub struct UnixProtocol {
@@ -81,7 +84,11 @@ impl Protocol for UnixProtocol {
     }
 
     fn accept(&self, wait: Patience) -> Result<Socket> {
-        wrap(self.sock.accept(wait)?)
+        let sock = self.sock.accept(wait)?;
+        for flag in [flag::PASSCRED, flag::PASSSEC] {
+            sock.common.set_flag(flag, self.sock.common.has(flag));
+        }
+        wrap(sock)
     }
 
     fn local_name(&self) -> Result<Address> {
@@ -216,6 +223,9 @@ impl Protocol for UnixProtocol {
                     self.sock.peek(0).map_or(0, |skb| skb.unread())
                 }
             }
+            // There are no urgent bytes, so that nothing is at their mark.
+            SIOCATMARK if self.sock.is_stream() => 0,
+            SIOCATMARK => return Err(Errno::EOPNOTSUPP),
             linux_raw_sys::ioctl::TIOCOUTQ => common.tx_queued.load(Ordering::Relaxed),
             _ => return Err(Errno::ENOTTY),
         };
@@ -242,7 +252,7 @@ impl UnixProtocol {
             return true;
         }
         let Some(peer) = self.sock.peer() else { return true };
-        if !peer.is_full() || peer.is_dead() {
+        if !self.sock.is_bounded_by(&peer) || !peer.is_full() || peer.is_dead() {
             return true;
         }
         peer.wake_when_room(&self.sock);

@@ -39,6 +39,9 @@ pub struct Skb {
     pub extras: Option<Ref<Extras>>,
     /// Who sent them.
     pub sender: Ref<UnixSock>,
+    /// An empty message that was looked at: with `SO_PEEK_OFF` the next look goes on behind it.
+    #[described(skip)]
+    pub peeked: AtomicBool,
     #[described(skip)]
     charge: usize,
 }
@@ -61,6 +64,7 @@ impl Skb {
             read: AtomicUsize::new(0),
             extras,
             sender: sender.to_ref(),
+            peeked: AtomicBool::new(false),
             charge,
         })
         .inspect_err(|_| {

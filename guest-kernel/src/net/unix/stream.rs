@@ -26,7 +26,12 @@ pub fn extras_for(
     peer: &UnixSock,
 ) -> Result<Option<Ref<Extras>>> {
     let files = core::mem::take(&mut message.files);
-    let wanted = || sender.common.has(flag::PASSCRED) || peer.common.has(flag::PASSCRED);
+    // Nobody knows yet what whoever accepts the connection will want.
+    let wanted = || {
+        sender.common.has(flag::PASSCRED)
+            || peer.common.has(flag::PASSCRED)
+            || peer.common.ino() == 0
+    };
     let identity = match &message.identity {
         Some(identity) => Some(identity.clone()),
         None if wanted() => hooks::real_identity(),
@@ -118,6 +123,9 @@ impl UnixSock {
         let target = target.max(1);
         let wait = self.common.read_patience(message.nonblock, message.flags);
         let mut reader = Reader::default();
+        if message.flags.contains(MsgFlags::PEEK) {
+            reader.skip = self.common.peek_offset().unwrap_or(0);
+        }
         let result = loop {
             let guard = self.reading.lock();
             let ended = self.read_queue(message, &mut reader);
@@ -156,6 +164,7 @@ impl UnixSock {
         }
         message.identity = reader.identity;
         message.pass_identity = self.common.has(flag::PASSCRED);
+        message.is_end = !reader.started;
         match result {
             Err(error) if reader.done == 0 => Err(error),
             _ => Ok(reader.done),
@@ -167,12 +176,16 @@ impl UnixSock {
         let peeks = message.flags.contains(MsgFlags::PEEK);
         while let Some(skb) = self.peek(reader.peeked) {
             // Credentials tell who sent all of it.
-            if self.common.has(flag::PASSCRED) || reader.started {
-                let identity = skb.identity();
-                if reader.started && !reader.fits(identity.as_ref()) {
-                    return Ok(true);
-                }
-                reader.identity = identity;
+            if reader.skip > 0 && reader.skip >= skb.unread() {
+                reader.skip -= skb.unread();
+                reader.peeked += 1;
+                continue;
+            }
+            if reader.started
+                && self.common.has(flag::PASSCRED)
+                && !reader.fits(skb.identity().as_ref())
+            {
+                return Ok(true);
             }
             if !reader.started {
                 reader.started = true;
@@ -182,10 +195,11 @@ impl UnixSock {
                     message.name = Some(address);
                 }
             }
-            let from = skb.read.load(Relaxed);
+            let from = skb.read.load(Relaxed) + core::mem::take(&mut reader.skip);
             let room = message.data.remaining();
             let n = message.data.put(&skb.data[from..])?;
             reader.done += n;
+            self.common.peeked(if peeks { n as isize } else { -(n as isize) });
             if peeks {
                 if skb.has_files() {
                     message.files = peek_files(&skb)?;
@@ -224,6 +238,8 @@ struct Reader {
     identity: Option<Identity>,
     /// Messages that were only looked at.
     peeked: usize,
+    /// Bytes that `SO_PEEK_OFF` leaves out.
+    skip: usize,
 }
 
 impl Reader {

@@ -110,13 +110,24 @@ fn pieces(a: &Args) -> Result<Pieces> {
 /// readv(2).
 pub fn sys_readv(a: &mut Args) -> SysResult {
     let file = fget(a.fd(0))?;
-    count_read(file.read(&mut pieces(a)?.buffer()?))
+    let pieces = pieces(a)?;
+    let mut buffer = pieces.buffer()?;
+    // Unlike read(2), it does not ask the file for nothing.
+    if buffer.is_empty() && file.fmode().contains(FMode::READ) {
+        return Ok(0);
+    }
+    count_read(file.read(&mut buffer))
 }
 
 /// writev(2).
 pub fn sys_writev(a: &mut Args) -> SysResult {
     let file = fget(a.fd(0))?;
-    count_written(file.write(&mut pieces(a)?.buffer()?))
+    let pieces = pieces(a)?;
+    let mut buffer = pieces.buffer()?;
+    if buffer.is_empty() && file.fmode().contains(FMode::WRITE) {
+        return Ok(0);
+    }
+    count_written(file.write(&mut buffer))
 }
 
 /// preadv(2).

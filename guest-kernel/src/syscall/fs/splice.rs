@@ -1,12 +1,15 @@
-//! Copies from file to file within the kernel: sendfile, copy_file_range, splice, vmsplice.
+//! Copies from file to file within the kernel: sendfile, copy_file_range, splice, tee, vmsplice.
 
 use alloc::vec::Vec;
 
+use super::rw::Pieces;
 use super::{Args, SysResult, fget, only};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
+use crate::fs::pipe::Pipe;
+use crate::fs::pipe::splice::Fate;
 use crate::fs::userbuf::MAX_RW_COUNT;
-use crate::fs::{FMode, File, UserBuf, pipe};
+use crate::fs::{FMode, File, OpenFlags, UserBuf, pipe};
 use crate::mm::UserPtr;
 use crate::uapi;
 
@@ -18,32 +21,44 @@ struct End<'a> {
 
 impl End<'_> {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let mut buf = UserBuf::into_kernel(buf);
+        self.read_some(&mut UserBuf::into_kernel(buf))
+    }
+
+    fn read_some(&mut self, buf: &mut UserBuf<'_>) -> Result<usize> {
         match &mut self.pos {
-            None => self.file.read(&mut buf),
+            None => self.file.read(buf),
             Some(pos) => {
-                let n = self.file.read_at(&mut buf, *pos)?;
+                let n = self.file.read_at(buf, *pos)?;
                 *pos += n as u64;
                 Ok(n)
             }
         }
     }
 
+    fn write_some(&mut self, buf: &mut UserBuf<'_>) -> Result<usize> {
+        match &mut self.pos {
+            None => self.file.write(buf),
+            Some(pos) => {
+                let n = self.file.write_at(buf, *pos)?;
+                *pos += n as u64;
+                Ok(n)
+            }
+        }
+    }
+
+    /// Reads up to `len` bytes into a pipe.
+    fn into_pipe(&mut self, pipe: &Pipe, len: usize, nonblock: bool) -> Result<usize> {
+        let regular = self.file.inode.is_regular();
+        pipe.fill_from(len, nonblock, regular, &mut |room| self.read_some(room))
+    }
+
     /// Writes all of `bytes`, unless an error comes first.
     fn write(&mut self, bytes: &[u8]) -> (usize, Option<Errno>) {
         let mut done = 0;
         while done < bytes.len() {
-            let mut buf = UserBuf::from_kernel(&bytes[done..]);
-            let result = match self.pos {
-                None => self.file.write(&mut buf),
-                Some(pos) => self.file.write_at(&mut buf, pos),
-            };
-            match result {
+            match self.write_some(&mut UserBuf::from_kernel(&bytes[done..])) {
                 Ok(0) => return (done, Some(Errno::EIO)),
-                Ok(n) => {
-                    done += n;
-                    self.pos = self.pos.map(|pos| pos + n as u64);
-                }
+                Ok(n) => done += n,
                 Err(error) => return (done, Some(error)),
             }
         }
@@ -62,13 +77,11 @@ impl End<'_> {
     }
 }
 
-/// Copies up to `len` bytes through a page of the kernel's. With `once`, stops after what one read
-/// gave, as from a pipe.
-fn copy(from: &mut End<'_>, to: &mut End<'_>, len: usize, once: bool) -> SysResult {
+/// Copies up to `len` bytes through a page of the kernel's.
+fn copy(from: &mut End<'_>, to: &mut End<'_>, len: usize) -> SysResult {
     let mut page = Vec::new();
     page.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
     page.resize(PAGE_SIZE, 0);
-    let len = len.min(MAX_RW_COUNT);
     let mut done = 0;
     while done < len {
         let want = (len - done).min(PAGE_SIZE);
@@ -87,11 +100,14 @@ fn copy(from: &mut End<'_>, to: &mut End<'_>, len: usize, once: bool) -> SysResu
             }
             break;
         }
-        if once && n < want {
-            break;
-        }
     }
     Ok(done)
+}
+
+/// A number of bytes; `EINVAL` if it is negative.
+fn length(len: usize) -> Result<usize> {
+    isize::try_from(len).map_err(|_| Errno::EINVAL)?;
+    Ok(len.min(MAX_RW_COUNT))
 }
 
 /// The offset that a call may pass by pointer.
@@ -117,17 +133,30 @@ fn check_modes(from: &File, to: &File) -> Result<()> {
     Ok(())
 }
 
-/// sendfile(2).
+/// sendfile(2). What cannot be read again (a socket, a pipe) goes into a pipe only, where it cannot be lost.
 pub fn sys_sendfile(a: &mut Args) -> SysResult {
-    let (to, from) = (fget(a.fd(0))?, fget(a.fd(1))?);
-    check_modes(&from, &to)?;
     let at = a.ptr::<i64>(2);
-    if to.flags().contains(crate::fs::OpenFlags::APPEND) {
-        return Err(Errno::EINVAL);
+    if let Some(at) = at.non_null() {
+        at.read()?;
+    }
+    let from = fget(a.fd(1))?;
+    if !from.fmode().contains(FMode::READ) {
+        return Err(Errno::EBADF);
     }
     let mut source = End { file: &from, pos: offset(at, &from)? };
-    let mut target = End { file: &to, pos: None };
-    let n = copy(&mut source, &mut target, a.usize(3), !from.inode.is_regular())?;
+    let len = length(a.usize(3))?;
+    let to = fget(a.fd(0))?;
+    check_modes(&from, &to)?;
+    let n = match pipe::pipe_of(&to) {
+        Some(_) if pipe::pipe_of(&from).is_some() => return Err(Errno::EINVAL),
+        Some(pipe) => source.into_pipe(pipe, len, to.is_nonblocking() || from.is_nonblocking())?,
+        None => {
+            if to.flags().contains(OpenFlags::APPEND) || !from.fmode().contains(FMode::LSEEK) {
+                return Err(Errno::EINVAL);
+            }
+            copy(&mut source, &mut End { file: &to, pos: None }, len)?
+        }
+    };
     store(at, source.pos)?;
     Ok(n)
 }
@@ -137,7 +166,7 @@ pub fn sys_copy_file_range(a: &mut Args) -> SysResult {
     let (from, to) = (fget(a.fd(0))?, fget(a.fd(2))?);
     only(a.u32(5), 0)?;
     check_modes(&from, &to)?;
-    if to.flags().contains(crate::fs::OpenFlags::APPEND) {
+    if to.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EBADF);
     }
     for file in [&from, &to] {
@@ -160,7 +189,7 @@ pub fn sys_copy_file_range(a: &mut Args) -> SysResult {
             return Err(Errno::EINVAL);
         }
     }
-    let n = copy(&mut source, &mut target, len, false)?;
+    let n = copy(&mut source, &mut target, len)?;
     store(at_from, source.pos)?;
     store(at_to, target.pos)?;
     Ok(n)
@@ -169,36 +198,108 @@ pub fn sys_copy_file_range(a: &mut Args) -> SysResult {
 const SPLICE_KNOWN: u32 =
     uapi::SPLICE_F_MOVE | uapi::SPLICE_F_NONBLOCK | uapi::SPLICE_F_MORE | uapi::SPLICE_F_GIFT;
 
-/// splice(2): one side at least is a pipe.
-pub fn sys_splice(a: &mut Args) -> SysResult {
-    only(a.u32(5), SPLICE_KNOWN)?;
-    if a.usize(4) == 0 {
-        return Ok(0);
-    }
-    let (from, to) = (fget(a.fd(0))?, fget(a.fd(2))?);
-    check_modes(&from, &to)?;
-    if pipe::pipe_of(&from).is_none() && pipe::pipe_of(&to).is_none() {
-        return Err(Errno::EINVAL);
-    }
-    let (at_from, at_to) = (a.ptr::<i64>(1), a.ptr::<i64>(3));
-    let mut source = End { file: &from, pos: offset(at_from, &from)? };
-    let mut target = End { file: &to, pos: offset(at_to, &to)? };
-    let n = copy(&mut source, &mut target, a.usize(4), true)?;
-    store(at_from, source.pos)?;
-    store(at_to, target.pos)?;
-    Ok(n)
+/// The offset that splice(2) was passed, whatever the file makes of it.
+fn any_offset(ptr: UserPtr<i64>) -> Result<Option<i64>> {
+    ptr.non_null().map(UserPtr::read).transpose()
 }
 
-/// vmsplice(2): the pages are copied, which the caller cannot tell from their being given.
+/// An offset into what is no pipe.
+fn place(file: &File, offset: Option<i64>) -> Result<Option<u64>> {
+    match offset {
+        Some(_) if !file.fmode().contains(FMode::PREAD) => Err(Errno::EINVAL),
+        Some(offset) => u64::try_from(offset).map(Some).map_err(|_| Errno::EINVAL),
+        None => Ok(None),
+    }
+}
+
+/// splice(2): one side at least is a pipe.
+pub fn sys_splice(a: &mut Args) -> SysResult {
+    let len = a.usize(4);
+    if len == 0 {
+        return Ok(0);
+    }
+    let flags = a.u32(5);
+    only(flags, SPLICE_KNOWN)?;
+    let (from, to) = (fget(a.fd(0))?, fget(a.fd(2))?);
+    let (at_from, at_to) = (a.ptr::<i64>(1), a.ptr::<i64>(3));
+    let (source, target) = (pipe::pipe_of(&from), pipe::pipe_of(&to));
+    let has_offset = |ptr: UserPtr<i64>| ptr.non_null().is_some();
+    if source.is_some() && has_offset(at_from) || target.is_some() && has_offset(at_to) {
+        return Err(Errno::ESPIPE);
+    }
+    let (from_offset, to_offset) = (any_offset(at_from)?, any_offset(at_to)?);
+    check_modes(&from, &to)?;
+    let nonblock = flags & uapi::SPLICE_F_NONBLOCK != 0;
+    match (source, target) {
+        (Some(source), Some(target)) => {
+            if core::ptr::eq(&**source, &**target) {
+                return Err(Errno::EINVAL);
+            }
+            let nonblock = nonblock || from.is_nonblocking() || to.is_nonblocking();
+            source.pass_to(target, len.min(MAX_RW_COUNT), nonblock, Fate::Moved)
+        }
+        (Some(source), None) => {
+            let mut end = End { file: &to, pos: place(&to, to_offset)? };
+            if to.flags().contains(OpenFlags::APPEND) {
+                return Err(Errno::EINVAL);
+            }
+            let nonblock = nonblock || from.is_nonblocking();
+            let n =
+                source.drain_into(length(len)?, nonblock, &mut |bytes| end.write_some(bytes))?;
+            store(at_to, end.pos)?;
+            Ok(n)
+        }
+        (None, Some(target)) => {
+            let mut end = End { file: &from, pos: place(&from, from_offset)? };
+            let n = end.into_pipe(target, length(len)?, nonblock || to.is_nonblocking())?;
+            store(at_from, end.pos)?;
+            Ok(n)
+        }
+        (None, None) => Err(Errno::EINVAL),
+    }
+}
+
+/// tee(2): what is in one pipe goes into another and stays.
+pub fn sys_tee(a: &mut Args) -> SysResult {
+    let flags = a.u32(3);
+    only(flags, SPLICE_KNOWN)?;
+    let len = a.usize(2);
+    if len == 0 {
+        return Ok(0);
+    }
+    let (from, to) = (fget(a.fd(0))?, fget(a.fd(1))?);
+    check_modes(&from, &to)?;
+    match (pipe::pipe_of(&from), pipe::pipe_of(&to)) {
+        (Some(source), Some(target)) if !core::ptr::eq(&**source, &**target) => {
+            let nonblock = flags & uapi::SPLICE_F_NONBLOCK != 0
+                || from.is_nonblocking()
+                || to.is_nonblocking();
+            source.pass_to(target, len.min(MAX_RW_COUNT), nonblock, Fate::Copied)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// vmsplice(2): the pages are copied, which the caller cannot tell from their being given. Whether it waits is up to
+/// the call's flags alone.
 pub fn sys_vmsplice(a: &mut Args) -> SysResult {
-    only(a.u32(3), SPLICE_KNOWN)?;
+    let flags = a.u32(3);
+    only(flags, SPLICE_KNOWN)?;
+    let nonblock = flags & uapi::SPLICE_F_NONBLOCK != 0;
     let file = fget(a.fd(0))?;
-    if pipe::pipe_of(&file).is_none() {
+    let mode = file.fmode();
+    if !mode.intersects(FMode::READ | FMode::WRITE) {
         return Err(Errno::EBADF);
     }
-    if file.fmode().contains(FMode::WRITE) {
-        super::rw::sys_writev(a)
+    let pieces = Pieces::read(a.ptr(1), a.usize(2))?;
+    let mut buffer = pieces.buffer()?;
+    if buffer.is_empty() {
+        return Ok(0);
+    }
+    let pipe = pipe::pipe_of(&file).ok_or(Errno::EBADF)?;
+    if mode.contains(FMode::WRITE) {
+        pipe.lend(&mut buffer, nonblock)
     } else {
-        super::rw::sys_readv(a)
+        pipe.read(nonblock, &mut buffer)
     }
 }

@@ -145,6 +145,7 @@ pub(super) fn write(
             Some(identity) => {
                 (hooks::visible_pid(&identity.pid), ids::uid(identity.uid), ids::gid(identity.gid))
             }
+            None if message.is_end => (0, 0, 0),
             None => (0, OVERFLOW, OVERFLOW),
         };
         let mut data = [0; 12];

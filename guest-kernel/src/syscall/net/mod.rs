@@ -31,6 +31,11 @@ impl Open {
         Ok(Self(file))
     }
 
+    /// The same, but whether it is a socket is asked later.
+    fn any(fd: i32) -> Result<Self> {
+        Ok(Self(task::current().files().get(fd)?))
+    }
+
     fn socket(&self) -> Result<&Socket> {
         socket_of(&self.0)
     }

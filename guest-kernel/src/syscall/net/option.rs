@@ -5,6 +5,7 @@ use crate::errno::Errno;
 use crate::mm::{UserPtr, copy_in, copy_out};
 use crate::net::AF_UNIX;
 use crate::net::options::{self, OPTION_MAX, OptionValue, SOL_SOCKET};
+use crate::uapi::net as uapi;
 
 /// setsockopt(2).
 pub fn sys_setsockopt(a: &mut Args) -> SysResult {
@@ -17,6 +18,9 @@ pub fn sys_setsockopt(a: &mut Args) -> SysResult {
     Ok(0)
 }
 
+/// `SO_GET_FILTER`: to be got, it has the number of what is to be set.
+const SO_GET_FILTER: u32 = uapi::SO_ATTACH_FILTER;
+
 /// getsockopt(2).
 pub fn sys_getsockopt(a: &mut Args) -> SysResult {
     let open = Open::get(a.fd(0))?;
@@ -27,6 +31,21 @@ pub fn sys_getsockopt(a: &mut Args) -> SysResult {
     }
     let len = UserPtr::<i32>::new(a.u64(4));
     let room = usize::try_from(len.read()?).map_err(|_| Errno::EINVAL)?;
+    if level == SOL_SOCKET && a.u32(2) == SO_GET_FILTER {
+        // What is counted are instructions, not bytes.
+        let program = open.socket()?.common.program();
+        let words = program.as_ref().map_or(&[][..], |program| program.words());
+        if room > 0 && !words.is_empty() {
+            if room < words.len() {
+                return Err(Errno::EINVAL);
+            }
+            for (i, word) in words.iter().enumerate() {
+                a.ptr::<u64>(3).add(i).write(*word)?;
+            }
+        }
+        len.write(words.len() as i32)?;
+        return Ok(0);
+    }
     let mut value = OptionValue::new(room);
     options::get(open.socket()?, level, a.u32(2), &mut value)?;
     copy_out(a.u64(3), value.bytes())?;

@@ -73,7 +73,7 @@ pub fn sys_listen(a: &mut Args) -> SysResult {
 
 /// connect(2).
 pub fn sys_connect(a: &mut Args) -> SysResult {
-    let open = Open::get(a.fd(0))?;
+    let open = Open::any(a.fd(0))?;
     let address = read_address(a.u64(1), a.i32(2))?;
     let socket = open.socket()?;
     let wait = socket.common.write_patience(open.0.is_nonblocking(), MsgFlags::empty());
@@ -82,7 +82,7 @@ pub fn sys_connect(a: &mut Args) -> SysResult {
 }
 
 fn accept(a: &Args, flags: u32) -> SysResult {
-    let open = Open::get(a.fd(0))?;
+    let open = Open::any(a.fd(0))?;
     let flags = flags_of(flags)?;
     let listener = open.socket()?;
     let cloexec = flags.contains(OpenFlags::CLOEXEC);

@@ -12,6 +12,7 @@ use crate::mm::{UserPtr, try_box};
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::inet::endpoint::{Endpoint, any};
+use crate::net::inet::options::{IP_TOS, SOL_IP};
 use crate::net::inet::route::or_loopback;
 use crate::net::inet::stack::kick;
 use crate::net::inet::{AF_INET6, ip, ports};
@@ -108,6 +109,7 @@ impl TcpRef {
         core.connect((local.addr, local.port), (peer.addr, peer.port))?;
         sock.stack.tcp.lock().connect(sock, local, peer)?;
         sock.common.shutdown.store(0, Relaxed);
+        sock.common.set_flag(flag::DONE, false);
         sock.common.set_state(state::SYN_SENT);
         sock.stack.counters.tcp.active_opens.count();
         *sock.core.lock() = Some(try_box(core)?);
@@ -126,6 +128,7 @@ impl TcpRef {
 
     fn disconnect(&self) {
         let sock = &self.0;
+        sock.connecting.store(false, Relaxed);
         sock.unlisten();
         sock.with_core(|core| core.socket_mut().abort());
         kick();
@@ -145,6 +148,7 @@ impl TcpRef {
             TCP_KEEPIDLE => (&options.keep_idle, 1..=32767),
             TCP_KEEPINTVL => (&options.keep_interval, 1..=32767),
             TCP_KEEPCNT => (&options.keep_count, 1..=127),
+            TCP_SYNCNT => (&options.syn_count, 1..=127),
             TCP_USER_TIMEOUT => (&options.user_timeout, 0..=i32::MAX),
             TCP_MAXSEG => (&options.max_segment, 88..=32767),
             TCP_DEFER_ACCEPT => (&options.defer_accept, 0..=i32::MAX),
@@ -168,10 +172,7 @@ impl Protocol for TcpRef {
     fn bind(&self, _caller: Caller<'_>, address: &[u8]) -> Result<()> {
         let sock = &self.0;
         let family = sock.common.family;
-        let mut wanted = Endpoint::parse(family, address)?;
-        if u32::from(family_of(address)?) != family {
-            return Err(Errno::EAFNOSUPPORT);
-        }
+        let mut wanted = Endpoint::parse_own(family, address)?;
         if family == AF_INET6 && wanted.is_any() {
             wanted.addr = any(family);
         }
@@ -201,8 +202,12 @@ impl Protocol for TcpRef {
         }
         let peer = Endpoint::parse(sock.common.family, address)?;
         match sock.common.state() {
+            // The outcome of an earlier attempt is told first.
+            state::CLOSE if sock.connecting.swap(false, Relaxed) => {
+                self.reset_names();
+                return Err(sock.common.take_error().unwrap_or(Errno::ECONNABORTED));
+            }
             state::CLOSE => {
-                // The outcome of an earlier attempt is told first.
                 sock.common.check_error()?;
                 drop(sock.core.lock().take());
                 if let Err(error) = self.begin(peer) {
@@ -210,7 +215,8 @@ impl Protocol for TcpRef {
                     return Err(error);
                 }
                 kick();
-                if wait.nonblock && sock.common.state() == state::SYN_SENT {
+                // Even if the answer is there already, as on loopback, it is told at the next call.
+                if wait.nonblock {
                     sock.connecting.store(true, Relaxed);
                     return Err(Errno::EINPROGRESS);
                 }
@@ -285,7 +291,7 @@ impl Protocol for TcpRef {
     fn shutdown(&self, how: u32) -> Result<()> {
         let sock = &self.0;
         match sock.common.state() {
-            state::CLOSE => return Err(Errno::ENOTCONN),
+            state::CLOSE | state::TIME_WAIT => return Err(Errno::ENOTCONN),
             state::LISTEN => {
                 if how & SHUT_RECEIVE != 0 {
                     sock.unlisten();
@@ -339,6 +345,11 @@ impl Protocol for TcpRef {
         let sock = &self.0;
         if level != SOL_TCP {
             let bound = sock.names.lock().local.port != 0;
+            if (level, name) == (SOL_IP, IP_TOS) {
+                // The lowest two bits are congestion control's (RFC 3168).
+                let tos = value.first().copied().ok_or(Errno::EINVAL)? & !3;
+                return sock.ip.set(level, name, &[tos], bound);
+            }
             return sock.ip.set(level, name, value, bound);
         }
         if name == TCP_CONGESTION {
@@ -355,7 +366,7 @@ impl Protocol for TcpRef {
             match name {
                 TCP_NODELAY => sock.options.nodelay.store(n != 0, Relaxed),
                 TCP_CORK => sock.options.cork.store(n != 0, Relaxed),
-                TCP_SYNCNT | TCP_LINGER2 | TCP_QUICKACK => {}
+                TCP_LINGER2 | TCP_QUICKACK => {}
                 _ => return Err(Errno::ENOPROTOOPT),
             }
         }
@@ -381,7 +392,6 @@ impl Protocol for TcpRef {
         match name {
             TCP_NODELAY => value.set_bool(sock.options.nodelay.load(Relaxed)),
             TCP_CORK => value.set_bool(sock.options.cork.load(Relaxed)),
-            TCP_SYNCNT => value.set_int(6),
             TCP_LINGER2 => value.set_int(60),
             TCP_QUICKACK => value.set_int(1),
             TCP_CONGESTION => value.set(b"reno\0\0\0\0\0\0\0\0\0\0\0\0"),

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, Ordering::R
 
 use smoltcp::socket::tcp::State as TcpState;
 use smoltcp::time::Duration;
+use smoltcp::wire::TcpPacket;
 
 use super::core::Core;
 use super::listen::Listener;
@@ -48,6 +49,8 @@ pub struct TcpOptions {
     pub keep_interval: AtomicU32,
     /// `TCP_KEEPCNT`.
     pub keep_count: AtomicU32,
+    /// `TCP_SYNCNT`: how often a first segment is repeated. smoltcp gives up by time; a program sees what it set.
+    pub syn_count: AtomicU32,
     /// `TCP_USER_TIMEOUT`, in ms.
     pub user_timeout: AtomicU32,
     /// `TCP_MAXSEG`.
@@ -64,6 +67,7 @@ impl Default for TcpOptions {
             keep_idle: AtomicU32::new(7200),
             keep_interval: AtomicU32::new(75),
             keep_count: AtomicU32::new(9),
+            syn_count: AtomicU32::new(6),
             user_timeout: AtomicU32::new(0),
             max_segment: AtomicU32::new(0),
             defer_accept: AtomicU32::new(0),
@@ -299,6 +303,17 @@ impl TcpSock {
         }
     }
 
+    /// Ends what is left of a connection in TIME_WAIT if `segment` begins another one; false if it must not.
+    pub fn give_way_to(&self, segment: &TcpPacket<&[u8]>) -> bool {
+        let old = self.time_wait.lock().take_if(|left| left.gives_way_to(segment));
+        if old.is_none() {
+            return false;
+        }
+        self.common.set_state(state::CLOSE);
+        self.connection_ended();
+        true
+    }
+
     fn poll_time_wait(&self, incoming: Option<&[u8]>) {
         let mut time_wait = self.time_wait.lock();
         let Some(there) = time_wait.as_mut() else { return };
@@ -386,6 +401,7 @@ impl TcpSock {
             self.count(before, after);
             match after {
                 state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING | state::TIME_WAIT => {
+                    self.common.set_flag(flag::DONE, true);
                     self.common.shutdown.fetch_or(SHUT_RECEIVE, Ordering::AcqRel);
                 }
                 state::CLOSE => {

@@ -3,7 +3,7 @@
 
 use super::sock::TcpSock;
 use crate::errno::{Errno, Result};
-use crate::net::common::{SHUT_RECEIVE, SHUT_SEND, state};
+use crate::net::common::{SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::inet::stack::kick;
 use crate::net::message::{RecvMsg, SendMsg, take_bytes, try_zeroed};
 use crate::net::{MsgFlags, SIGPIPE};
@@ -146,6 +146,8 @@ impl TcpSock {
         } else {
             (self.common.rcvlowat.load(Relaxed) as usize).min(wanted)
         };
+        // Even who asks for nothing waits for something.
+        let target = target.max(1);
         let wait = self.common.read_patience(message.nonblock, message.flags);
         let peeks = message.flags.contains(MsgFlags::PEEK);
         let mut done = 0;
@@ -158,14 +160,18 @@ impl TcpSock {
                 Ok(n) => done += n,
                 Err(error) => break Err(error),
             }
-            if done >= target && (done > 0 || wanted == 0) || message.data.is_empty() {
+            let full = message.data.is_empty() && (wanted > 0 || self.readable() > 0);
+            if done >= target || full {
                 break Ok(());
             }
             let skipped = if peeks { done } else { 0 };
             if self.readable() > skipped {
                 continue;
             }
-            if let Err(error) = self.common.check_error() {
+            // Who was told the end hears of no error.
+            if !self.common.has(flag::DONE)
+                && let Err(error) = self.common.check_error()
+            {
                 break Err(error);
             }
             if self.common.is_shut(SHUT_RECEIVE) {

@@ -38,6 +38,13 @@ impl TimeWait {
         quiet.then(|| Self { hop: core.hop(), local, peer, sequence, acknowledged, until })
     }
 
+    /// True of a segment that begins a connection which cannot be mistaken for this one: its numbers come behind those
+    /// of this one (RFC 9293, 3.6.1; RFC 6191).
+    pub fn gives_way_to(&self, segment: &TcpPacket<&[u8]>) -> bool {
+        let begins = segment.syn() && !segment.ack() && !segment.rst();
+        begins && segment.seq_number() > self.acknowledged
+    }
+
     /// Takes a packet with a segment in; true if the connection is over by it.
     pub fn input(&mut self, stack: &Stack, packet: &[u8]) -> bool {
         let segment = ip::header_len_of(packet).and_then(|len| packet.get(len..));
@@ -88,6 +95,16 @@ mod tests {
         assert_eq!(comes(TcpControl::Fin, TcpSeqNumber(76)), (false, 1, true));
         assert_eq!(comes(TcpControl::Rst, ACKNOWLEDGED), (true, 0, true));
         assert!(!left.input(&stack, &[0x45; 10]));
+        let gives_way = |control, seq, ack| {
+            let packet = table::packet(peer, local, control, seq, ack).unwrap();
+            left.gives_way_to(&TcpPacket::new_checked(&packet[20..]).unwrap())
+        };
+        assert!(gives_way(TcpControl::Syn, ACKNOWLEDGED + 1, None));
+        assert!(!gives_way(TcpControl::Syn, ACKNOWLEDGED, None), "it may be an old one");
+        assert!(!gives_way(TcpControl::Syn, TcpSeqNumber(76), None));
+        assert!(!gives_way(TcpControl::Syn, ACKNOWLEDGED + 1, Some(SEQUENCE)));
+        assert!(!gives_way(TcpControl::Rst, ACKNOWLEDGED + 1, None));
+        assert!(!gives_way(TcpControl::None, ACKNOWLEDGED + 1, None));
         stack.close();
     }
 }
