@@ -52,6 +52,16 @@ fn a_large_output_comes_whole_before_the_power_goes() {
 }
 
 #[test]
+fn the_terminal_takes_a_large_output_when_the_console_is_a_stream() {
+    // More than the device takes at once: whoever writes to the terminal has to be woken, too.
+    let done =
+        Guest::new().sh("seq 1 40000 > /dev/hvc0; seq 40001 80000; seq 80001 90000 > /dev/hvc0");
+    let expected: String = (1..=90_000).map(|n| format!("{n}\n")).collect();
+    let output = done.stdout.replace('\r', "");
+    assert!(done.code == 0 && output == expected, "{} bytes: {:?}", output.len(), done.stderr);
+}
+
+#[test]
 fn a_disk_is_read_and_written_where_the_guest_says() {
     let guest = Guest::new();
     let path = guest.path("disk.img");

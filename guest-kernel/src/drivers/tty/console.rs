@@ -121,8 +121,8 @@ pub fn let_writers_go_on() {
 }
 
 fn all_writers() -> impl Iterator<Item = &'static Writers> {
-    let terminals = [&UART_TTY, &VIRTIO_TTY].into_iter().filter_map(Once::try_get);
-    terminals.map(|tty| &tty.writers).chain(stream::get().map(|stream| &stream.writers))
+    // A console that is a stream has those of its line's terminal.
+    [&UART_TTY, &VIRTIO_TTY].into_iter().filter_map(Once::try_get).map(|tty| &tty.writers)
 }
 
 fn register_nodes() {
@@ -169,7 +169,7 @@ pub fn init(bootargs: &str) -> Result<Kind> {
         // Port 0 stays closed, and what is sent to it waits outside, unless it is the console: the VMM
         // then knows that the user's input is for the UART.
         if one == kind && raw {
-            one.line().attach(stream::init(one.line())?);
+            one.line().attach(stream::init(one.line(), tty)?);
         } else if one == kind || one == Kind::Uart {
             one.line().attach(&**tty);
         }

@@ -5,8 +5,9 @@
 //! is the end. Chosen with `belljar.console=raw` on the kernel's command line.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
-use super::writers::Writers;
+use super::Tty;
 use crate::drivers::ring::Ring;
 use crate::drivers::serial::{Line, Listener};
 use crate::errno::{Errno, Result};
@@ -31,27 +32,27 @@ pub fn get() -> Option<&'static Stream> {
     STREAM.try_get()
 }
 
-/// Makes the console a stream.
-pub fn init(line: &'static Line) -> Result<&'static Stream> {
+/// Makes the console on `line` a stream. `tty` is the terminal that can be opened on the same line.
+pub fn init(line: &'static Line, tty: &Arc<Tty>) -> Result<&'static Stream> {
     let input = IrqLock::new(Input { ring: Ring::try_new(CAPACITY)?, framing: Framing::default() });
     Ok(STREAM.set(Stream {
         line,
+        tty: tty.clone(),
         input,
         readers: WaitQueue::new(),
         room: WaitQueue::new(),
-        writers: Writers::new(),
     }))
 }
 
 /// The console of a machine that talks to a program.
 pub struct Stream {
     line: &'static Line,
+    /// Its writers write to the same line: one writer at a time, of whichever.
+    tty: Arc<Tty>,
     input: IrqLock<Input>,
     readers: WaitQueue,
     /// Writers that wait for room in the device.
     room: WaitQueue,
-    /// Who writes to it.
-    pub(super) writers: Writers,
 }
 
 struct Input {
@@ -98,6 +99,7 @@ impl Listener for Stream {
 
     fn sent(&self) {
         self.room.wake_all();
+        self.tty.sent();
     }
 
     fn resized(&self, _rows: u16, _columns: u16) {}
@@ -143,7 +145,7 @@ impl FileOps for StreamFile {
     }
 
     fn write(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
-        let _together = self.0.writers.enter()?;
+        let _together = self.0.tty.writers.enter()?;
         let device = self.0.line.device();
         let mut chunk = [0; CHUNK];
         let mut done = 0;
