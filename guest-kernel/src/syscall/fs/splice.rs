@@ -47,7 +47,7 @@ impl End<'_> {
     }
 
     /// Reads up to `len` bytes into a pipe.
-    fn into_pipe(&mut self, pipe: &Pipe, len: usize, nonblock: bool) -> Result<usize> {
+    fn fill_pipe(&mut self, pipe: &Pipe, len: usize, nonblock: bool) -> Result<usize> {
         let regular = self.file.inode.is_regular();
         pipe.fill_from(len, nonblock, regular, &mut |room| self.read_some(room))
     }
@@ -149,7 +149,7 @@ pub fn sys_sendfile(a: &mut Args) -> SysResult {
     check_modes(&from, &to)?;
     let n = match pipe::pipe_of(&to) {
         Some(_) if pipe::pipe_of(&from).is_some() => return Err(Errno::EINVAL),
-        Some(pipe) => source.into_pipe(pipe, len, to.is_nonblocking() || from.is_nonblocking())?,
+        Some(pipe) => source.fill_pipe(pipe, len, to.is_nonblocking() || from.is_nonblocking())?,
         None => {
             if to.flags().contains(OpenFlags::APPEND) || !from.fmode().contains(FMode::LSEEK) {
                 return Err(Errno::EINVAL);
@@ -251,7 +251,7 @@ pub fn sys_splice(a: &mut Args) -> SysResult {
         }
         (None, Some(target)) => {
             let mut end = End { file: &from, pos: place(&from, from_offset)? };
-            let n = end.into_pipe(target, length(len)?, nonblock || to.is_nonblocking())?;
+            let n = end.fill_pipe(target, length(len)?, nonblock || to.is_nonblocking())?;
             store(at_from, end.pos)?;
             Ok(n)
         }
