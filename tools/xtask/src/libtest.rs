@@ -3,6 +3,9 @@
 use crate::counts::Counts;
 use std::io::Write;
 
+/// What stands behind the name of a test that should panic, but not where its output is told.
+const SHOULD_PANIC: &str = " - should panic";
+
 /// What Rust's test binaries print, in full or terse: shown as it comes, and added up.
 pub struct Libtest<'a> {
     layer: &'a str,
@@ -10,7 +13,9 @@ pub struct Libtest<'a> {
     /// The line that is still to end.
     line: Vec<u8>,
     failed: usize,
-    /// Failures of the binary that is running that have been named.
+    /// A binary said how many tests it has, and not yet how they went.
+    running: bool,
+    /// Failures of it that have been named.
     named: usize,
     /// Whose output is being read.
     telling: Option<String>,
@@ -19,7 +24,7 @@ pub struct Libtest<'a> {
 impl<'a> Libtest<'a> {
     /// Adds tests to `counts`, with `layer` before their names.
     pub fn new(layer: &'a str, counts: &'a mut Counts) -> Self {
-        Self { layer, counts, line: Vec::new(), failed: 0, named: 0, telling: None }
+        Self { layer, counts, line: Vec::new(), failed: 0, running: false, named: 0, telling: None }
     }
 
     /// Tests that failed.
@@ -27,7 +32,18 @@ impl<'a> Libtest<'a> {
         self.failed
     }
 
+    /// The last binary has ended, in the middle perhaps.
+    pub fn finish(&mut self) {
+        if std::mem::take(&mut self.running) {
+            // No test of this name can be asked for again.
+            self.counts.add(&format!("a test binary of {} died", self.layer), false);
+            self.failed += 1;
+        }
+        (self.named, self.telling) = (0, None);
+    }
+
     fn fail(&mut self, test: &str) {
+        let test = test.trim_end_matches(SHOULD_PANIC);
         self.counts.add(&format!("{}: {test}", self.layer), false);
         self.failed += 1;
         self.named += 1;
@@ -38,6 +54,14 @@ impl<'a> Libtest<'a> {
         let nothing = ["running 0 tests", "test result: ok. 0 passed; 0 failed;"];
         if !line.is_empty() && !nothing.iter().any(|nothing| line.starts_with(nothing)) {
             println!("{line}");
+        }
+        // running 3 tests
+        if line.starts_with("running ")
+            && (line.ends_with(" test") || line.ends_with(" tests"))
+            && self.telling.is_none()
+        {
+            self.finish();
+            self.running = true;
         }
         // test NAME ... FAILED, and terse: NAME --- FAILED
         let full = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
@@ -66,7 +90,8 @@ impl<'a> Libtest<'a> {
             for _ in self.named..number(" failed;") {
                 self.fail("a test without a name");
             }
-            self.named = 0;
+            self.running = false;
+            self.finish();
         }
     }
 }
@@ -96,7 +121,9 @@ mod tests {
 
     fn read(text: &str) -> Vec<(String, String)> {
         let mut counts = Counts::default();
-        Libtest::new("x", &mut counts).write_all(text.as_bytes()).unwrap();
+        let mut report = Libtest::new("x", &mut counts);
+        report.write_all(text.as_bytes()).unwrap();
+        report.finish();
         assert_eq!(counts.passed(), 1);
         let told = counts.failures().map(|(name, output)| (name.into(), output.trim().into()));
         told.collect()
@@ -116,5 +143,21 @@ mod tests {
         }
         // A failure counts even where its name was not understood.
         assert_eq!(read(said).len(), 2);
+    }
+
+    #[test]
+    fn a_binary_that_dies_is_a_failure() {
+        let whole = "running 1 test\n.\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+        let dies = "running 2 tests\n.";
+        for (text, failures) in [
+            (whole.to_owned(), 0),
+            (format!("{dies}\n{whole}"), 1),
+            (format!("{whole}{dies}"), 1),
+            (format!("{dies}\n{whole}{dies}"), 2),
+        ] {
+            let told = read(&text);
+            assert_eq!(told.len(), failures, "{text}");
+            assert!(told.iter().all(|(name, _)| name == "a test binary of x died"));
+        }
     }
 }

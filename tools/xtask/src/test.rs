@@ -179,8 +179,9 @@ fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Resul
         command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
     let mut report = Libtest::new(layer, counts);
     std::io::copy(&mut child.stdout.take().context("no pipe")?, &mut report)?;
+    report.finish();
     let failed = report.failed();
-    // A binary that does not compile or dies in the middle gives no result.
+    // A binary that does not compile gives no result.
     if !child.wait()?.success() && failed == 0 {
         counts.add(&format!("{layer}: `{}`", exec::show(command)), false);
     }
@@ -342,6 +343,7 @@ fn kvm_end_to_end(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
         let mut report = Libtest::new(LAYER, counts);
         let chosen = chosen(names, filter);
         let status = kvm::end_to_end(&suites, &chosen, share.path(), &mut report);
+        report.finish();
         let failed = report.failed();
         match status? {
             Some(0) => {}
