@@ -18,14 +18,19 @@ mod snapshots;
 mod trace;
 
 #[cfg(target_arch = "aarch64")]
-fn main() {
+use std::process::ExitCode;
+
+#[cfg(target_arch = "aarch64")]
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("run-empty") => println!("{}", guest::letters(guest::counter())),
         Some("run-calls") => calls::run(),
         Some("counted") => measure::counted(),
-        _ => measure::parts(&args),
+        _ if !measure::parts(&args) => return ExitCode::FAILURE,
+        _ => {}
     }
+    ExitCode::SUCCESS
 }
 
 #[cfg(not(target_arch = "aarch64"))]

@@ -30,14 +30,20 @@ const PARTS: [(&str, fn()); 7] = [
     ("calls", calls),
 ];
 
-/// Measures and prints those parts of [`PARTS`] that are in `only`; all if it is empty.
-pub fn parts(only: &[String]) {
+/// Measures and prints those parts of [`PARTS`] that are in `only`; all if it is empty. False if one is no part.
+pub fn parts(only: &[String]) -> bool {
+    let names = PARTS.map(|(name, _)| name);
+    if let Some(unknown) = only.iter().find(|wanted| !names.contains(&wanted.as_str())) {
+        eprintln!("{unknown} is not one of {}", names.join(", "));
+        return false;
+    }
     set_up();
     for (name, measure) in PARTS {
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             measure();
         }
     }
+    true
 }
 
 fn binary() {

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::measure::{RUNTIME, belljar, print, quartiles, read_until};
-use crate::trace;
+use crate::trace::{self, Trace};
 
 const SNAPSHOT: &str = "/tmp/snapshot";
 /// Where a guest saves itself, and as what.
@@ -16,14 +16,14 @@ const COPIES: usize = 100;
 
 /// Measures and prints what a restore takes.
 pub fn restores() {
-    trace::start();
+    let trace = trace::start();
     idle();
     saves_itself();
     let own = format!("{OWN}/s");
     // In turns: whatever else this machine's host does meets all of them.
     let round = |_| {
         let boot = to_output(&["run", "--memory", "256M", "shell", "--", "echo", "up"]);
-        let (checked, trusted) = (restore(&[]), restore(&["--trust"]));
+        let (checked, trusted) = (restore(&trace, &[]), restore(&trace, &["--trust"]));
         let output = to_output(&["restore", &own]);
         [boot, checked[0], checked[1], trusted[0], trusted[1], output, nothing()]
     };
@@ -79,12 +79,12 @@ fn saves_itself() {
 }
 
 /// From before the process is made until the guest's CPU runs, and until the command has returned, in ms.
-fn restore(options: &[&str]) -> [f64; 2] {
-    trace::clear();
+fn restore(trace: &Trace, options: &[&str]) -> [f64; 2] {
+    trace.clear();
     let start = trace::now();
     run(&[&["restore", SNAPSHOT, "--detach", "--name", "r"], options].concat());
     let returned = trace::now();
-    let entered = trace::first_entry();
+    let entered = trace.first_entry();
     run(&["kill", "r"]);
     [entered - start, returned - start]
 }
