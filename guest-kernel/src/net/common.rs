@@ -129,10 +129,8 @@ pub struct Common {
     /// `SO_SNDTIMEO` in ns; 0 is for ever.
     pub sndtimeo: AtomicU64,
     /// `SO_PEEK_OFF`: how many bytes the next look leaves out; negative: it has no place of its own.
-    #[described(skip)]
     pub peek_off: AtomicI32,
     /// What says which packets it receives (`SO_ATTACH_FILTER`); see [`super::filter`].
-    #[described(skip)]
     pub(super) program: SpinLock<Option<Ref<Program>>>,
     /// `SO_COOKIE`, once somebody asked.
     pub cookie: AtomicU64,
@@ -259,7 +257,7 @@ impl Common {
         copy(&self.bound_dev, &from.bound_dev);
         let program = from.program.lock().clone();
         *self.program.lock() = program;
-        self.flags.store(from.flags.load(Relaxed) & !flag::DEAD, Relaxed);
+        self.flags.store(from.flags.load(Relaxed) & !(flag::DEAD | flag::DONE), Relaxed);
         self.rcvtimeo.store(from.rcvtimeo.load(Relaxed), Relaxed);
         self.sndtimeo.store(from.sndtimeo.load(Relaxed), Relaxed);
     }

@@ -90,9 +90,7 @@ impl Common {
     /// `SO_ATTACH_FILTER`, whose value is a `struct sock_fprog`.
     pub fn attach_filter(&self, value: &[u8]) -> Result<()> {
         let program: &[u8; 16] = value.try_into().map_err(|_| Errno::EINVAL)?;
-        if self.has(flag::LOCK_FILTER) {
-            return Err(Errno::EPERM);
-        }
+        self.check_filter_lock()?;
         let len = usize::from(u16::from_ne_bytes([program[0], program[1]]));
         let [.., a, b, c, d, e, f, g, h] = *program;
         let at = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
@@ -101,29 +99,39 @@ impl Common {
         }
         let insns = Array::from(UserPtr::<u64>::new(at).read_array(len)?);
         let program = Ref::try_new(Program::new(insns)?)?;
-        let old = self.program.lock().replace(program);
+        let mut place = self.program.lock();
+        // Whoever shares the socket may have locked it while the program was read.
+        self.check_filter_lock()?;
+        let old = place.replace(program);
         self.set_flag(flag::FILTER, true);
+        drop(place);
         drop(old);
         Ok(())
     }
 
     /// `SO_DETACH_FILTER`.
     pub fn detach_filter(&self) -> Result<()> {
-        if self.has(flag::LOCK_FILTER) {
-            return Err(Errno::EPERM);
-        }
-        let old = self.program.lock().take();
+        let mut place = self.program.lock();
+        self.check_filter_lock()?;
+        let old = place.take();
         self.set_flag(flag::FILTER, false);
+        drop(place);
         old.map(drop).ok_or(Errno::ENOENT)
+    }
+
+    fn check_filter_lock(&self) -> Result<()> {
+        if self.has(flag::LOCK_FILTER) { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// `SO_LOCK_FILTER`, which can be set only.
     pub fn lock_filter(&self, on: bool) -> Result<()> {
-        if !on && self.has(flag::LOCK_FILTER) {
-            return Err(Errno::EPERM);
+        // With the program, as who attaches one asks while he holds it.
+        let _place = self.program.lock();
+        if on {
+            self.set_flag(flag::LOCK_FILTER, true);
+            return Ok(());
         }
-        self.set_flag(flag::LOCK_FILTER, on);
-        Ok(())
+        self.check_filter_lock()
     }
 
     /// The program, if there is one (`SO_GET_FILTER`).

@@ -75,6 +75,13 @@ impl Sockets {
         if ![ESTABLISHED, CLOSE, LISTEN].contains(&state) {
             return Err(refused("in a state that no core carries yet"));
         }
+        if common.ptr("program")?.is_some() {
+            return Err(refused("with a filter, which no core carries yet"));
+        }
+        // A negative number is none.
+        if i32::try_from(word("peek_off")? as u32).is_ok() {
+            return Err(refused("with SO_PEEK_OFF, which no core carries yet"));
+        }
         let len = word("names.local.len")?.min(LONGEST_NAME);
         let mut name = vec![0; len as usize];
         common.kernel().space().read(common.addr_of("names.local.bytes")?, &mut name)?;

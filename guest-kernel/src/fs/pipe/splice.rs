@@ -4,10 +4,11 @@
 //!
 //! Bytes leave a pipe only after they have arrived elsewhere: what a full socket refuses stays.
 
-use super::{Pipe, PipePage, Ring, Slot, exclusive};
+use super::{Pipe, PipePage, Ring, Slot};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
+use crate::sched::{TaskState, Wait, WaitChannel};
 use crate::signal::{self, SIGPIPE};
 use crate::sync::MutexGuard;
 use crate::wait_channel;
@@ -82,6 +83,11 @@ fn outcome(done: usize, result: Result<()>) -> Result<usize> {
     }
 }
 
+/// Not exclusive: who is woken here may take nothing, or sleep elsewhere next, and passes no wake-up on.
+const fn with_others(channel: &'static WaitChannel) -> Wait {
+    Wait::new(TaskState::INTERRUPTIBLE, channel)
+}
+
 impl Pipe {
     /// Waits until there is a free slot. `EPIPE`, with its signal, if nobody reads.
     fn await_room(&self, nonblock: bool) -> Result<()> {
@@ -97,7 +103,7 @@ impl Pipe {
                 return Err(Errno::EAGAIN);
             }
             let ready = || !self.is_full() || !self.has_readers();
-            self.write_wait.wait_until(exclusive(wait_channel!("pipe_write")), ready)?;
+            self.write_wait.wait_until(with_others(wait_channel!("pipe_write")), ready)?;
         }
     }
 
@@ -108,7 +114,7 @@ impl Pipe {
                 return Err(Errno::EAGAIN);
             }
             let ready = || !self.is_empty() || !self.has_writers();
-            self.read_wait.wait_until(exclusive(wait_channel!("pipe_read")), ready)?;
+            self.read_wait.wait_until(with_others(wait_channel!("pipe_read")), ready)?;
         }
         Ok(())
     }

@@ -153,7 +153,8 @@ impl Queue {
             if common.is_shut(SHUT_RECEIVE) && !wait.nonblock {
                 return Ok(None);
             }
-            let come = || !self.is_empty() || common.has_error() || common.is_shut(SHUT_RECEIVE);
+            let there = || if peeks { self.peek(common).is_some() } else { !self.is_empty() };
+            let come = || there() || common.has_error() || common.is_shut(SHUT_RECEIVE);
             wait.wait(&common.rx_wait, wait_channel!("__skb_wait_for_more_packets"), come)?;
         };
         let whole = datagram.data();

@@ -129,8 +129,9 @@ impl UnixSock {
         super::scm::discard(queue);
     }
 
-    /// The message that `SO_PEEK_OFF` points into, or the first, and how many of its bytes come before.
-    fn peek_message(&self) -> Option<(Ref<Skb>, usize)> {
+    /// The message that `SO_PEEK_OFF` points into, or the first, and how many of its bytes come before. With an
+    /// offset, an empty one that was looked at (`peeked`) is passed over.
+    fn find_peeked(&self) -> Option<(Ref<Skb>, usize)> {
         let Some(mut skip) = self.common.peek_offset() else {
             return self.peek(0).map(|skb| (skb, 0));
         };
@@ -138,12 +139,21 @@ impl UnixSock {
         loop {
             let skb = self.peek(at)?;
             let len = skb.data.len();
-            if skip < len || skip == 0 && !skb.peeked.swap(len == 0, Relaxed) {
+            if skip < len || skip == 0 && !skb.peeked.load(Relaxed) {
                 return Some((skb, skip));
             }
             skip -= len;
             at += 1;
         }
+    }
+
+    /// Looks at a message.
+    fn peek_message(&self) -> Option<(Ref<Skb>, usize)> {
+        let (skb, skip) = self.find_peeked()?;
+        if self.common.peek_offset().is_some() {
+            skb.peeked.store(skb.data.is_empty(), Relaxed);
+        }
+        Some((skb, skip))
     }
 
     /// Receives one message.
@@ -156,6 +166,10 @@ impl UnixSock {
         }
         let wait = self.common.read_patience(message.nonblock, message.flags);
         let peeks = message.flags.contains(MsgFlags::PEEK);
+        let is_there = || match peeks {
+            true => self.find_peeked().is_some(),
+            false => self.queued.load(Ordering::Acquire) > 0,
+        };
         let (skb, skip) = loop {
             // An error comes before what arrived earlier.
             self.common.check_error()?;
@@ -165,18 +179,16 @@ impl UnixSock {
                 break found;
             }
             if self.common.is_shut(SHUT_RECEIVE) {
-                if self.queued.load(Ordering::Acquire) > 0 {
+                // One that came before the end, and after the look.
+                if is_there() {
                     continue;
                 }
                 // End of file. Who looks for datagrams without waiting is only told that there are none.
                 let waits = self.is_connected_kind() || !wait.nonblock;
                 return if waits { Ok(0) } else { Err(Errno::EAGAIN) };
             }
-            let come = || {
-                self.queued.load(Ordering::Acquire) > 0
-                    || self.common.has_error()
-                    || self.common.is_shut(SHUT_RECEIVE)
-            };
+            let come =
+                || is_there() || self.common.has_error() || self.common.is_shut(SHUT_RECEIVE);
             wait.wait(&self.common.rx_wait, wait_channel!("unix_dgram_read"), come)?;
         };
         let address = skb.sender.address();

@@ -384,14 +384,16 @@ fn find<'p, 'a>(files: &'p [FilePlan<'a>], id: u64) -> Option<&'p FilePlan<'a>> 
     files.get(at)
 }
 
+/// clone(2) keeps a byte, whether there is such a signal or not.
+const EXIT_SIGNAL_MAX: u64 = 0xff;
+
 fn check_process(p: &corenote::Process) -> Result<()> {
     let pids = [("pid", p.pid), ("pgid", p.pgid), ("sid", p.sid)];
     for (word, pid) in pids {
         need(is_pid(pid), "Process", word, pid)?;
     }
     need(p.ppid < MAX_PID, "Process", "ppid", p.ppid)?;
-    let signal = (0..=NSIG as u64).contains(&p.exit_signal);
-    need(signal, "Process", "exit_signal", p.exit_signal)?;
+    need(p.exit_signal <= EXIT_SIGNAL_MAX, "Process", "exit_signal", p.exit_signal)?;
     let ids = [
         ("uid", p.uid),
         ("euid", p.euid),
@@ -516,8 +518,7 @@ fn zombies<'a>(table: &Table<'a>) -> Result<Vec<ZombiePlan<'a>>> {
             need(is_id(id), "Zombies", word, id)?;
         }
         need(record.status <= 0xffff, "Zombies", "status", record.status)?;
-        let signal = record.exit_signal <= NSIG as u64;
-        need(signal, "Zombies", "exit_signal", record.exit_signal)?;
+        need(record.exit_signal <= EXIT_SIGNAL_MAX, "Zombies", "exit_signal", record.exit_signal)?;
         let comm = table.bytes(record.comm_bytes);
         let comm = comm.map_err(|error| Bad::Note(Kind::Zombies as u32, error))?;
         zombies.push(ZombiePlan { record, comm });

@@ -11,7 +11,7 @@ use crate::fs::{Caller, File, OpenFlags};
 use crate::kref::Ref;
 use crate::mm::try_to_vec;
 use crate::net::NetNs;
-use crate::net::common::state;
+use crate::net::common::{flag, state};
 use crate::net::hooks::Identity;
 use crate::net::unix::UnixSock;
 use crate::net::unix::restore::{self, Former};
@@ -121,7 +121,8 @@ impl Sockets {
         let sock = restore::make(net, record.uid as u32, kind, protocol)?;
         let common = &sock.common;
         for (option, value) in [
-            (&common.flags, record.flags),
+            // No core carries the filter itself.
+            (&common.flags, record.flags & !u64::from(flag::FILTER)),
             (&common.sndbuf, record.sndbuf),
             (&common.rcvbuf, record.rcvbuf),
             (&common.linger, record.linger),
