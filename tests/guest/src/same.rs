@@ -5,11 +5,28 @@
 use std::io::{Error, Write};
 
 pub use crate::Random;
+use crate::ok;
 
 /// Number of calls and seed: the program's arguments, or `calls` and 1.
 pub fn arguments(calls: u64) -> (u64, Random) {
     let mut args = std::env::args().skip(1).map(|word| word.parse().unwrap_or(1));
     (args.next().unwrap_or(calls), Random(args.next().unwrap_or(1)))
+}
+
+/// Goes into an empty file system where all names are free, and which nobody else sees: what one program leaves
+/// must not show in another's mounts.
+pub fn enter_files() {
+    let none = std::ptr::null::<libc::c_char>();
+    let (kind, place) = (c"tmpfs".as_ptr(), c"/tmp/same".as_ptr());
+    // SAFETY: plain calls with valid strings.
+    unsafe {
+        ok(libc::unshare(libc::CLONE_NEWNS));
+        ok(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()));
+        libc::mkdir(c"/tmp".as_ptr(), 0o1777);
+        libc::mkdir(place, 0o777);
+        ok(libc::mount(kind, place, kind, 0, c"mode=777".as_ptr().cast()));
+        ok(libc::chdir(place));
+    }
 }
 
 impl Random {

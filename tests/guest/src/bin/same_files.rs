@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::mem::zeroed;
 
 use belljar_guest_tests::ok;
-use belljar_guest_tests::same::{Random, Trace, arguments};
+use belljar_guest_tests::same::{Random, Trace, arguments, enter_files};
 
 /// Open files that the calls choose from; the lower half may be directories.
 const SLOTS: usize = 6;
@@ -325,14 +325,10 @@ fn main() {
         let _ = std::fs::write(format!("/proc/sys/fs/protected_{policy}"), value);
     }
     let (calls, mut random) = arguments(3000);
+    enter_files();
     // SAFETY: plain calls with valid strings.
     unsafe {
         libc::umask(0);
-        libc::mkdir(c"/tmp".as_ptr(), 0o1777);
-        libc::mkdir(c"/tmp/same".as_ptr(), 0o777);
-        let kind = c"tmpfs".as_ptr();
-        ok(libc::mount(kind, c"/tmp/same".as_ptr(), kind, 0, c"mode=777".as_ptr().cast()));
-        ok(libc::chdir(c"/tmp/same".as_ptr()));
         ok(libc::chroot(c".".as_ptr()));
     }
     let mut state = State { trace: Trace::default(), slots: [-1; SLOTS], user: 0 };

@@ -7,7 +7,7 @@ use std::mem::zeroed;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use belljar_guest_tests::same::{Random, Trace, arguments};
+use belljar_guest_tests::same::{Random, Trace, arguments, enter_files};
 use belljar_guest_tests::{child, ok, wait};
 
 const PAGE: u64 = 4096;
@@ -434,6 +434,7 @@ impl State {
 
 fn main() {
     let (calls, mut random) = arguments(2000);
+    enter_files();
     // SAFETY: plain calls; the handler has the form that SA_SIGINFO asks for.
     let files = unsafe {
         let mut action: libc::sigaction = zeroed();
@@ -443,11 +444,6 @@ fn main() {
             ok(libc::sigaction(signal, &action, null_mut()));
         }
         libc::umask(0);
-        libc::mkdir(c"/tmp".as_ptr(), 0o1777);
-        libc::mkdir(c"/tmp/same".as_ptr(), 0o777);
-        let kind = c"tmpfs".as_ptr();
-        ok(libc::mount(kind, c"/tmp/same".as_ptr(), kind, 0, c"mode=777".as_ptr().cast()));
-        ok(libc::chdir(c"/tmp/same".as_ptr()));
         let open = |flags| ok(libc::open(c"file".as_ptr(), flags | libc::O_CREAT, 0o666));
         let memfd = || ok(libc::memfd_create(c"m".as_ptr(), libc::MFD_ALLOW_SEALING));
         [

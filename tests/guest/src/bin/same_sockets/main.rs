@@ -9,7 +9,7 @@ mod pipes;
 
 use std::mem::zeroed;
 
-use belljar_guest_tests::same::{Random, Trace, arguments};
+use belljar_guest_tests::same::{Random, Trace, arguments, enter_files};
 use belljar_guest_tests::{errno, ok};
 
 use names::{Name, shown};
@@ -228,24 +228,15 @@ impl State {
     }
 }
 
-/// A file system of its own, so that names are free.
-fn enter_files() {
-    // SAFETY: plain calls with valid strings.
+fn main() {
+    enter_files();
+    // SAFETY: plain calls.
     unsafe {
         libc::umask(0o22);
-        libc::mkdir(c"/tmp".as_ptr(), 0o1777);
-        libc::mkdir(c"/tmp/same".as_ptr(), 0o777);
-        let kind = c"tmpfs".as_ptr();
-        ok(libc::mount(kind, c"/tmp/same".as_ptr(), kind, 0, c"mode=777".as_ptr().cast()));
-        ok(libc::chdir(c"/tmp/same".as_ptr()));
         ok(libc::unshare(libc::CLONE_NEWNET));
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
     belljar_guest_tests::net::set_loopback(true);
-}
-
-fn main() {
-    enter_files();
     let (calls, mut random) = arguments(700);
     let mut state = State { trace: Trace::default(), slots: [-1; SLOTS], next: 0 };
     for _ in 0..calls {
