@@ -157,6 +157,11 @@ pub trait Machine: Send + Sync {
     fn stand(&self) -> Result<(), Error> {
         Ok(())
     }
+    /// Waits until all that the guest begins with is in its RAM, for a backend that copies it while this process does
+    /// other things. After an error the CPUs never run.
+    fn until_loaded(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Lets the CPUs run, for the first time or after [`Machine::pause`].
     fn resume(&self) -> Result<(), Error>;
     /// Stops every CPU; on return none of them changes memory any more.

@@ -167,6 +167,8 @@ fn run_guarded(
         verification.finish()?;
         info!("memory checked");
     }
+    // Nobody is served a machine whose RAM is not what it should be.
+    vm.machine().until_loaded()?;
     let resumed = vm.machine().resume();
 
     // The guest need not wait for what waits for it. These threads have at most what this one has.

@@ -7,14 +7,18 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use belljar_abi::image::{HEADER_LEN, Header};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::fdt::{self, Board};
+use super::gate::Gate;
 use super::{Error, arch};
 use crate::backend::{Config, GuestMemory, Initrd, Start};
 use crate::machine::{KERNEL_BASE, RAM_BASE};
+use crate::thread;
 
 /// Where the boot CPU starts (arm64 boot protocol: x0 is the device tree, all else does not matter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,32 @@ impl Copies {
     pub(super) fn make(self, memory: &GuestMemory) -> Result<(), Error> {
         self.kernel.copy(memory)?;
         self.initrd.iter().try_for_each(|part| part.copy(memory)).map_err(Error::Host)
+    }
+}
+
+/// The copying under way, until somebody has waited for it.
+pub(super) struct Loading(Mutex<Option<JoinHandle<Result<(), Error>>>>);
+
+impl Loading {
+    /// Starts a thread that makes `copies`, if there are any.
+    pub(super) fn begin(copies: Option<Copies>, memory: &Arc<GuestMemory>) -> io::Result<Self> {
+        let fill = |copies: Copies| {
+            let memory = Arc::clone(memory);
+            thread::named("load").spawn(move || copies.make(&memory))
+        };
+        Ok(Self(Mutex::new(copies.map(fill).transpose()?)))
+    }
+
+    /// Waits until RAM is filled. If it cannot be, who asks first is told why, and `gate` never opens.
+    pub(super) fn finish(&self, gate: &Gate) -> Result<(), Error> {
+        // Held while it waits: another who asks finds RAM filled or the gate closed.
+        let mut loading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(thread) = loading.take() else { return Ok(()) };
+        let loaded = thread.join();
+        if !matches!(loaded, Ok(Ok(()))) {
+            gate.end();
+        }
+        loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -228,7 +258,10 @@ fn place_initrd(
 mod tests {
     use std::io::Write;
 
+    use belljar_abi::image::{IMAGE_SIZE, MAGIC, MAGIC_AT};
+
     use super::*;
+    use crate::backend::Boot;
 
     fn memory(size: usize) -> GuestMemory {
         GuestMemory::from_ranges(&[(GuestAddress(RAM_BASE), size)]).unwrap()
@@ -259,5 +292,35 @@ mod tests {
     fn initrd_that_does_not_fit_is_refused() {
         let error = place_initrd(vec![file(9 << 20)], KERNEL_BASE, 16 << 20).unwrap_err();
         assert!(error.to_string().contains("--memory"), "{error}");
+    }
+
+    #[test]
+    fn no_cpu_ever_runs_with_a_kernel_that_does_not_fit() {
+        const SIZE: u64 = 16 << 20;
+        let memory = Arc::new(memory(SIZE as usize));
+        let mut kernel = tempfile::NamedTempFile::new().unwrap();
+        let mut header = [0; HEADER_LEN];
+        header[IMAGE_SIZE..][..8].copy_from_slice(&SIZE.to_le_bytes());
+        header[MAGIC_AT..][..4].copy_from_slice(&MAGIC);
+        kernel.write_all(&header).unwrap();
+        kernel.as_file().set_len(SIZE).unwrap();
+        let boot = Boot { kernel: kernel.path().to_owned(), initrd: None, cmdline: String::new() };
+        let config = Config {
+            cpus: 1,
+            memory: SIZE,
+            cpu: String::new(),
+            start: Start::Boot(boot),
+            disks: vec![],
+            cards: vec![],
+        };
+        let (_, copies) = place(&memory, &config).unwrap();
+        let (loading, gate) = (Loading::begin(copies, &memory).unwrap(), Gate::new(1).unwrap());
+        let error = loading.finish(&gate).unwrap_err();
+        assert!(matches!(error, Error::Kernel { .. }), "{error}");
+        // Somebody pauses the machine and lets it go on.
+        gate.pause();
+        loading.finish(&gate).unwrap();
+        gate.open();
+        assert!(!gate.pass());
     }
 }

@@ -30,7 +30,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use belljar_abi::control::PORT_NAME;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -47,9 +46,9 @@ use crate::devices::{Bus, Line, Overlap, Pl011, Rtc};
 use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::metrics::Family;
 use crate::target::{LiveRam, PrivateRam};
-use crate::thread;
 use gate::Gate;
 use io::Loop;
+use load::Loading;
 use metrics::{Exits, Threads};
 use stats::Stats;
 use vcpu::{Shared, Vcpu};
@@ -239,8 +238,8 @@ struct Kvm {
     _vm: Arc<VmFd>,
     /// What [`Machine::memory`] gives out.
     ram: Arc<dyn LiveRam>,
-    /// What fills RAM, until somebody has waited for it.
-    loading: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    /// What fills RAM.
+    loading: Loading,
     /// The virtual counter while the machine is paused.
     counter: Mutex<Option<u64>>,
     /// The guest has opened port 0 of its console.
@@ -303,11 +302,7 @@ pub(super) fn start(
     // RAM is filled, and the threads confine themselves, while this one waits for KVM and goes on. What fills it has
     // ended before a CPU runs, and need not be confined.
     let (places, copies) = load::place(&memory, config)?;
-    let fill = |copies: load::Copies| {
-        let memory = Arc::clone(&memory);
-        thread::named("load").spawn(move || copies.make(&memory))
-    };
-    let loading = copies.map(fill).transpose().map_err(Error::Host)?;
+    let loading = Loading::begin(copies, &memory).map_err(Error::Host)?;
     let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
     let threads: Vec<_> =
         (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
@@ -367,7 +362,7 @@ pub(super) fn start(
         _vm: vm,
         ram,
         counter: Mutex::new(None),
-        loading: Mutex::new(loading),
+        loading,
         console_open,
         stats,
         counters,
@@ -413,14 +408,6 @@ fn give_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
 }
 
 impl Kvm {
-    /// Waits until RAM is filled. No CPU has run before.
-    fn until_loaded(&self) -> Result<(), Error> {
-        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner).take();
-        loading.map_or(Ok(()), |thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
     /// Does `act` with a vCPU, none of which runs. On a machine that has ended it finds one, too.
     fn with_standing<T>(
         &self,
@@ -433,6 +420,10 @@ impl Kvm {
 }
 
 impl Machine for Kvm {
+    fn until_loaded(&self) -> Result<(), super::Error> {
+        Ok(self.loading.finish(&self.shared.gate)?)
+    }
+
     fn resume(&self) -> Result<(), super::Error> {
         self.until_loaded()?;
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
