@@ -133,6 +133,8 @@ pub struct CpuRegisters {
     pub fp: regs::FpSimd,
     /// TPIDR_EL0, if the backend can tell.
     pub tpidr_el0: Option<u64>,
+    /// VBAR_EL1, if the backend can tell.
+    pub vbar_el1: Option<u64>,
 }
 
 /// What happened to the guest.

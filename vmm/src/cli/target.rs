@@ -51,7 +51,7 @@ impl Stored {
                 let cpus = core.cpus().iter().map(|(general, fp)| CpuRegisters {
                     general: *general,
                     fp: *fp,
-                    tpidr_el0: None,
+                    ..CpuRegisters::default()
                 });
                 let cpus = cpus.collect();
                 Some(StoredRam { path: file.clone(), ram: Box::new(core), cpus })

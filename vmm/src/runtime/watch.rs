@@ -5,7 +5,8 @@
 //! Neither KVM nor QEMU tells. From outside it is a CPU that uses the host's time and has the same registers
 //! whenever somebody looks: at the vector of a synchronous exception of its own level, everything masked.
 //! A handler that faults itself, for lack of a stack as a rule, does so for ever, too: it never leaves its slot of
-//! the vector table, though its registers change.
+//! the vector table. Its stack pointer changes with every attempt, and next to nothing else does; code that works
+//! changes more, or a loop its counters alone.
 //!
 //! Looking costs the guest a moment, so a CPU that is idle is left alone, and one that works is looked at
 //! less and less often.
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::heap;
 use super::supervise::Message;
 use super::vm::Vm;
-use crate::backend::Event;
+use crate::backend::{CpuRegisters, Event};
 use crate::elfcore::regs::General;
 
 /// When the first look is due, and the next one after something odd was seen.
@@ -30,6 +31,8 @@ const LOOKS: u32 = 4;
 /// So many looks at a handler's first instructions are none either. Each by itself may be: a kernel that has all
 /// its faults handled there is now and then seen on its way in.
 const LOOKS_MOVING: u32 = 8;
+/// So many of x0 to x30 a handler that faults changes at most: what it needs to look at its stack pointer.
+const SCRATCH: usize = 2;
 /// A CPU that takes exceptions for ever has at least one part in so many of the host's time. One that is off
 /// has next to none, however its registers look.
 const BUSY: u32 = 8;
@@ -73,9 +76,8 @@ fn look(vm: &Vm, cpus: &mut Vec<Cpu>, passed: Duration) -> Option<String> {
     };
     let mut stuck = None;
     for (index, cpu) in cpus.iter_mut().enumerate() {
-        let now = all.get(index).filter(|_| busy[index]).map(|all| all.general);
-        match now {
-            Some(now) => stuck = cpu.look(&now).map(|why| (index, why, now.pc)).or(stuck),
+        match all.get(index).filter(|_| busy[index]) {
+            Some(now) => stuck = cpu.look(now).map(|why| (index, why, now.general.pc)).or(stuck),
             None => cpu.stood = None,
         }
     }
@@ -106,35 +108,44 @@ struct Cpu {
 /// A CPU in a slot of its vector table.
 #[derive(Clone, Debug)]
 struct Stood {
+    slot: u64,
     registers: General,
     /// How many looks in a row have shown these.
     looks: u32,
-    /// How often they have changed since it was first seen in this slot.
-    changes: u32,
+    /// How many times before these, without any other change, its stack pointer was seen to have moved.
+    moved: u32,
 }
 
 impl Cpu {
     /// Takes what a look has shown. Why it will never do anything again, if it has stood there for too long.
-    fn look(&mut self, now: &General) -> Option<Stuck> {
-        let slot = own_vector(now);
-        let before = self.stood.take().filter(|before| own_vector(&before.registers) == slot);
-        let (looks, changes) = match before {
-            Some(before) if before.registers == *now => (before.looks + 1, before.changes),
-            Some(before) => (1, before.changes + 1),
-            None => (1, 0),
+    fn look(&mut self, now: &CpuRegisters) -> Option<Stuck> {
+        let before = self.stood.take();
+        let slot = in_sync_slot(now)?;
+        let now = now.general;
+        let (looks, moved) = match before.filter(|before| before.slot == slot) {
+            Some(before) if before.registers == now => (before.looks + 1, before.moved),
+            Some(before) if only_stack_moved(&before.registers, &now) => (1, before.moved + 1),
+            _ => (1, 0),
         };
-        self.stood = slot.map(|_| Stood { registers: *now, looks, changes });
-        match slot? {
+        self.stood = Some(Stood { slot, registers: now, looks, moved });
+        match slot {
             start if start == now.pc && looks >= LOOKS => Some(Stuck::NoHandler),
-            _ if changes + 1 >= LOOKS_MOVING => Some(Stuck::HandlerFaults),
+            _ if moved + 1 >= LOOKS_MOVING => Some(Stuck::HandlerFaults),
             _ => None,
         }
     }
 }
 
-/// The slot of the vector table in which a CPU is that has taken a synchronous exception of EL1 and has got no
-/// further.
-fn own_vector(registers: &General) -> Option<u64> {
+/// Whether a CPU has done between two looks what a handler does that faults: it has its stack pointer elsewhere, and
+/// hardly anything else.
+fn only_stack_moved(before: &General, now: &General) -> bool {
+    let changed = before.x.iter().zip(&now.x).filter(|(before, now)| before != now).count();
+    before.sp != now.sp && changed <= SCRATCH
+}
+
+/// Where a slot of a vector table begins in which a CPU is with everything masked, as if it had taken a synchronous
+/// exception of EL1 and got no further. Whether it is its own table is known only where VBAR_EL1 is.
+fn in_sync_slot(registers: &CpuRegisters) -> Option<u64> {
     /// Offsets of the vectors of synchronous exceptions, with SP_EL0 and with SP_EL1, in the table, which is
     /// aligned to its size, and the size of each (Arm ARM, D1.3.1.5 and VBAR_EL1).
     const SYNCHRONOUS: [u64; 2] = [0x000, 0x200];
@@ -142,10 +153,12 @@ fn own_vector(registers: &General) -> Option<u64> {
     const SLOT: u64 = 0x80;
     /// PSTATE.{D,A,I,F}, which taking an exception sets.
     const MASKED: u64 = 0b1111 << 6;
-    let slot = registers.pc & !(SLOT - 1);
-    let is_vector = !registers.is_user()
-        && registers.pstate & MASKED == MASKED
-        && SYNCHRONOUS.contains(&(slot % TABLE));
+    let General { pc, pstate, .. } = registers.general;
+    let (table, slot) = (pc & !(TABLE - 1), pc & !(SLOT - 1));
+    let is_vector = !registers.general.is_user()
+        && pstate & MASKED == MASKED
+        && SYNCHRONOUS.contains(&(slot % TABLE))
+        && registers.vbar_el1.is_none_or(|vbar| vbar & !(TABLE - 1) == table);
     is_vector.then_some(slot)
 }
 
@@ -158,8 +171,18 @@ mod tests {
 
     /// What each of so many looks at a CPU says.
     fn looks(count: u32, registers: &dyn Fn(u64) -> General) -> Vec<Option<Stuck>> {
+        looks_with(None, count, registers)
+    }
+
+    /// The same, where its vector table is known.
+    fn looks_with(
+        vbar_el1: Option<u64>,
+        count: u32,
+        registers: &dyn Fn(u64) -> General,
+    ) -> Vec<Option<Stuck>> {
         let mut cpu = Cpu::default();
-        (0..u64::from(count)).map(|n| cpu.look(&registers(n))).collect()
+        let all = |n| CpuRegisters { general: registers(n), vbar_el1, ..CpuRegisters::default() };
+        (0..u64::from(count)).map(|n| cpu.look(&all(n))).collect()
     }
 
     const STUCK: General = General { pc: 0x4008_0200, pstate: MASKED, ..ZERO };
@@ -181,6 +204,31 @@ mod tests {
         let seen = looks(LOOKS_MOVING, &pushes);
         assert_eq!(seen[..LOOKS_MOVING as usize - 1], [None; LOOKS_MOVING as usize - 1]);
         assert_eq!(seen.last(), Some(&Some(Stuck::HandlerFaults)));
+    }
+
+    #[test]
+    fn a_cpu_that_works_inside_a_slot_is_not_stuck() {
+        let work = |n: u64| General { pc: STUCK.pc + 4 * (n % 8), ..STUCK };
+        // It calls functions, or it counts in a loop, or it does both in turn.
+        let calls = |n| General { x: [n; 31], sp: 16 * n, ..work(n) };
+        let counts = |n| General { x: std::array::from_fn(|i| n * u64::from(i == 0)), ..work(n) };
+        let both = |n| if n % 7 == 6 { calls(n) } else { General { sp: 16 * n, ..work(n) } };
+        for busy in [&calls as &dyn Fn(u64) -> General, &counts, &both] {
+            assert!(looks(6 * LOOKS_MOVING, busy).iter().all(Option::is_none));
+        }
+    }
+
+    #[test]
+    fn code_elsewhere_than_in_the_vector_table_is_no_handler() {
+        let pushes = |n: u64| General { sp: u64::MAX - 16 * n, ..STUCK };
+        for (registers, why) in [
+            (&pushes as &dyn Fn(u64) -> General, Stuck::HandlerFaults),
+            (&|_| STUCK, Stuck::NoHandler),
+        ] {
+            let last = |vbar| *looks_with(Some(vbar), LOOKS_MOVING, registers).last().unwrap();
+            assert_eq!(last(STUCK.pc - 0x200), Some(why));
+            assert_eq!(last(STUCK.pc - 0x200 + 0x800), None);
+        }
     }
 
     #[test]

@@ -144,6 +144,7 @@ pub(super) fn registers(vcpu: &VcpuFd) -> Result<CpuRegisters, Errno> {
         *value = u32::from_le_bytes(bytes);
     }
     registers.tpidr_el0 = Some(get(vcpu, TPIDR_EL0)?);
+    registers.vbar_el1 = Some(get(vcpu, VBAR_EL1)?);
     Ok(registers)
 }
 
@@ -175,6 +176,7 @@ const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u6
 /// api.rst tells why).
 const TIMER_CNT: u64 = system_register(3, 3, 14, 3, 2);
 const TPIDR_EL0: u64 = system_register(3, 3, 13, 0, 2);
+const VBAR_EL1: u64 = system_register(3, 0, 12, 0, 0);
 const PC: usize = offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pc);
 const X0: usize = offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, regs);
 

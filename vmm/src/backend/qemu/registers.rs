@@ -44,6 +44,10 @@ fn parse(file: &File) -> Result<Vec<CpuRegisters>, String> {
     let general = core.notes(regs::CORE, regs::NT_PRSTATUS).filter_map(regs::General::read);
     let mut fp = core.notes(regs::CORE, regs::NT_FPREGSET).filter_map(regs::FpSimd::read);
     Ok(general
-        .map(|general| CpuRegisters { general, fp: fp.next().unwrap_or_default(), tpidr_el0: None })
+        .map(|general| CpuRegisters {
+            general,
+            fp: fp.next().unwrap_or_default(),
+            ..CpuRegisters::default()
+        })
         .collect())
 }
