@@ -1,9 +1,11 @@
 //! A VM from start to end: what goes in and out, how it ends, and that nothing stays behind.
 
+use std::fs::File;
 use std::io::Write;
 use std::process::{Child, Command};
 
-use belljar_tests::sandbox::{Sandbox, eventually, is_alive};
+use belljar_tests::sandbox::{Done, Sandbox, eventually, is_alive};
+use belljar_tests::terminal::Terminal;
 use serde_json::Value;
 
 fn signal(name: &str, pid: u64) {
@@ -119,6 +121,30 @@ fn a_detached_vm_is_listed_paused_and_killed() {
     assert!(!sandbox.path("run/belljar/t").exists());
     eventually("every process is gone", || sandbox.processes().is_empty());
     sandbox.assert_clean();
+}
+
+#[test]
+fn a_detached_vm_runs_what_its_caller_has_as_stdin() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["run", "--detach", "--name", "t", "/dev/stdin"]);
+    command.stdin(File::open(sandbox.path("prog")).unwrap());
+    let done: Done = command.output().unwrap().into();
+    assert_eq!((done.code, &*done.stdout, &*done.stderr), (0, "t\n", ""));
+    assert_eq!(sandbox.run(&["kill", "t"]).code, 0);
+    sandbox.assert_clean();
+}
+
+#[test]
+fn an_interrupt_ends_a_detached_start_while_it_reads_its_image() {
+    let sandbox = Sandbox::new();
+    // Which is a pipe that nobody ever opens to write.
+    let made = Command::new("mkfifo").arg(sandbox.path("image")).status();
+    assert!(made.unwrap().success());
+    let mut terminal = Terminal::start(sandbox.command(&["run", "--detach", "./image"]));
+    eventually("two processes start it", || sandbox.processes().len() == 2);
+    terminal.type_keys("\x03");
+    eventually("both are gone", || sandbox.processes().is_empty());
+    assert_eq!(terminal.exit_code(), -1);
 }
 
 #[test]

@@ -237,7 +237,7 @@ pub(super) fn detach(plan: impl FnOnce() -> Result<Plan, Error>) -> Result<Detac
         Side::Keeper(report) => report,
     };
     let plan = plan().and_then(|plan| {
-        report.leave_stderr()?;
+        report.leave_caller()?;
         Ok(plan)
     });
     let mut report = Some(report);

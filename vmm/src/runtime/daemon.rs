@@ -1,8 +1,9 @@
 //! `--detach`: the command returns when the VM runs, and a process of its own keeps it.
 //!
-//! The process forks first of all: a VM that KVM makes belongs to its process. The child becomes a session leader
-//! without terminal, starts the VM and reports through a pipe: the VM's name, or why it failed. What it has to say
-//! of the command it says to the caller's stderr, until it lets go of that.
+//! The process forks first of all: a VM that KVM makes belongs to its process. The child finds out what is to be run
+//! as the caller would, with the same terminal, stdin and stderr: so Ctrl-C ends both. Then it lets go of them
+//! ([`Report::leave_caller`]), as a session leader without terminal, starts the VM and reports through a pipe: the VM's
+//! name, or why it failed.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -22,9 +23,14 @@ pub enum Side {
 pub struct Report(io::PipeWriter);
 
 impl Report {
-    /// Lets go of the caller's stderr: what the command asks for is known, and what follows is the VM's own life.
-    pub fn leave_stderr(&self) -> io::Result<()> {
-        Ok(rustix::stdio::dup2_stderr(&null()?)?)
+    /// Lets go of the caller's session and files: what the command asks for is known, and what follows is the VM's
+    /// own life.
+    pub fn leave_caller(&self) -> io::Result<()> {
+        rustix::process::setsid()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        Ok(rustix::stdio::dup2_stderr(&null)?)
     }
 
     /// Says that the VM `name` runs.
@@ -51,10 +57,6 @@ pub fn detach() -> io::Result<Side> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(reader);
-            rustix::process::setsid()?;
-            let null = null()?;
-            rustix::stdio::dup2_stdin(&null)?;
-            rustix::stdio::dup2_stdout(&null)?;
             Ok(Side::Keeper(Report(writer)))
         }
         child => {
@@ -71,8 +73,4 @@ pub fn detach() -> io::Result<Side> {
             Ok(Side::Caller(Err(why.to_owned())))
         }
     }
-}
-
-fn null() -> io::Result<File> {
-    File::options().read(true).write(true).open("/dev/null")
 }
