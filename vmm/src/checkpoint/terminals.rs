@@ -1,5 +1,7 @@
 //! Terminals: the one that controls a process, and pseudoterminals with what is on its way through them.
 
+use std::collections::{HashMap, HashSet};
+
 use belljar_abi::corenote::{Kind, Pty, Terminal, Writer};
 
 use super::state::{put, table};
@@ -9,6 +11,8 @@ use crate::introspect::{self, Object};
 
 /// Control characters of a terminal (asm-generic/termbits.h).
 const NCCS: usize = 19;
+/// Most places of a ring of a terminal: more than any has.
+const MAX_RING: u64 = 64 << 10;
 
 /// A descriptor of a pseudoterminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +61,10 @@ impl Ptys {
 
     /// Adds the master that is open as `file`, and all that is in the pair, which it returns.
     pub(super) fn master(&mut self, fd: u64, file: u64, detail: &Object<'_>) -> Result<u64> {
-        let damaged = || introspect::Error::Damaged { what: "a pseudoterminal".into() };
-        let tty = detail.ptr("tty")?.ok_or_else(damaged)?;
-        let master = detail.ptr("master")?.ok_or_else(damaged)?;
-        let node = detail.ptr("node")?.ok_or_else(damaged)?;
+        let damaged = damaged("a pseudoterminal");
+        let tty = detail.ptr("tty")?.ok_or_else(&damaged)?;
+        let master = detail.ptr("master")?.ok_or_else(&damaged)?;
+        let node = detail.ptr("node")?.ok_or_else(&damaged)?;
         let (state, to) = (tty.embedded("state")?, &mut self.records);
         let flag = |name: &str| state.uint(&format!("termios.{name}"));
         let held = Held::of(&state.embedded("ldisc")?)?;
@@ -119,9 +123,11 @@ struct Held {
 impl Held {
     fn of(ldisc: &Object<'_>) -> Result<Self> {
         let (tail, canon) = (ldisc.uint("tail")?, ldisc.uint("canon_head")?);
+        let damaged = damaged("a line discipline");
+        fits(ldisc.count("buf")?.max(ldisc.count("ends")?)).ok_or_else(&damaged)?;
         let (all, ends) = (ldisc.bytes("buf")?, ldisc.numbers("ends")?);
         let held = Self::from(&all, &ends, tail, canon, ldisc.uint("head")?);
-        held.ok_or_else(|| introspect::Error::Damaged { what: "a line discipline".into() }.into())
+        Ok(held.ok_or_else(damaged)?)
     }
 
     /// What lies from `tail` to `head` in the ring `all`, whose `ends` are bits; up to `canon` it is complete lines.
@@ -136,8 +142,20 @@ impl Held {
 
 /// The bytes in a ring, oldest first.
 fn ring(ring: &Object<'_>) -> Result<Vec<u8>> {
+    let damaged = damaged("a ring of bytes");
+    fits(ring.count("bytes")?).ok_or_else(&damaged)?;
     let bytes = between(&ring.bytes("bytes")?, ring.uint("tail")?, ring.uint("head")?);
-    bytes.ok_or_else(|| introspect::Error::Damaged { what: "a ring of bytes".into() }.into())
+    Ok(bytes.ok_or_else(damaged)?)
+}
+
+/// The places of a ring, unless no terminal has that many.
+fn fits(places: u64) -> Option<u64> {
+    (places <= MAX_RING).then_some(places)
+}
+
+/// For `what` contradicts itself.
+fn damaged(what: &'static str) -> impl Fn() -> introspect::Error {
+    move || introspect::Error::Damaged { what: what.into() }
 }
 
 /// What lies from `tail` to `head`, which count on, in a ring of a power of two of places.
@@ -199,25 +217,28 @@ pub(super) fn controlling(task: &Object<'_>) -> Result<Option<Note>> {
 
 /// Refuses pseudoterminals of which somebody outside has a part: `all` are those of each process, by its number.
 pub(super) fn both_sides(all: &[(u64, &Ptys)]) -> Result<()> {
-    let pairs = |id: u64| all.iter().flat_map(|(_, own)| &own.pairs).find(move |pty| pty.id == id);
-    let mut inside = std::collections::HashSet::new();
+    let pids: HashSet<u64> = all.iter().map(|(pid, _)| *pid).collect();
+    // How often the terminal side of each pair is open here, whose master is here.
+    let masters = all.iter().flat_map(|(_, own)| &own.pairs);
+    let mut inside: HashMap<u64, u64> = masters.map(|pty| (pty.id, 0)).collect();
+    let mut seen = HashSet::new();
     for (pid, own) in all {
         for end in &own.terminals {
-            if pairs(end.pty).is_none() {
+            let Some(opens) = inside.get_mut(&end.pty) else {
                 let what = format!(
                     "descriptor {} is of the kind Tty, a pseudoterminal whose master is not in the checkpoint",
                     end.fd
                 );
                 return Err(Error::Refused { pid: *pid, what });
-            }
-            inside.insert((end.pty, end.file));
+            };
+            *opens += u64::from(seen.insert((end.pty, end.file)));
         }
     }
     for (pid, own) in all {
         for (end, pty) in own.masters.iter().zip(&own.pairs) {
-            let opens = inside.iter().filter(|(id, _)| *id == pty.id).count() as u64;
-            let leads = pty.session == 0 || all.iter().any(|(pid, _)| *pid == pty.session);
-            let what = match (opens == pty.opens, leads) {
+            let all_inside = inside.get(&pty.id) == Some(&pty.opens);
+            let leads = pty.session == 0 || pids.contains(&pty.session);
+            let what = match (all_inside, leads) {
                 (true, true) => continue,
                 (false, _) => "that a process outside the checkpoint has open too".to_owned(),
                 _ => format!("of session {}, whose leader is not in the checkpoint", pty.session),
@@ -244,6 +265,12 @@ mod tests {
         for (tail, head) in [(7, 6), (0, 5), (1, u64::MAX)] {
             assert_eq!(between(b"abcd", tail, head), None);
         }
+    }
+
+    #[test]
+    fn rings_that_no_terminal_has_are_refused() {
+        assert_eq!([0, 16 << 10, MAX_RING].map(fits), [Some(0), Some(16 << 10), Some(MAX_RING)]);
+        assert_eq!([MAX_RING + 1, u64::MAX].map(fits), [None; 2]);
     }
 
     #[test]
@@ -292,5 +319,9 @@ mod tests {
         child.terminals.push(PtyFd { fd: 0, file: 2, pty: 7 });
         assert_eq!(says(&[(5, &whole), (6, &child)]), Ok(()));
         assert!(says(&[(6, &child)]).unwrap_err().contains("descriptor 0 is of the kind Tty"));
+        // Another one is not, wherever it is.
+        child.terminals[0].file = 3;
+        assert!(says(&[(5, &whole), (6, &child)]).unwrap_err().contains("outside the checkpoint"));
+        assert_eq!(says(&[(5, &half), (6, &child)]), Ok(()));
     }
 }

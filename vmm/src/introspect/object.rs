@@ -268,6 +268,12 @@ impl<'k> Object<'k> {
         Ok(bytes)
     }
 
+    /// How many elements an array has.
+    pub fn count(&self, path: &str) -> Result<u64> {
+        let (field, addr) = self.locate(path)?;
+        Ok(self.extent(path, &field.kind, addr)?.1)
+    }
+
     /// The numbers in an array.
     pub fn numbers(&self, path: &str) -> Result<Vec<u64>> {
         let (kind, addrs) = self.elements(path)?;
@@ -281,16 +287,9 @@ impl<'k> Object<'k> {
     }
 
     fn elements_of(&self, path: &str, kind: &Kind, addr: u64) -> Result<(Kind, Vec<u64>)> {
+        let (start, count) = self.extent(path, kind, addr)?;
         let Some(elem) = kind.elem.as_deref() else {
             return Err(self.wrong_kind(path, kind, "an array"));
-        };
-        let (start, count) = match kind.tag {
-            Tag::Array => (addr, kind.count),
-            Tag::Vec => {
-                let space = self.kernel.space();
-                (space.read_u64(addr)?, space.read_u64(addr.wrapping_add(8))?)
-            }
-            _ => return Err(self.wrong_kind(path, kind, "an array")),
         };
         if count > MAX_ARRAY {
             return Err(Error::Damaged { what: format!("`{}.{path}`", self.ty.name) });
@@ -302,6 +301,18 @@ impl<'k> Object<'k> {
         let stride = if kind.stride != 0 { kind.stride } else { elem.size.into() };
         let addrs = (0..count).map(|i| start.wrapping_add(i.wrapping_mul(stride))).collect();
         Ok((elem, addrs))
+    }
+
+    /// Where the elements of an array begin, and how many there are.
+    fn extent(&self, path: &str, kind: &Kind, addr: u64) -> Result<(u64, u64)> {
+        match kind.tag {
+            Tag::Array => Ok((addr, kind.count)),
+            Tag::Vec => {
+                let space = self.kernel.space();
+                Ok((space.read_u64(addr)?, space.read_u64(addr.wrapping_add(8))?))
+            }
+            _ => Err(self.wrong_kind(path, kind, "an array")),
+        }
     }
 
     /// Every field with its value, embedded structures included.
