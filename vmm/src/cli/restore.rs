@@ -15,7 +15,6 @@ use crate::api::SnapshotRequest;
 use crate::api::client::Client;
 use crate::backend::{Card, Config, Disk, Start, Thaw};
 use crate::runtime::{Console, Plan};
-use crate::sandbox;
 use crate::snapshot::{Snapshot, Trust};
 use crate::{machine, render};
 
@@ -114,7 +113,7 @@ fn plan_of_one(args: RestoreArgs) -> Result<Plan, Error> {
     let disks = args.how.disks(&snapshot, 1)?;
     let mut plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
     plan.unverified = (!args.how.trust).then_some(snapshot);
-    confine(&args.how)?;
+    run::confine(args.how.no_sandbox)?;
     Ok(plan)
 }
 
@@ -140,7 +139,7 @@ pub(super) fn clone(args: &CloneArgs) -> Result<ExitCode, Error> {
     // The VM that was asked goes on; the one that a folder is of has ended, as far as we know.
     let of_original = if made.is_some() { &*snapshot.manifest().disks } else { &[] };
     disks::check_copies(&disks, of_original)?;
-    confine(&args.how)?;
+    run::confine(args.how.no_sandbox)?;
     for (number, disks) in numbers.zip(disks) {
         let plan = || plan(&snapshot, &args.how, None, number, Console::Detached, disks);
         match run::detach(plan)? {
@@ -161,14 +160,6 @@ impl How {
     fn disks(&self, snapshot: &Snapshot, number: u64) -> Result<Vec<Disk>, disks::Error> {
         let given: Vec<_> = self.disk.iter().map(|disk| disk.of_copy(number)).collect();
         disks::open(&snapshot.manifest().disks, &given)
-    }
-}
-
-/// As `run` does before it starts a machine.
-fn confine(how: &How) -> Result<(), Error> {
-    match how.no_sandbox {
-        true => Ok(()),
-        false => Ok(sandbox::enable()?),
     }
 }
 

@@ -135,9 +135,23 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         println!("{}", backend::command_line(plan.choice.kind, &plan.config)?);
         return Ok(ExitCode::SUCCESS);
     }
-    match args.detach {
-        true => detached(|| plan(args)),
-        false => attached(plan(args)?),
+    let (detach, no_sandbox) = (args.detach, args.no_sandbox);
+    let plan = || {
+        let plan = plan(args)?;
+        confine(no_sandbox)?;
+        Ok(plan)
+    };
+    match detach {
+        true => detached(plan),
+        false => attached(plan()?),
+    }
+}
+
+/// Turns the sandbox on, for a process that is about to start a machine.
+pub(super) fn confine(no_sandbox: bool) -> Result<(), Error> {
+    match no_sandbox {
+        true => Ok(()),
+        false => Ok(sandbox::enable()?),
     }
 }
 
@@ -169,9 +183,6 @@ fn plan(args: Args) -> Result<Plan, Error> {
         cmdline: cmdline(console, ip_word(&cards), args.append.as_deref()),
     });
     let config = Config { cpus: args.cpus, memory, cpu: args.cpu, start, disks, cards };
-    if !args.no_sandbox {
-        sandbox::enable()?;
-    }
     // A detached VM lives in another folder.
     let dump_on_panic = args.dump_on_panic.map(std::path::absolute).transpose()?;
     Ok(Plan {
