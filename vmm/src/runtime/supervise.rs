@@ -111,7 +111,8 @@ fn run_guarded(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<Outcome, Error> {
-    // Threads of their own check it while the machine is built.
+    // Threads of their own check it while the machine is built. QEMU is forked meanwhile; that is safe, as both closures
+    // that run before its exec (`backend/qemu/process.rs`) only make system calls: none waits for a lock of theirs.
     let unverified = plan.unverified.as_ref().map(Snapshot::verification);
     let (sender, messages) = channel();
     let signals = catch_signals().map_err(Error::Host)?;

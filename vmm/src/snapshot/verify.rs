@@ -46,7 +46,8 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Starts the threads, which leave the caller free to do other things.
+    /// Starts the threads, which leave the caller free to do other things, also to fork a child that until its exec
+    /// only makes system calls, as QEMU's does.
     pub(super) fn begin(files: Arc<Files>) -> Self {
         // Where the host does not say, the caller's thread is enough.
         let cpus = sched_getaffinity(None).map_or(0, |set| set.count() as usize);
