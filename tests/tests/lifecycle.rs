@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command};
 
 use belljar_tests::sandbox::{Done, Sandbox, eventually, is_alive};
@@ -137,11 +138,18 @@ fn a_detached_vm_runs_what_its_caller_has_as_stdin() {
 #[test]
 fn an_interrupt_ends_a_detached_start_while_it_reads_its_image() {
     let sandbox = Sandbox::new();
-    // Which is a pipe that nobody ever opens to write.
+    // Which is a pipe that nothing is ever written to.
     let made = Command::new("mkfifo").arg(sandbox.path("image")).status();
     assert!(made.unwrap().success());
     let mut terminal = Terminal::start(sandbox.command(&["run", "--detach", "./image"]));
-    eventually("two processes start it", || sandbox.processes().len() == 2);
+    let mut image = File::options();
+    image.write(true).custom_flags(libc::O_NONBLOCK);
+    let mut writer = None;
+    eventually("the image is read", || {
+        // ENXIO until somebody has opened it to read (fifo(7)).
+        writer = image.open(sandbox.path("image")).ok();
+        writer.is_some()
+    });
     terminal.type_keys("\x03");
     eventually("both are gone", || sandbox.processes().is_empty());
     assert_eq!(terminal.exit_code(), -1);
