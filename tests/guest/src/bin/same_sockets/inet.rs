@@ -1,10 +1,11 @@
-//! TCP and UDP over loopback. What arrives later is waited for: datagrams and bytes by their count, ends
-//! and errors by poll.
+//! TCP and UDP over loopback. What arrives later is waited for: bytes by their count, ends and errors by poll,
+//! datagrams and what is told of them by others that were sent behind them.
 
 use std::mem::zeroed;
+use std::net::UdpSocket;
 
-use belljar_guest_tests::ok;
 use belljar_guest_tests::same::Random;
+use belljar_guest_tests::{check_eq, ok};
 
 use crate::names::{Name, shown};
 use crate::{State, sum};
@@ -33,6 +34,31 @@ fn wait_for_bytes(fd: i32, n: usize) -> bool {
         }
     }
     false
+}
+
+/// A datagram's way over loopback and back, to know that those before it have arrived: on one CPU they keep
+/// their order.
+pub struct Marker([UdpSocket; 2]);
+
+impl Marker {
+    /// Keeps the caller on one CPU from now on.
+    pub fn new() -> Self {
+        let cpus = belljar_guest_tests::cpus::allowed();
+        check_eq!(belljar_guest_tests::cpus::bind(0, &cpus[..1]), 0);
+        let [a, b] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        b.connect(a.local_addr().unwrap()).unwrap();
+        Self([a, b])
+    }
+
+    /// Waits until what was sent before has arrived, and the answers to that.
+    fn pass(&self) {
+        let [a, b] = &self.0;
+        for (from, to) in [(a, b), (b, a)] {
+            check_eq!(from.send(&[1]).unwrap(), 1);
+            check_eq!(to.recv(&mut [0]).unwrap(), 1);
+        }
+    }
 }
 
 /// One end of a TCP connection.
@@ -148,6 +174,7 @@ impl State {
                     }
                 };
                 self.trace.call(&format!("udp {i} {text}"), result);
+                self.marker.pass();
                 self.name_of(fd, false);
                 self.name_of(fd, true);
                 self.poll_fd(fd);

@@ -30,6 +30,7 @@ const EVENTS: i16 = libc::POLLIN
 struct State {
     trace: Trace,
     slots: [i32; SLOTS],
+    marker: inet::Marker,
     /// The next byte that is sent: what arrives tells what it was.
     next: u8,
 }
@@ -238,7 +239,8 @@ fn main() {
     }
     belljar_guest_tests::net::set_loopback(true);
     let (calls, mut random) = arguments(700);
-    let mut state = State { trace: Trace::default(), slots: [-1; SLOTS], next: 0 };
+    let mut state =
+        State { trace: Trace::default(), slots: [-1; SLOTS], marker: inet::Marker::new(), next: 0 };
     for _ in 0..calls {
         match random.below(60) {
             0 | 1 => state.socket(&mut random),
