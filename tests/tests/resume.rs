@@ -228,6 +228,11 @@ fn unix_sockets_go_on_with_what_is_queued() {
 }
 
 #[test]
+fn files_without_a_name_go_on_with_what_they_hold() {
+    assert_moves("moved_nameless", "files without a name are as they were\n");
+}
+
+#[test]
 fn pseudoterminals_go_on_with_what_is_under_way() {
     assert_moves("moved_terminals", "terminals are as they were\n");
 }
@@ -274,10 +279,12 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
 #[test]
 fn what_no_core_carries_is_refused_and_goes_on() {
     let guest = Guest::new();
-    let script = "(exec 9>/tmp/f; rm /tmp/f; echo removed; sleep 1000) &
-        sleep 0.5; (sleep 1000; echo) | sleep 2000 & sleep 0.5; echo ready; sleep 1000";
+    let script = "(mkfifo /tmp/f; exec 9<>/tmp/f; rm /tmp/f; echo removed; sleep 1000) &
+        sleep 0.5; (sleep 1000; echo) | sleep 2000 & sleep 0.5;
+        exec 9<>/tmp/g; ln /tmp/g /tmp/h; rm /tmp/g; sleep 1000 & echo $!; exec 9>&-;
+        echo ready; sleep 1000";
     let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
-    vm.read_until("ready");
+    let text = vm.read_until("ready");
     let dir = guest.path("cores");
     let dir = dir.to_str().unwrap();
     let refused = |args: &[&str], why: &str| {
@@ -285,13 +292,15 @@ fn what_no_core_carries_is_refused_and_goes_on() {
         assert_eq!(done.code, 125, "{done:?}");
         assert!(done.stderr.contains(why), "{done:?}");
     };
-    refused(&["t", "1", dir, "--tree", "--kill"], "without a name any more (/tmp/f)");
+    refused(&["t", "1", dir, "--tree", "--kill"], "is a FIFO without a name any more (/tmp/f)");
     let rows = guest.rows(&["ps", "t"]);
     let end = rows.iter().rfind(|row| row["comm"] == "sleep" && row["ppid"] == 1).unwrap();
     let other = rows.iter().find(|row| row["comm"] == "sh" && row["ppid"] == 1).unwrap();
     assert!(end["pid"] != other["pid"]);
     refused(&["t", "31000", dir], "no process 31000");
     refused(&["t", "2", dir], "kernel thread");
+    let linked = text.lines().rev().nth(1).unwrap();
+    refused(&["t", linked, dir], "is a file with another name than it had (/tmp/g)");
     assert!(!PathBuf::from(dir).exists());
     // Nobody was killed, and nobody stands still.
     assert!(guest.rows(&["ps", "t"]).iter().all(|row| row["state"] != "t"));
@@ -498,6 +507,27 @@ mod qemu {
         // Whoever may not become anybody may not become its process.
         let done = run("exec su -s /bin/sh nobody -c 'exec /bin/core'");
         assert!(done.code == 126 && done.stdout.contains("not permitted"), "{done:?}");
+    }
+
+    #[test]
+    fn core_of_a_tree_is_refused_alone_if_another_holds_its_file() {
+        let guest = Guest::new();
+        let script =
+            "exec 9>/tmp/f; echo kept >&9; rm /tmp/f; sleep 1000 & echo $!; echo ready; wait";
+        let mut vm = Printing::run(&guest, &["shell", "--", "sh", "-c", script]);
+        let text = vm.read_until("ready");
+        let child = text.lines().next().unwrap();
+        let dir = guest.path("cores");
+        checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--tree", "--kill"]);
+        vm.end();
+        let root = shell_folder(&guest);
+        let program = root.join("bin/core");
+        std::fs::copy(dir.join(format!("{child}.core")), &program).unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, everybody).unwrap();
+        let run = ["run", root.to_str().unwrap(), "--", "/bin/sh", "-c", "exec /bin/core"];
+        let done = guest.run(&run, "");
+        assert!(done.code == 126 && done.stdout.contains("No data available"), "{done:?}");
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub enum Kind {
     Filters = FIRST_KIND + 19,
     /// Pseudoterminals whose masters the process has open: [`Pty`].
     Ptys = FIRST_KIND + 20,
+    /// Files without a name, which the checkpoint holds itself: [`Nameless`].
+    Nameless = FIRST_KIND + 21,
 }
 
 /// Bytes behind the records, as a word: the offset from their start in the upper half, the length in the lower.
@@ -148,6 +150,11 @@ pub const ERESTARTNOHAND: u64 = 514;
 /// See [`ERESTARTSYS`]: it goes on as [`Thread::restart_kind`] says unless a handler runs.
 pub const ERESTART_RESTARTBLOCK: u64 = 516;
 
+/// Type of a program header, of those that elf(5) leaves to each system, for a piece of a file without a name:
+/// `p_paddr` is its [`Nameless::id`], `p_vaddr` the place in the file. A reader that does not know it passes
+/// over it.
+pub const PT_FILE_PIECE: u32 = 0x6042_4a01;
+
 /// Name of the mapping of the page that signal handlers return through.
 pub const SIGRETURN_NAME: &[u8] = b"[sigreturn]";
 /// Name of a mapping of shared anonymous memory.
@@ -175,13 +182,16 @@ const _: () = {
     assert!(Kind::Watches as u32 == 0x424a_000f, "core notes: kinds");
     assert!(Watch::WORDS >= 7, "core notes: Watch loses no word");
     assert!(Timer::WORDS >= 11, "core notes: Timer loses no word");
+    assert!(Kind::Nameless as u32 == 0x424a_0015, "core notes: kinds");
+    assert!(PT_FILE_PIECE == 0x6042_4a01, "core notes: pieces of files");
+    assert!(Nameless::WORDS >= 9, "core notes: Nameless loses no word");
     assert!(Kind::Ptys as u32 == 0x424a_0014, "core notes: kinds");
     assert!(Pty::WORDS >= 35, "core notes: Pty loses no word");
     assert!(Terminal::WORDS >= 10, "core notes: Terminal loses no word");
     assert!(Zombie::WORDS >= 10, "core notes: Zombie loses no word");
     assert!(Process::WORDS >= 46, "core notes: Process loses no word");
     assert!(Id::WORDS >= 5 && Thread::WORDS >= 33, "core notes: Id, Thread lose no word");
-    assert!(Vma::WORDS >= 9 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
+    assert!(Vma::WORDS >= 10 && Frames::WORDS >= 4, "core notes: Vma, Frames lose no word");
     assert!(Fd::WORDS >= 3 && File::WORDS >= 17, "core notes: Fd, File lose no word");
     assert!(SigAction::WORDS >= 5 && Pending::WORDS >= 8, "core notes: signals lose no word");
     assert!(Limit::WORDS >= 3 && Group::WORDS >= 1, "core notes: Limit, Group lose no word");

@@ -19,6 +19,7 @@ use super::{Fault, try_box};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
 use crate::sync::SpinLock;
+use crate::uapi;
 
 const FANOUT_SHIFT: u32 = 6;
 const FANOUT: usize = 1 << FANOUT_SHIFT;
@@ -238,6 +239,8 @@ pub struct Mapping {
     /// Mappings through which the file may be written to; -1 when there may be none any more.
     #[described(skip)]
     writers: AtomicI32,
+    /// What may no longer be done to the file (fcntl(2), "File Sealing"): `F_SEAL_*`.
+    seals: AtomicU32,
     #[described(skip)]
     kind: PageKind,
 }
@@ -251,8 +254,20 @@ impl Mapping {
             generation: AtomicU64::new(0),
             mappers: AtomicU32::new(0),
             writers: AtomicI32::new(0),
+            seals: AtomicU32::new(uapi::F_SEAL_SEAL),
             kind,
         }
+    }
+
+    /// The file's seals. A new one has `F_SEAL_SEAL`, as every file but memfds that allow sealing.
+    #[inline]
+    pub fn seals(&self) -> u32 {
+        self.seals.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the seals.
+    pub fn set_seals(&self, seals: u32) {
+        self.seals.store(seals, Ordering::Relaxed);
     }
 
     /// Bytes of the file.

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use object::elf::ELFMAG;
 
-use super::Result;
-use crate::introspect::{Error, Frames, Kernel, Object};
+use super::{Error, Result};
+use crate::introspect::{Error as GuestError, Frames, Kernel, Object};
+use crate::machine::MAX_MEMORY;
 use crate::target::PAGE_SIZE;
 
 /// Places of a node, as a power of two.
@@ -56,13 +57,54 @@ impl<'k> Contents<'k> {
         Ok((magic == ELFMAG).then_some(phys))
     }
 
+    /// What a file holds, without its holes.
+    pub(super) fn runs(&self, mapping: &Object<'k>) -> Result<Vec<Run>> {
+        let size = mapping.uint("size")?;
+        if size > i64::MAX as u64 {
+            return Err(damaged());
+        }
+        let frames = self.kernel.root().frame_count().min(MAX_MEMORY / PAGE_SIZE);
+        // Nodes are in memory, too, four of them in a page at most.
+        let mut found =
+            Found { size, runs: vec![], pages: frames, nodes: frames.saturating_mul(4) };
+        let height = height(mapping)?;
+        self.pages_under(&mapping.embedded("tree.root")?, height, 0, &mut found)?;
+        Ok(found.runs)
+    }
+
+    /// Adds the pages below a place, of which the first may be page `index`.
+    fn pages_under(
+        &self,
+        slot: &Object<'k>,
+        height: u64,
+        index: u64,
+        found: &mut Found,
+    ) -> Result<()> {
+        let target = slot.uint("target")?;
+        match (slot.uint("kind")?, height) {
+            (EMPTY, _) => Ok(()),
+            (PAGE, 0) => found.add(index, self.frames.phys_of(target).ok_or_else(damaged)?),
+            (NODE, 1..) => {
+                found.nodes = found.nodes.checked_sub(1).ok_or_else(damaged)?;
+                for digit in 0..1_u64 << FANOUT_SHIFT {
+                    let index = digit
+                        .checked_shl(((height - 1) * FANOUT_SHIFT) as u32)
+                        .and_then(|more| index.checked_add(more));
+                    let Some(index) = index.filter(|index| *index < found.end()) else { break };
+                    self.pages_under(&self.slot(target, digit)?, height - 1, index, found)?;
+                }
+                Ok(())
+            }
+            _ => Err(damaged()),
+        }
+    }
+
     fn hash(&self, mapping: &Object<'k>) -> Result<Content> {
         /// No file is larger, holes included.
-        const MAX_SIZE: u64 = 4 * crate::machine::MAX_MEMORY;
-        let damaged = || Error::Damaged { what: "the pages of a file".into() };
+        const MAX_SIZE: u64 = 4 * MAX_MEMORY;
         let size = mapping.uint("size")?;
         if size > MAX_SIZE {
-            return Err(damaged().into());
+            return Err(damaged());
         }
         let mut hasher = blake3::Hasher::new();
         let mut page = [0; PAGE_SIZE as usize];
@@ -84,12 +126,7 @@ impl<'k> Contents<'k> {
 
     /// The record of the frame of page `index`; `None` for a hole.
     fn page(&self, mapping: &Object<'k>, index: u64) -> Result<Option<u64>> {
-        let damaged = || Error::Damaged { what: "the pages of a file".into() };
-        let mut height = mapping.uint("tree.height")?;
-        // More than any index has digits.
-        if height > 64 / FANOUT_SHIFT + 1 {
-            return Err(damaged().into());
-        }
+        let mut height = height(mapping)?;
         let digits = height * FANOUT_SHIFT;
         if digits < u64::from(u64::BITS) && index >> digits != 0 {
             return Ok(None);
@@ -103,13 +140,97 @@ impl<'k> Contents<'k> {
                 (NODE, 1..) => {
                     height -= 1;
                     let digit = index >> (height * FANOUT_SHIFT) & ((1 << FANOUT_SHIFT) - 1);
-                    let node = Object::new(self.kernel, "PageNode", target)?;
-                    let size = self.kernel.note().get("SlotForm")?.size;
-                    let at = node.addr_of("slots")?.wrapping_add(digit.wrapping_mul(size));
-                    slot = Object::new(self.kernel, "SlotForm", at)?;
+                    slot = self.slot(target, digit)?;
                 }
-                _ => return Err(damaged().into()),
+                _ => return Err(damaged()),
             }
         }
+    }
+
+    /// A place of a node.
+    fn slot(&self, node: u64, digit: u64) -> Result<Object<'k>> {
+        let node = Object::new(self.kernel, "PageNode", node)?;
+        let size = self.kernel.note().get("SlotForm")?.size;
+        let at = node.addr_of("slots")?.wrapping_add(digit.wrapping_mul(size));
+        Ok(Object::new(self.kernel, "SlotForm", at)?)
+    }
+}
+
+fn damaged() -> Error {
+    GuestError::Damaged { what: "the pages of a file".into() }.into()
+}
+
+/// How many nodes stand above a file's pages.
+fn height(mapping: &Object<'_>) -> Result<u64> {
+    let height = mapping.uint("tree.height")?;
+    // More than any index has digits.
+    if height > 64 / FANOUT_SHIFT + 1 { Err(damaged()) } else { Ok(height) }
+}
+
+/// Consecutive bytes of a file that are consecutive in memory, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Where in the file.
+    pub start: u64,
+    /// Where in memory.
+    pub phys: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// What was found of a file so far.
+struct Found {
+    /// Bytes of the file.
+    size: u64,
+    runs: Vec<Run>,
+    /// How many pages and nodes there may be yet: more than memory has are none.
+    pages: u64,
+    nodes: u64,
+}
+
+impl Found {
+    /// No page of the file has this index or a higher one: what lies there was only allocated in advance.
+    fn end(&self) -> u64 {
+        self.size.div_ceil(PAGE_SIZE)
+    }
+
+    fn add(&mut self, index: u64, phys: u64) -> Result<()> {
+        if index >= self.end() {
+            return Ok(());
+        }
+        self.pages = self.pages.checked_sub(1).ok_or_else(damaged)?;
+        let start = index * PAGE_SIZE;
+        // The last page ends with the file.
+        let len = (self.size - start).min(PAGE_SIZE);
+        match self.runs.last_mut() {
+            Some(last)
+                if last.start + last.len == start
+                    && last.phys.checked_add(last.len) == Some(phys) =>
+            {
+                last.len += len;
+            }
+            _ => self.runs.push(Run { start, phys, len }),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_make_runs_that_end_with_the_file() {
+        let mut found = Found { size: 4 * PAGE_SIZE + 5, runs: vec![], pages: 5, nodes: 0 };
+        for (index, phys) in [(0, 0x4000), (1, 0x5000), (3, 0x6000), (4, 0x7000), (5, 0x8000)] {
+            found.add(index, phys).unwrap();
+        }
+        let runs = [
+            Run { start: 0, phys: 0x4000, len: 2 * PAGE_SIZE },
+            Run { start: 3 * PAGE_SIZE, phys: 0x6000, len: PAGE_SIZE + 5 },
+        ];
+        assert_eq!(found.runs, runs);
+        found.add(2, u64::MAX - 0xfff).unwrap();
+        assert!(found.add(2, 0).is_err(), "more pages than memory has");
     }
 }

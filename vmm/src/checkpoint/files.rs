@@ -6,6 +6,7 @@ use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{self, Fd, Kind, Lock, Timer, Watch, Writer};
 
 use super::content::Contents;
+use super::nameless::Nameless;
 use super::sockets::Sockets;
 use super::state::{clock_offset, put, table};
 use super::terminals::{Ptys, is_pty_number};
@@ -55,6 +56,7 @@ pub(super) struct OpenFiles {
 pub(super) fn open_files<'k>(
     process: &Process<'k>,
     contents: &mut Contents<'k>,
+    nameless: &mut Nameless,
 ) -> Result<OpenFiles> {
     let pid = process.pid()?;
     let kernel = process.task().kernel();
@@ -75,7 +77,7 @@ pub(super) fn open_files<'k>(
             fds.push(Fd { fd: fd as u64, file: addr, cloexec: bit });
             if found.files.insert(addr) {
                 let file = Object::new(kernel, "File", addr)?;
-                let mut record = describe(pid, fd, &file, &mut files, contents)?;
+                let mut record = describe(pid, fd, &file, &mut files, contents, nameless)?;
                 let detail = |name| Object::new(kernel, name, record.object);
                 match Carried::of(record.kind).filter(|_| record.object != 0) {
                     Some(Carried::Pipe) => found.pipes.push(pipe_end(kernel, fd as u64, &record)?),
@@ -138,6 +140,7 @@ fn describe<'k>(
     file: &Object<'k>,
     to: &mut Writer<corenote::File>,
     contents: &mut Contents<'k>,
+    nameless: &mut Nameless,
 ) -> Result<corenote::File> {
     let refused = |what: String| Error::Refused { pid, what: format!("descriptor {fd} {what}") };
     let kind = file.uint("kind")?;
@@ -174,9 +177,18 @@ fn describe<'k>(
         return Err(refused(format!("is of the kind {name}, which no core carries yet")));
     };
     match carried {
-        Carried::Regular | Carried::Directory if deleted => {
-            return Err(refused(format!("is a file without a name any more ({shown})")));
+        Carried::Directory if deleted => {
+            return Err(refused(format!("is a directory without a name any more ({shown})")));
         }
+        Carried::Regular if deleted && may_have_a_name(&inode)? => {
+            return Err(refused(format!("is a file with another name than it had ({shown})")));
+        }
+        Carried::Regular if deleted => match nameless.add(&path, &inode, true, contents)? {
+            Some(id) => record.object = id,
+            None => {
+                return Err(refused(format!("is a file without a name any more ({shown})")));
+            }
+        },
         Carried::Regular if path.is_empty() => {
             return Err(refused("is a file that never had a name".into()));
         }
@@ -189,6 +201,8 @@ fn describe<'k>(
             ));
         }
         Carried::Regular => {
+            // Only those without a name are told by it.
+            record.object = 0;
             if let Some((_, hash)) = contents.of(&inode)? {
                 record.hash_bytes = put(to, &hash)?;
             }
@@ -216,6 +230,13 @@ fn describe<'k>(
         }
     }
     Ok(record)
+}
+
+/// Whether a file has a name although the one that it was opened by is gone, or may get one (open(2), `O_TMPFILE`):
+/// a copy of it would not be the file that others find.
+fn may_have_a_name(inode: &Object<'_>) -> Result<bool> {
+    let linkable = inode.flags("flags")?.iter().any(|flag| flag == "LINKABLE");
+    Ok(linkable || inode.uint("nlink")? != 0)
 }
 
 /// The process of a pidfd: its number and the kernel's `Pid`.

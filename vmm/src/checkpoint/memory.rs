@@ -11,6 +11,7 @@ use std::ops::Range;
 use belljar_abi::corenote;
 
 use super::content::{Content, Contents};
+use super::nameless::{Nameless, is_nameless};
 use super::{Error, Result};
 use crate::elfcore::{PF_R, PF_W, PF_X, Segment};
 use crate::introspect::{Object, Process};
@@ -18,7 +19,7 @@ use crate::target::walk::{Mapped, mapped_ranges_in};
 use crate::target::{PAGE_SIZE, Ram};
 
 /// Most bytes of one process: several times the largest guest's RAM, since pages may be mapped twice.
-const MAX_BYTES: u64 = 4 * crate::machine::MAX_MEMORY;
+pub(super) const MAX_BYTES: u64 = 4 * crate::machine::MAX_MEMORY;
 /// Most runs of pages in one range.
 const MAX_RUNS: usize = 1 << 22;
 
@@ -44,6 +45,8 @@ pub(super) struct MappedFile {
     pub path: Vec<u8>,
     /// What it holds, if it is a regular file and somebody wants to know.
     pub content: Option<Content>,
+    /// Where the kernel has its pages; 0 if it is not made of pages.
+    pub pages: u64,
 }
 
 /// Linux's `VM_*`.
@@ -59,6 +62,7 @@ pub(super) fn vmas<'k>(
     process: &Process<'k>,
     mm: &Object<'k>,
     contents: &mut Contents<'k>,
+    nameless: &mut Nameless,
     hashed: bool,
 ) -> Result<Vec<Vma>> {
     let ram = process.task().kernel().space().ram();
@@ -82,11 +86,16 @@ pub(super) fn vmas<'k>(
                 }
                 let path = file.bytes("path")?;
                 // Shared anonymous memory is no file, and what it holds is in the core.
-                let content = match hashed && path != corenote::SHARED_NAME {
+                let named = path != corenote::SHARED_NAME && !is_nameless(&path);
+                let content = match hashed && named {
                     true => contents.of(&file)?,
                     false => None,
                 };
-                Some(MappedFile { dev: file.uint("dev")?, ino: file.uint("ino")?, path, content })
+                let (dev, ino, pages) = (file.uint("dev")?, file.uint("ino")?, file.uint("pages")?);
+                if hashed && is_nameless(&path) {
+                    nameless.add(&path, &file, false, contents)?;
+                }
+                Some(MappedFile { dev, ino, path, content, pages })
             }
             None => None,
         };

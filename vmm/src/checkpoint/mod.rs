@@ -9,7 +9,7 @@
 //! - `memory`: which pages of a process are there, as segments.
 //! - `notes`: Linux's notes.
 //! - `write`: the file.
-//! - `state`, `timers`, `files`, `locks`, `sockets`, `terminals`, `watches`, `sharing`: our own notes; `content`: what files hold.
+//! - `state`, `timers`, `files`, `nameless`, `locks`, `sockets`, `terminals`, `watches`, `sharing`: our own notes; `content`: what files hold.
 //! - `tree`: a process, or it and its descendants, as a folder of cores.
 //! - `open`: such a folder, checked before it is used.
 
@@ -18,6 +18,7 @@ mod files;
 mod filters;
 mod locks;
 mod memory;
+mod nameless;
 mod notes;
 mod open;
 mod registers;

@@ -6,6 +6,7 @@ use belljar_abi::corenote::{
 };
 
 use super::memory::{VM_SHARED, Vma};
+use super::nameless::{Nameless, is_nameless};
 use super::registers::Registers;
 use super::{Error, Result, filters};
 use crate::elfcore::Note;
@@ -29,6 +30,7 @@ pub(super) fn process(
     process: &Process<'_>,
     mm: &Object<'_>,
     vmas: &[Vma],
+    nameless: &Nameless,
     now: u64,
 ) -> Result<Vec<Note>> {
     let task = process.task();
@@ -48,6 +50,10 @@ pub(super) fn process(
         Some(exe) => exe.bytes("path")?,
         None => vec![],
     };
+    if is_nameless(&exe) {
+        let exe = String::from_utf8_lossy(&exe);
+        return Err(refused(&format!("it runs {exe}, which no core carries yet")));
+    }
     let record = ProcessRecord {
         pid,
         ppid: process.ppid()?.unwrap_or(0),
@@ -117,7 +123,10 @@ pub(super) fn process(
             Some(file) => (file.dev, file.ino, file.path.as_slice()),
             None => (0, 0, &[][..]),
         };
-        if !path.is_empty() && !is_found_again(path) {
+        // A file may have been removed after it was mapped.
+        let pages = vma.file.as_ref().map_or(0, |file| file.pages);
+        let held = if nameless.has(pages) { pages } else { 0 };
+        if !path.is_empty() && held == 0 && !is_found_again(path) {
             let path = String::from_utf8_lossy(path);
             return Err(refused(&format!("it maps {path}, which no core carries yet")));
         }
@@ -129,9 +138,20 @@ pub(super) fn process(
             None => (0, None),
         };
         // A writer of shared memory may change it afterwards, so only what it has now is checked there.
-        let hash = hash.filter(|_| vma.flags & VM_SHARED == 0);
+        let hash = hash.filter(|_| vma.flags & VM_SHARED == 0 && held == 0);
         let hash_bytes = put(&mut ranges, hash.as_ref().map_or(&[], |hash| &hash[..]))?;
-        ranges.push(VmaRecord { start, end, flags, pgoff, dev, ino, path_bytes, size, hash_bytes });
+        ranges.push(VmaRecord {
+            start,
+            end,
+            flags,
+            pgoff,
+            dev,
+            ino,
+            path_bytes,
+            size,
+            hash_bytes,
+            nameless: held,
+        });
     }
     let mut actions: Writer<SigAction> = Writer::default();
     if let Some(sighand) = task.ptr("sighand")? {

@@ -64,8 +64,7 @@ pub fn checkpoint(
     let mut processes = vec![];
     let mut images: Vec<Image<'_>> = vec![];
     for member in members(kernel, pid, tree)? {
-        let number = u32::try_from(member.pid).unwrap_or(u32::MAX);
-        images.push(image(kernel, cpus, number, Depth::Whole { now })?);
+        images.push(image(kernel, cpus, number_of(&member), Depth::Whole { now })?);
         processes.push(member);
     }
     unshared(kernel, &processes)?;
@@ -80,6 +79,10 @@ pub fn checkpoint(
         .map(|(member, image)| (member.pid, &image.open.ptys))
         .collect();
     both_sides(&ptys)?;
+    let mut carried = HashSet::new();
+    for (member, image) in processes.iter().zip(&mut images) {
+        image.carry(number_of(member), &mut carried)?;
+    }
     let partial = Partial::create(dir, INDEX)?;
     for (member, image) in processes.iter_mut().zip(&images) {
         let mut file = partial.create_file(&member.file)?;
@@ -98,6 +101,10 @@ pub fn checkpoint(
     partial.write_file(INDEX, &text)?;
     partial.commit()?;
     Ok(index)
+}
+
+fn number_of(member: &Member) -> u32 {
+    u32::try_from(member.pid).unwrap_or(u32::MAX)
 }
 
 /// CLOCK_MONOTONIC of a machine that stands still: when it was frozen, or the last time that a CPU

@@ -1,10 +1,12 @@
 //! Puts a process together as a core and writes it.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use super::content::Contents;
 use super::files::OpenFiles;
 use super::memory::{self, Piece};
+use super::nameless::Nameless;
 use super::registers::Registers;
 use super::{Error, Result, files, notes, registers, sharing, state, terminals, timers};
 use crate::backend::CpuRegisters;
@@ -22,6 +24,7 @@ pub struct Image<'r> {
     core: Core,
     pieces: Vec<Piece>,
     size: u64,
+    nameless: Nameless,
     /// What it has open.
     pub(super) open: OpenFiles,
 }
@@ -58,10 +61,7 @@ pub fn image<'r>(
     let mm = alive.iter().find_map(|thread| thread.mm().transpose());
     let mm = mm.ok_or(GuestError::NoMm { pid })??;
     kernel.check_seq_of(&mm, "seq")?;
-    let mut contents = Contents::new(kernel)?;
     let whole = matches!(depth, Depth::Whole { .. });
-    let vmas = memory::vmas(&process, &mm, &mut contents, whole)?;
-    let (segments, pieces, size) = memory::segments(pid, &vmas)?;
     if whole && alive.first().is_none_or(|first| first.task().addr() != process.task().addr()) {
         let what = "its first thread has ended while others go on, which no core carries yet";
         return Err(Error::Refused { pid: process.pid()?, what: what.into() });
@@ -74,7 +74,17 @@ pub fn image<'r>(
             Depth::Whole { .. } => registers::resumable(thread, own)?,
         });
     }
-    let mut core = Core { notes: vec![], segments };
+    let mut contents = Contents::new(kernel)?;
+    let (mut nameless, mut open) = (Nameless::default(), OpenFiles::default());
+    let mut of_threads = vec![];
+    if whole {
+        of_threads = state::threads(&process, &alive, &all)?;
+        // Before what is mapped: who has a file open knows more of it.
+        open = files::open_files(&process, &mut contents, &mut nameless)?;
+    }
+    let vmas = memory::vmas(&process, &mm, &mut contents, &mut nameless, whole)?;
+    let (segments, pieces, size) = memory::segments(pid, &vmas)?;
+    let mut core = Core { notes: vec![], segments, pieces: vec![] };
     for (i, (thread, registers)) in alive.iter().zip(&all).enumerate() {
         let status = notes::status(&process, thread)?;
         core.notes.extend(notes::thread(&status, registers));
@@ -86,21 +96,26 @@ pub fn image<'r>(
             core.notes.extend(notes::files(&vmas));
         }
     }
-    let mut open = OpenFiles::default();
     if let Depth::Whole { now } = depth {
-        core.notes.extend(state::process(&process, &mm, &vmas, now)?);
-        core.notes.extend(state::threads(&process, &alive, &all)?);
+        core.notes.extend(state::process(&process, &mm, &vmas, &nameless, now)?);
+        core.notes.append(&mut of_threads);
         core.notes.push(state::zombies(kernel, process.pid()?)?);
         core.notes.extend(terminals::controlling(process.task())?);
-        open = files::open_files(&process, &mut contents)?;
         core.notes.append(&mut open.notes);
+        core.notes.push(nameless.note());
         core.notes.push(timers::note(&process, &alive, &open.timers)?);
         core.notes.push(sharing::note(kernel, &mm, &vmas)?);
     }
-    Ok(Image { ram: kernel.space().ram(), core, pieces, size, open })
+    Ok(Image { ram: kernel.space().ram(), core, pieces, size, nameless, open })
 }
 
 impl Image<'_> {
+    /// Adds what the files without a name of the process, `pid`, hold, of those that no other core has.
+    pub(super) fn carry(&mut self, pid: u32, carried: &mut HashSet<u64>) -> Result<()> {
+        let Self { nameless, core, pieces, size, .. } = self;
+        nameless.carry(pid, carried, &mut core.pieces, pieces, size)
+    }
+
     /// Writes it into a new file.
     pub fn write(&self, file: &File) -> Result<()> {
         let start = self.core.data_start();

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use belljar_abi::corenote::PT_FILE_PIECE;
 use object::endian::LittleEndian as LE;
 use object::pod::bytes_of;
 use object::{U16, U32, U64, elf};
 
-use super::{Note, PAGE_SIZE, Segment};
+use super::{FilePiece, Note, PAGE_SIZE, Segment};
 
 /// Where the segments' bytes begin is a multiple of this: the largest page that a reader may have.
 const ALIGN: u64 = 64 << 10;
@@ -25,6 +26,8 @@ pub struct Core {
     pub notes: Vec<Note>,
     /// The segments; offsets count from [`Core::data_start`].
     pub segments: Vec<Segment>,
+    /// Pieces of files; offsets likewise.
+    pub pieces: Vec<FilePiece>,
 }
 
 impl Core {
@@ -34,7 +37,7 @@ impl Core {
     }
 
     fn headers(&self) -> usize {
-        self.segments.len() + 1
+        self.segments.len() + self.pieces.len() + 1
     }
 
     fn sections(&self) -> usize {
@@ -102,6 +105,17 @@ impl Core {
         for segment in &self.segments {
             let moved = Segment { offset: start + segment.offset, ..*segment };
             out.extend(bytes_of(&phdr(elf::PT_LOAD, &moved, PAGE_SIZE)));
+        }
+        for piece in &self.pieces {
+            let segment = Segment {
+                vaddr: piece.start,
+                paddr: piece.file,
+                offset: start + piece.offset,
+                filesz: piece.len,
+                memsz: piece.len,
+                ..Segment::default()
+            };
+            out.extend(bytes_of(&phdr(elf::ProgramType(PT_FILE_PIECE), &segment, PAGE_SIZE)));
         }
         if extended {
             let section = elf::SectionHeader64::<LE> {
@@ -172,6 +186,7 @@ mod tests {
         Core {
             notes: vec![Note::new("X", 5, *b"odd")],
             segments: (0..count).map(segment).collect(),
+            pieces: vec![],
         }
     }
 

@@ -250,6 +250,29 @@ records! {
         size,
         /// BLAKE3 of a regular file's content.
         hash_bytes,
+        /// [`Nameless::id`] of a file without a name, else 0.
+        nameless,
+    }
+    /// A file without a name: a memfd, or one that was removed. Some core of the checkpoint has its pieces.
+    Nameless {
+        /// Which one: [`File::object`] of its open files. Not 0.
+        id,
+        /// What it shows as, without the slash before and `(deleted)` behind it.
+        name_bytes,
+        /// Bytes.
+        size,
+        /// Bytes of its pieces, in whichever cores they are; the rest is holes.
+        held,
+        /// `F_SEAL_*`.
+        seals,
+        /// 1 if the words that follow are known: not where it is mapped only.
+        described,
+        /// Permission bits.
+        mode,
+        /// Its owner.
+        uid,
+        /// Its group.
+        gid,
     }
     /// A run of pages that another process of the same checkpoint may have too: equal `frame`s are one page.
     Frames {
@@ -293,7 +316,8 @@ records! {
         size,
         /// The device that it is.
         rdev,
-        /// What is behind it, for those that share it (both ends of a pipe, both sides of a pseudoterminal).
+        /// What is behind it, for those that share it (both ends of a pipe, both sides of a pseudoterminal,
+        /// a file without a name).
         object,
         /// Bytes in a pipe; for an eventfd nothing.
         content_bytes,

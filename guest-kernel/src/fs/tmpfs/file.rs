@@ -1,7 +1,6 @@
 //! Regular files of tmpfs: pages, counted against the file system's quota, and seals.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::InodeCharge;
 use crate::errno::{Errno, Result};
@@ -17,19 +16,12 @@ use crate::uapi;
 /// A regular file.
 pub(super) struct TmpFile {
     mapping: Mapping,
-    /// `F_SEAL_*`; `F_SEAL_SEAL` for every file but memfds that allow sealing.
-    seals: AtomicU32,
     charge: InodeCharge,
 }
 
 impl TmpFile {
     pub(super) fn new(charge: InodeCharge) -> Self {
-        let seals = AtomicU32::new(uapi::F_SEAL_SEAL);
-        Self { mapping: Mapping::new(PageKind::Shmem), seals, charge }
-    }
-
-    pub(super) fn set_seals(&self, seals: u32) {
-        self.seals.store(seals, Ordering::Relaxed);
+        Self { mapping: Mapping::new(PageKind::Shmem), charge }
     }
 
     pub(super) fn mapping(&self) -> &Mapping {
@@ -80,7 +72,7 @@ impl InodeOps for TmpFile {
     }
 
     fn truncate(&self, inode: &Inode, size: u64) -> Result<()> {
-        let seals = self.seals();
+        let seals = self.mapping.seals();
         let old = inode.size();
         if (size < old && seals & uapi::F_SEAL_SHRINK != 0)
             || (size > old && seals & uapi::F_SEAL_GROW != 0)
@@ -121,7 +113,7 @@ impl InodeOps for TmpFile {
     }
 
     fn seals(&self) -> u32 {
-        self.seals.load(Ordering::Relaxed)
+        self.mapping.seals()
     }
 }
 

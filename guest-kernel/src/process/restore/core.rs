@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use belljar_abi::corenote::{self, Kind, Table};
+use belljar_abi::corenote::{self, Kind, PT_FILE_PIECE, Table};
 use belljar_abi::coreregs::{CORE, LINUX, NT_ARM_TLS, NT_AUXV, NT_FPREGSET, NT_PRSTATUS};
 use elf::abi::{EM_AARCH64, ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE};
 use elf::endian::AnyEndian;
@@ -97,6 +97,19 @@ pub struct Segment {
     pub offset: u64,
 }
 
+/// A piece of a file without a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilePiece {
+    /// Which file.
+    pub file: u64,
+    /// Where in that.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where they stand in the core.
+    pub offset: u64,
+}
+
 /// Whether a file that begins so is a core.
 pub fn is_core(head: &[u8]) -> bool {
     header(head).is_ok()
@@ -165,6 +178,8 @@ fn section(bytes: &[u8; SHDR_SIZE]) -> Result<SectionHeader> {
 pub struct Core<'a> {
     /// Its memory, by address, none touching another.
     pub segments: Vec<Segment>,
+    /// Pieces of files without a name, in the order of their bytes in the core, of which no two have any in common.
+    pub pieces: Vec<FilePiece>,
     /// `NT_PRSTATUS`, one a thread.
     pub prstatus: Vec<&'a [u8]>,
     /// `NT_FPREGSET`, one a thread.
@@ -207,6 +222,20 @@ impl<'a> Core<'a> {
                     return Err(Bad::Header("a segment lies where none can"));
                 }
                 core.segments.push(Segment { start, len: bytes, offset });
+            } else if segment.p_type == PT_FILE_PIECE {
+                let (start, bytes, offset) = (segment.p_vaddr, segment.p_filesz, segment.p_offset);
+                let last = core.pieces.last().map_or(0, |last| last.offset + last.len);
+                let end = offset.checked_add(bytes).filter(|end| *end <= len);
+                // That none has bytes of another bounds how much there is to write.
+                if end.is_none()
+                    || offset < last
+                    || start.checked_add(bytes).is_none_or(|end| end > i64::MAX as u64)
+                {
+                    return Err(Bad::Header("a piece of a file lies where none can"));
+                }
+                let piece = FilePiece { file: segment.p_paddr, start, len: bytes, offset };
+                core.pieces.try_reserve(1).map_err(|_| Bad::NoMemory)?;
+                core.pieces.push(piece);
             }
         }
         Ok(core)

@@ -165,6 +165,9 @@ fn open(around: Around<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Resul
         return Ok(open(OpenFlags::empty())?);
     }
     match Carried::of(record.kind).ok_or(Why::Unknown(record.kind))? {
+        Carried::Regular if record.object != 0 => {
+            Ok(objects.nameless.open(record.object, flags, record.pos)?)
+        }
         Carried::Regular => {
             let open = open(OpenFlags::empty())?;
             verify(&open, &Expected { size: record.size, hash: file.hash })?;

@@ -7,6 +7,7 @@
 //! | `objects` | what several processes of a checkpoint have in common |
 //! | `numbers` | of processes and threads |
 //! | `memory`, `files`, `locks`, `timers`, `state` | the parts of a process, built aside |
+//! | `nameless` | memfds and other files without a name |
 //! | `sockets` | Unix sockets |
 //! | `terminals` | pseudoterminals, controlling terminals |
 //! | `filters` | filters of system calls |
@@ -30,6 +31,7 @@ mod files;
 mod filters;
 mod locks;
 mod memory;
+mod nameless;
 mod numbers;
 mod objects;
 pub mod plan;
@@ -193,6 +195,7 @@ fn build(
     let mut numbers = Numbers::take_all(task, plans, become_root.is_some())?;
     objects.sockets.build(caller, plans, &proxy.net, &mut numbers)?;
     objects.ptys.build(caller, plans)?;
+    objects.nameless.build(sources, plans)?;
     let mut parts = Vec::new();
     parts
         .try_reserve_exact(plans.len())
@@ -200,6 +203,7 @@ fn build(
     for (source, plan) in sources.iter().zip(plans) {
         parts.push(state::Parts::build(caller, source, plan, &proxy, &numbers, &mut objects)?);
     }
+    objects.nameless.seal(&plans[0])?;
     watches::restore(task, plans, &parts, &objects, become_root.is_some())?;
     tasks::start(task, plans, parts, numbers, &objects.ptys, become_root)
 }

@@ -7,6 +7,7 @@ use belljar_abi::corenote;
 
 use super::Failure;
 use super::files::verify;
+use super::nameless::Nameless;
 use super::plan::{Plan, VmaPlan};
 use super::sockets::Sockets;
 use super::terminals::Ptys;
@@ -69,6 +70,7 @@ pub(super) struct Objects {
     pub(super) pipes: Map<PipeEnds>,
     pub(super) sockets: Sockets,
     pub(super) ptys: Ptys,
+    pub(super) nameless: Nameless,
     /// FIFOs, each held open at both ends.
     pub(super) fifos: Map<Ref<File>>,
     pub(super) pages: Map<FrameRef>,
@@ -117,6 +119,9 @@ impl Objects {
         }
         let shared = vma.flags.contains(VmFlags::SHARED);
         let writable = shared && vma.flags.contains(VmFlags::MAYWRITE);
+        if vma.record.nameless != 0 {
+            return self.nameless.mapped(vma.record.nameless, writable).map(Some).map_err(failed);
+        }
         let expected = Expected { size: vma.record.size, hash: vma.hash };
         let expected = (!vma.hash.is_empty()).then_some(expected);
         self.file(caller, plan, vma.path, writable, expected).map(Some)

@@ -3,10 +3,12 @@
 //! where it is used.
 
 mod filters;
+mod nameless;
 mod terminals;
 mod things;
 
 pub use filters::FilterPlan;
+pub use nameless::NamelessPlan;
 pub use terminals::{PtyPlan, TerminalPlan};
 pub use things::{MessagePlan, SocketPlan, TimerPlan};
 
@@ -19,7 +21,7 @@ use belljar_abi::corenote::{
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
-use super::core::{Bad, Core, Result, Segment, room};
+use super::core::{Bad, Core, FilePiece, Result, Segment, room};
 use crate::arch::{FpState, PtRegs};
 use crate::errno::Errno;
 use crate::fs::PATH_MAX;
@@ -108,6 +110,10 @@ pub struct Plan<'a> {
     pub frames: Vec<Frames>,
     /// Its memory.
     pub segments: Vec<Segment>,
+    /// Files without a name that it has open or mapped, by their ids.
+    pub nameless: Vec<NamelessPlan<'a>>,
+    /// Pieces of such files, its own or of other processes.
+    pub pieces: Vec<FilePiece>,
     /// Its descriptors.
     pub fds: Vec<Fd>,
     /// What they refer to.
@@ -242,6 +248,10 @@ impl<'a> Plan<'a> {
         })?;
         let vmas = vmas(&table(Kind::Vmas, "Vmas")?)?;
         let frames = frames(&table(Kind::Frames, "Frames")?)?;
+        let nameless = match core.table(Kind::Nameless) {
+            Some(table) => nameless::read(&table)?,
+            None => Vec::new(),
+        };
         let terminal = core.table(Kind::Terminal).and_then(|table| terminals::terminal(&table));
         let ptys = match core.table(Kind::Ptys) {
             Some(table) => terminals::ptys(&table, &files)?,
@@ -306,6 +316,8 @@ impl<'a> Plan<'a> {
             vmas,
             frames,
             segments: core.segments,
+            nameless,
+            pieces: core.pieces,
             fds,
             files,
             actions,

@@ -112,6 +112,17 @@ pub fn notes() -> Vec<Vec<u8>> {
             };
             to.push(pty);
         }),
+        table_with(Kind::Nameless, |to| {
+            let name_bytes = to.bytes(b"memfd:seen").unwrap_or(0);
+            let file = corenote::Nameless {
+                id: 6,
+                name_bytes,
+                size: 5000,
+                held: 904,
+                ..Default::default()
+            };
+            to.push(file);
+        }),
         table_with(Kind::Sockets, |to| {
             let name_bytes = to.bytes(b"\x01\0/run/s").unwrap_or(0);
             let listener = corenote::Socket {
@@ -157,28 +168,29 @@ pub fn notes() -> Vec<Vec<u8>> {
     notes
 }
 
-/// A core with these notes and a page of memory.
+/// A core with these notes, a page of memory and a piece of a file.
 pub fn core(notes: &[Vec<u8>]) -> Vec<u8> {
     let notes = notes.concat();
-    let at = EHDR_SIZE + 2 * PHDR_SIZE;
+    let at = EHDR_SIZE + 3 * PHDR_SIZE;
     let data = (at + notes.len()).next_multiple_of(PAGE_SIZE);
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\xb7\0\x01\0\0\0".to_vec();
     for word in [0, EHDR_SIZE as u64, 0] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.extend(0_u32.to_le_bytes());
-    for half in [EHDR_SIZE as u16, PHDR_SIZE as u16, 2, 64, 0, 0] {
+    for half in [EHDR_SIZE as u16, PHDR_SIZE as u16, 3, 64, 0, 0] {
         bytes.extend(half.to_le_bytes());
     }
     let page = PAGE_SIZE as u64;
     let headers = [
-        (4_u32, at as u64, 0, notes.len() as u64, notes.len() as u64),
-        (1, data as u64, 0x40_0000, page, 2 * page),
+        (4_u32, at as u64, 0, 0, notes.len() as u64, notes.len() as u64),
+        (1, data as u64, 0x40_0000, 0, page, 2 * page),
+        (corenote::PT_FILE_PIECE, data as u64, page, 6, 904, 904),
     ];
-    for (kind, offset, vaddr, filesz, memsz) in headers {
+    for (kind, offset, vaddr, paddr, filesz, memsz) in headers {
         bytes.extend(kind.to_le_bytes());
         bytes.extend(6_u32.to_le_bytes());
-        for word in [offset, vaddr, 0, filesz, memsz, page] {
+        for word in [offset, vaddr, paddr, filesz, memsz, page] {
             bytes.extend(word.to_le_bytes());
         }
     }
@@ -272,6 +284,7 @@ mod tests {
                 (plan.sockets[0].name, plan.messages[0].data),
                 (&b"\x01\0/run/s"[..], &b"a message"[..])
             );
+            assert_eq!((plan.nameless[0].name, plan.pieces.len()), (&b"memfd:seen"[..], 1));
             let former = &plan.pty(5).unwrap().former;
             assert_eq!(
                 (former.index, former.termios.c_cc[18], former.output),
@@ -300,6 +313,15 @@ mod tests {
         let at = EHDR_SIZE + PHDR_SIZE;
         assert!(matches!(refused(|bytes| bytes[at + 33] += 0x10), Bad::Header(_)));
         assert!(matches!(refused(|bytes| bytes[at + 16] = 1), Bad::Header(_)));
+        assert!(matches!(refused(|bytes| bytes[at + 16..at + 24].fill(0xff)), Bad::Header(_)));
+        // Two pieces of the same bytes.
+        let piece = corenote::PT_FILE_PIECE.to_le_bytes();
+        assert!(matches!(
+            refused(|bytes| bytes[at..at + 4].copy_from_slice(&piece)),
+            Bad::Header(_)
+        ));
+        let at = at + PHDR_SIZE;
+        assert!(matches!(refused(|bytes| bytes[at + 33] += 0x10), Bad::Header(_)));
         assert!(matches!(refused(|bytes| bytes[at + 16..at + 24].fill(0xff)), Bad::Header(_)));
     }
 
@@ -349,6 +371,15 @@ mod tests {
         assert_eq!(ptys(|pty| pty.ends_bytes = 3), value("Ptys", "the number of ends", 3));
         assert_eq!(ptys(|pty| pty.rows = 1 << 16), value("Ptys", "rows", 1 << 16));
         assert!(matches!(ptys(|pty| pty.cc_bytes = 0), Bad::Header(_)));
+        let nameless = |change: fn(&mut corenote::Nameless)| {
+            let mut file = corenote::Nameless { id: 6, ..Default::default() };
+            change(&mut file);
+            replaced(Kind::Nameless, table(Kind::Nameless, [file]))
+        };
+        assert_eq!(nameless(|file| file.id = 0), value("Nameless", "id", 0));
+        assert_eq!(nameless(|file| file.size = 1 << 63), value("Nameless", "size", 1 << 63));
+        assert_eq!(nameless(|file| file.held = 1), value("Nameless", "held", 1));
+        assert_eq!(nameless(|file| file.seals = 1 << 9), value("Nameless", "seals", 1 << 9));
         let bad = note(OWNER, Kind::Frames as u32, &[9; 20]);
         assert!(matches!(replaced(Kind::Frames, bad), Bad::Note(_, _)));
     }
