@@ -127,7 +127,7 @@ fn a_detached_vm_is_listed_paused_and_killed() {
 #[test]
 fn a_detached_vm_runs_what_its_caller_has_as_stdin() {
     let sandbox = Sandbox::new();
-    let mut command = sandbox.command(&["run", "--detach", "--name", "t", "/dev/stdin"]);
+    let mut command = sandbox.command(&["run", "--detach", "--name", "t", "/proc/self/fd/0"]);
     command.stdin(File::open(sandbox.path("prog")).unwrap());
     let done: Done = command.output().unwrap().into();
     assert_eq!((done.code, &*done.stdout, &*done.stderr), (0, "t\n", ""));
