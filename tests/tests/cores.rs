@@ -173,7 +173,7 @@ fn checkpoint_of_a_tree_holds_every_process_and_what_is_in_its_pipes() {
 
 #[test]
 fn checkpoint_refuses_what_it_cannot_carry_before_it_writes() {
-    let vm = Waiting::start("exec 7>/tmp/x; rm /tmp/x; echo END; sleep 1000");
+    let vm = Waiting::start("mkfifo /tmp/x; exec 7<>/tmp/x; rm /tmp/x; echo END; sleep 1000");
     let dir = vm.guest.path("checkpoint");
     let done = vm.guest.run(&["checkpoint", "t", "1", dir.to_str().unwrap()], "");
     assert_eq!(done.code, 125, "{done:?}");
