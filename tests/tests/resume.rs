@@ -242,6 +242,27 @@ fn seccomp_filters_go_on() {
     assert_moves("moved_seccomp", "filters are as they were\n");
 }
 
+/// Resumes a shell at a terminal that has a `sleep 1000` behind and a `cat` before it: they can be typed to, stopped
+/// and brought back. `asks`, typed at the shell, `shows` something.
+fn jobs_go_on(guest: &Guest, dir: &str, image: &str, asks: &str, shows: &[&str]) {
+    let mut after = Terminal::start(guest.command(&["run", "--name", "t", "--resume", dir, image]));
+    let has_cat = |rows: Vec<serde_json::Value>| rows.iter().any(|row| row["comm"] == "cat");
+    eventually("cat goes on", || guest.try_rows(&["ps", "t"]).is_ok_and(has_cat));
+    // The foreground is still that of cat, and the shell learns when it stops.
+    after.type_keys("again\r");
+    after.wait_for("again\r\nagain\r\n");
+    after.type_keys("\x1a");
+    after.wait_for("Stopped");
+    after.type_keys(&format!("{asks}\r"));
+    shows.iter().for_each(|shown| after.wait_for(shown));
+    after.type_keys("kill %1; echo go; fg %2\r");
+    after.wait_for("\r\ngo\r\n");
+    after.type_keys("back\r");
+    after.wait_for("back\r\nback\r\n");
+    after.type_keys("\x04exit 3\r");
+    assert_eq!(after.exit_code(), 3);
+}
+
 #[test]
 fn shell_at_a_terminal_goes_on_with_its_jobs() {
     let guest = Guest::new();
@@ -257,23 +278,7 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
     let dir = dir.to_str().unwrap();
     checkpoint(&guest, &["t", "1", dir, "--tree", "--kill"]);
     assert_eq!(before.exit_code(), 128 + 9);
-    let mut after =
-        Terminal::start(guest.command(&["run", "--name", "t", "--resume", dir, "shell"]));
-    let has_cat = |rows: Vec<serde_json::Value>| rows.iter().any(|row| row["comm"] == "cat");
-    eventually("cat goes on", || guest.try_rows(&["ps", "t"]).is_ok_and(has_cat));
-    // The foreground is still that of cat, and the shell learns when it stops.
-    after.type_keys("again\r");
-    after.wait_for("again\r\nagain\r\n");
-    after.type_keys("\x1a");
-    after.wait_for("Stopped");
-    after.type_keys("jobs\r");
-    after.wait_for("sleep 1000");
-    after.type_keys("kill %1; echo go; fg %2\r");
-    after.wait_for("\r\ngo\r\n");
-    after.type_keys("back\r");
-    after.wait_for("back\r\nback\r\n");
-    after.type_keys("\x04exit 3\r");
-    assert_eq!(after.exit_code(), 3);
+    jobs_go_on(&guest, dir, "shell", "jobs", &["sleep 1000"]);
 }
 
 #[test]
@@ -435,23 +440,7 @@ mod qemu {
             checkpoint(&guest, &["t", "1", dir, "--tree", "--kill"]);
             assert_eq!(before.exit_code(), 128 + 9);
         }
-        let mut after =
-            Terminal::start(guest.command(&["run", "--name", "t", "--resume", dir, "bash"]));
-        let has_cat = |rows: Vec<serde_json::Value>| rows.iter().any(|row| row["comm"] == "cat");
-        eventually("cat goes on", || guest.try_rows(&["ps", "t"]).is_ok_and(has_cat));
-        after.type_keys("again\r");
-        after.wait_for("again\r\nagain\r\n");
-        after.type_keys("\x1a");
-        after.wait_for("Stopped");
-        after.type_keys("jobs; tty\r");
-        after.wait_for("sleep 1000");
-        after.wait_for("\r\n/dev/pts/0\r\n");
-        after.type_keys("kill %1; echo go; fg %2\r");
-        after.wait_for("\r\ngo\r\n");
-        after.type_keys("back\r");
-        after.wait_for("back\r\nback\r\n");
-        after.type_keys("\x04exit 3\r");
-        assert_eq!(after.exit_code(), 3);
+        jobs_go_on(&guest, dir, "bash", "jobs; tty", &["sleep 1000", "\r\n/dev/pts/0\r\n"]);
         guest.assert_clean();
     }
 

@@ -10,6 +10,7 @@ pub mod same;
 pub mod scm;
 pub mod seccomp;
 pub mod sysv;
+pub mod terminals;
 pub mod tracing;
 
 use std::io::Error;

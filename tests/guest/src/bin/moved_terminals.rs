@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::mem::zeroed;
 
 use belljar_guest_tests::moved::wait_to_be_moved;
+use belljar_guest_tests::terminals::{expect, receive, send};
 use belljar_guest_tests::{check_eq, child, err, ok, wait, wait_ok};
 use libc::{EAGAIN, EIO, POLLHUP, POLLIN, POLLOUT, TCSANOW};
 
@@ -35,31 +36,6 @@ fn pair() -> (i32, i32, CString) {
     ok(unsafe { libc::unlockpt(master) });
     let slave = open(&name, libc::O_NOCTTY);
     (master, slave, name)
-}
-
-#[track_caller]
-fn send(fd: i32, bytes: &[u8]) {
-    // SAFETY: the slice is valid.
-    check_eq!(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }, bytes.len() as isize);
-}
-
-#[track_caller]
-fn receive(fd: i32) -> Vec<u8> {
-    let mut buf = vec![0; 4096];
-    // SAFETY: the buffer is valid.
-    let n = ok(unsafe { libc::read(fd, buf.as_mut_ptr().cast(), buf.len()) } as i64);
-    buf.truncate(n as usize);
-    buf
-}
-
-/// Reads what is expected, which may come in pieces.
-#[track_caller]
-fn expect(fd: i32, bytes: &[u8]) {
-    let mut got = Vec::new();
-    while got.len() < bytes.len() {
-        got.extend(receive(fd));
-    }
-    check_eq!(got, bytes);
 }
 
 /// Waits until so many bytes can be read: what one side writes reaches the other in its own time.

@@ -1,6 +1,7 @@
 //! pty(7), termios(3), tty_ioctl(2): the line discipline, both modes, packet mode, window size, hangup.
 use std::ffi::{CStr, CString};
 
+use belljar_guest_tests::terminals::{expect, receive, send};
 use belljar_guest_tests::{check_eq, child, err, ok, wait_ok};
 
 /// Control bytes of packet mode (asm-generic/ioctls.h).
@@ -25,31 +26,6 @@ fn open() -> Pty {
         let slave = ok(libc::open(name.as_ptr(), libc::O_RDWR | libc::O_NOCTTY));
         Pty { master, slave, name }
     }
-}
-
-#[track_caller]
-fn send(fd: i32, bytes: &[u8]) {
-    // SAFETY: the slice is valid.
-    check_eq!(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }, bytes.len() as isize);
-}
-
-#[track_caller]
-fn receive(fd: i32) -> Vec<u8> {
-    let mut buf = vec![0; 4096];
-    // SAFETY: the buffer is valid.
-    let n = ok(unsafe { libc::read(fd, buf.as_mut_ptr().cast(), buf.len()) } as i64);
-    buf.truncate(n as usize);
-    buf
-}
-
-/// Reads what is expected, which may come in pieces.
-#[track_caller]
-fn expect(fd: i32, bytes: &[u8]) {
-    let mut got = Vec::new();
-    while got.len() < bytes.len() {
-        got.extend(receive(fd));
-    }
-    check_eq!(got, bytes);
 }
 
 fn poll(fd: i32) -> i16 {
