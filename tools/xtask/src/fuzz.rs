@@ -12,8 +12,11 @@ use crate::setup::{Need, ensure};
 use crate::toolchain::host;
 use crate::{exec, paths};
 use anyhow::{Context, Result, bail};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The fuzz workspaces.
 const WORKSPACES: &[&str] = &["vmm/fuzz", "guest-kernel/fuzz"];
@@ -64,7 +67,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let mut all_passed = true;
     for target in &targets {
         println!("== {}", target.name);
-        let passed = target.run(Budget::Seconds(args.seconds))?;
+        let mut command = target.command(Budget::Seconds(args.seconds))?;
+        let passed = command.status().with_context(|| target.cannot_start())?.success();
         println!("{}: {}", target.name, if passed { "ok" } else { "FAILED" });
         all_passed &= passed;
     }
@@ -107,8 +111,8 @@ pub fn build(wanted: &[String]) -> Result<Vec<Target>> {
 }
 
 impl Target {
-    /// Runs the target; false if an input ended it, which then lies in the artifacts.
-    pub fn run(&self, budget: Budget) -> Result<bool> {
+    /// What runs the target. It fails if an input ends it, which then lies in the artifacts.
+    fn command(&self, budget: Budget) -> Result<Command> {
         let artifacts = folder().join("artifacts").join(&self.name);
         std::fs::create_dir_all(&artifacts)
             .with_context(|| format!("cannot make {}", artifacts.display()))?;
@@ -126,10 +130,43 @@ impl Target {
                 command.args(["-seed=1", "-verbosity=0"]).arg(format!("-runs={runs}"));
             }
         }
-        let status =
-            command.status().with_context(|| format!("cannot start {}", self.program.display()))?;
-        Ok(status.success())
+        Ok(command)
     }
+
+    fn cannot_start(&self) -> String {
+        format!("cannot start {}", self.program.display())
+    }
+}
+
+/// What came of a target in [`run_all`].
+pub struct Outcome {
+    /// The target's name.
+    pub name: String,
+    /// No input ended it.
+    pub passed: bool,
+    /// What it said.
+    pub output: String,
+}
+
+/// Takes each of `targets` so far, as many at a time as there are CPUs, and tells `each` as soon as one is done.
+pub fn run_all(targets: &[Target], budget: Budget, each: impl FnMut(Outcome) + Send) -> Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let (next, each) = (AtomicUsize::new(0), Mutex::new(each));
+    let some = || {
+        while let Some(target) = targets.get(next.fetch_add(1, Relaxed)) {
+            let output = target.command(budget)?.output();
+            let output = output.with_context(|| target.cannot_start())?;
+            let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+            let (name, passed) = (target.name.clone(), output.status.success());
+            each.lock().expect("nobody panics")(Outcome { name, passed, output: said });
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..cpus).map(|_| scope.spawn(some)).collect();
+        let ended = running.into_iter().map(|thread| thread.join().expect("it does not panic"));
+        ended.collect()
+    })
 }
 
 /// Where everything of the fuzzers goes.

@@ -207,12 +207,14 @@ fn chosen(names: &[String], filter: Option<&str>) -> Vec<String> {
 }
 
 fn fuzz_targets(counts: &mut Counts) -> Result<()> {
-    for target in fuzz::build(&[])? {
-        let passed = target.run(Budget::Runs(FUZZ_RUNS))?;
-        println!("test fuzz/{} ... {}", target.name, if passed { "ok" } else { "FAILED" });
-        counts.add(&format!("fuzz/{}", target.name), passed);
-    }
-    Ok(())
+    fuzz::run_all(&fuzz::build(&[])?, Budget::Runs(FUZZ_RUNS), |outcome| {
+        let fuzz::Outcome { name, passed, output } = outcome;
+        println!("test fuzz/{name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            output.lines().for_each(|line| println!("  | {}", line.trim_end()));
+        }
+        counts.add_with(&format!("fuzz/{name}"), passed, || output);
+    })
 }
 
 fn self_tests(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
