@@ -479,10 +479,7 @@ mod qemu {
         vm.end();
         // An image that has the core as a program, and what it had mapped.
         let root = shell_folder(&guest);
-        let program = root.join("bin/core");
-        std::fs::copy(dir.join("1.core"), &program).unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&program, everybody).unwrap();
+        add_core(&root, dir.join("1.core"));
         let run = |command: &str| {
             guest.run(&["run", root.to_str().unwrap(), "--", "/bin/sh", "-c", command], "")
         };
@@ -498,6 +495,38 @@ mod qemu {
         assert!(done.code == 126 && done.stdout.contains("not permitted"), "{done:?}");
     }
 
+    /// Puts a core into a folder of files as a program.
+    fn add_core(root: &std::path::Path, core: PathBuf) {
+        let program = root.join("bin/core");
+        std::fs::copy(core, &program).unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, everybody).unwrap();
+    }
+
+    #[test]
+    fn program_that_leads_no_session_takes_no_terminal_with_a_core() {
+        let guest = Guest::new();
+        let root = shell_folder(&guest);
+        std::fs::copy(program("moved_leader"), root.join("bin/moved_leader")).unwrap();
+        let image = root.to_str().unwrap();
+        let mut vm = Printing::run(&guest, &[image, "--", "/bin/moved_leader", "wait"]);
+        let text = vm.read_until("ready");
+        let pid = text.lines().next().unwrap().strip_prefix("leader ").unwrap();
+        let dir = guest.path("cores");
+        checkpoint(&guest, &["t", pid, dir.to_str().unwrap()]);
+        vm.kill(&guest);
+        add_core(&root, dir.join(format!("{pid}.core")));
+        let run = |command: &str| guest.run(&["run", image, "--", "/bin/sh", "-c", command], "");
+        // Process 1 leads the session of the console: number of the terminal, foreground group.
+        let shows = "cut -d' ' -f7,8 /proc/1/stat";
+        let before = run(shows).stdout;
+        let done = run(&format!("(exec /bin/core); echo status $?; {shows}"));
+        let says = format!("it has no terminal of its own\nstatus 0\n{before}");
+        assert!(done.stdout.ends_with(&says), "{done:?} after {before}");
+        let done = run("exec /bin/core");
+        assert!(done.stdout.ends_with("it leads the session of its terminal\n"), "{done:?}");
+    }
+
     #[test]
     fn core_of_a_tree_is_refused_alone_if_another_holds_its_file() {
         let guest = Guest::new();
@@ -510,10 +539,7 @@ mod qemu {
         checkpoint(&guest, &["t", "1", dir.to_str().unwrap(), "--tree", "--kill"]);
         vm.end();
         let root = shell_folder(&guest);
-        let program = root.join("bin/core");
-        std::fs::copy(dir.join(format!("{child}.core")), &program).unwrap();
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&program, everybody).unwrap();
+        add_core(&root, dir.join(format!("{child}.core")));
         let run = ["run", root.to_str().unwrap(), "--", "/bin/sh", "-c", "exec /bin/core"];
         let done = guest.run(&run, "");
         assert!(done.code == 126 && done.stdout.contains("No data available"), "{done:?}");

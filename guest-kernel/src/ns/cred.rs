@@ -226,6 +226,17 @@ impl Cred {
         }
     }
 
+    /// True if `new` may be set in place of `securebits`: locked bits stay as they are, and locks stay
+    /// (capabilities(7), "The securebits flags").
+    pub fn may_set_securebits(&self, new: u32) -> bool {
+        let old = self.securebits;
+        let locked = (old & SECURE_ALL_LOCKS) >> 1;
+        locked & (old ^ new) == 0
+            && old & SECURE_ALL_LOCKS & !new == 0
+            && new & !(SECURE_ALL_BITS | SECURE_ALL_LOCKS) == 0
+            && self.own_capable(Cap::Setpcap)
+    }
+
     /// True if `gid` is the file-system group or a supplementary one.
     pub fn in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.contains(&gid)

@@ -5,9 +5,7 @@ use core::sync::atomic::Ordering;
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::ns::cred::{
-    SECBIT_KEEP_CAPS, SECBIT_NO_CAP_AMBIENT_RAISE, SECURE_ALL_BITS, SECURE_ALL_LOCKS,
-};
+use crate::ns::cred::{SECBIT_KEEP_CAPS, SECBIT_NO_CAP_AMBIENT_RAISE};
 use crate::ns::{Cap, CapSet, Cred};
 use crate::process::creds::commit_creds;
 use crate::signal::is_valid;
@@ -139,16 +137,10 @@ fn change(edit: impl FnOnce(&mut Cred)) -> Result<()> {
     Ok(())
 }
 
-/// PR_SET_SECUREBITS: locked bits stay as they are, and locks stay (capabilities(7)).
+/// PR_SET_SECUREBITS.
 fn set_securebits(raw: u64) -> Result<()> {
-    let old = task::current().cred();
     let new = u32::try_from(raw).map_err(|_| Errno::EPERM)?;
-    let locked = (old.securebits & SECURE_ALL_LOCKS) >> 1;
-    let refused = locked & (old.securebits ^ new) != 0
-        || old.securebits & SECURE_ALL_LOCKS & !new != 0
-        || new & !(SECURE_ALL_BITS | SECURE_ALL_LOCKS) != 0
-        || !old.own_capable(Cap::Setpcap);
-    if refused {
+    if !task::current().cred().may_set_securebits(new) {
         return Err(Errno::EPERM);
     }
     change(|c| c.securebits = new)

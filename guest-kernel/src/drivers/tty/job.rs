@@ -240,13 +240,13 @@ impl Tty {
     }
 
     /// Settings and foreground process group as resumed processes had left them, if the terminal is still that of
-    /// their session.
-    pub fn restore(&self, termios: Termios, session: Option<&Ref<Pid>>, pgrp: Option<Ref<Pid>>) {
+    /// their session; the group is one of that.
+    pub fn restore(&self, termios: Termios, session: &Ref<Pid>, pgrp: Option<Ref<Pid>>) {
         self.set_termios(termios, false);
         let _job = JOB_LOCK.lock();
         let old = {
             let mut state = self.state.lock();
-            match (same(&state.session, &session.cloned()), pgrp) {
+            match (state.is_of(session), pgrp) {
                 (true, Some(pgrp)) => state.pgrp.replace(pgrp),
                 _ => None,
             }
@@ -255,26 +255,28 @@ impl Tty {
     }
 
     /// Session and foreground process group of resumed processes, before any of them runs.
-    pub fn resume_job(&self, session: Option<Ref<Pid>>, pgrp: Option<Ref<Pid>>) {
+    pub fn resume_job(&self, session: Ref<Pid>, pgrp: Option<Ref<Pid>>) {
         let _job = JOB_LOCK.lock();
         let old = {
             let mut state = self.state.lock();
-            let session = core::mem::replace(&mut state.session, session);
-            (session, core::mem::replace(&mut state.pgrp, pgrp))
+            (state.session.replace(session), core::mem::replace(&mut state.pgrp, pgrp))
         };
         drop(old);
     }
 
-    /// The session goes on at another terminal: this one is free, if it was the session's.
+    /// The session, whose leader goes on at another terminal, gives this one up if it was its own. Nobody is told: the
+    /// leader becomes another program, and would be the first to hear.
     pub fn part_from(&self, session: &Ref<Pid>) {
         let _job = JOB_LOCK.lock();
         let old = {
             let mut state = self.state.lock();
-            match same(&state.session, &Some(session.clone())) {
-                true => (state.session.take(), state.pgrp.take()),
-                false => (None, None),
-            }
+            state.is_of(session).then(|| (state.session.take(), state.pgrp.take()))
         };
+        if old.is_some()
+            && let Some(hooks) = hooks()
+        {
+            (hooks.clear_session_tty)(session);
+        }
         drop(old);
     }
 

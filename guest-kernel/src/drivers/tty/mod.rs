@@ -157,6 +157,11 @@ impl State {
     pub fn pgrp(&self) -> Option<&Ref<Pid>> {
         self.pgrp.as_ref()
     }
+
+    /// True if this is the terminal of a session.
+    fn is_of(&self, session: &Ref<Pid>) -> bool {
+        self.session.as_ref().is_some_and(|own| Ref::ptr_eq(own, session))
+    }
 }
 
 impl Listener for Tty {

@@ -5,6 +5,7 @@
 //! | [`core`](self::core) | ELF headers and notes, as bytes |
 //! | [`plan`] | what the notes say, checked |
 //! | `objects` | what several processes of a checkpoint have in common |
+//! | `rights` | what the caller must be allowed for that |
 //! | `numbers` | of processes and threads |
 //! | `memory`, `files`, `locks`, `timers`, `state` | the parts of a process, built aside |
 //! | `nameless` | memfds and other files without a name |
@@ -23,7 +24,7 @@
 //!
 //! A core may come in two ways. execve(2) of one makes the caller the process that it was taken from, under
 //! the caller's own number ([`exec`]): an ordinary program for whoever may do what the core says
-//! ([`may_become`]). And the VMM may hand over a folder of cores, of a process and its descendants
+//! (`rights`). And the VMM may hand over a folder of cores, of a process and its descendants
 //! ([`resume`]), which keep their numbers.
 
 pub mod core;
@@ -35,6 +36,7 @@ mod nameless;
 mod numbers;
 mod objects;
 pub mod plan;
+mod rights;
 mod sockets;
 mod state;
 #[cfg(any(test, feature = "synthetic"))]
@@ -52,12 +54,11 @@ use self::core::Core;
 use self::numbers::Numbers;
 use self::objects::Objects;
 use self::plan::Plan;
+use self::rights::Rights;
 use crate::arch::PtRegs;
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, File};
 use crate::kref::Ref;
-use crate::ns::user::init_user_ns;
-use crate::ns::{Cap, CapSet, Cred};
 use crate::process::exit;
 use crate::task::{self, SeccompMode, Task};
 
@@ -181,8 +182,9 @@ fn build(
         let what = format_args!("its system calls would not be restricted as the caller's are");
         return Err(Failure::new(&plans[0], Errno::EPERM, what));
     }
+    let rights = Rights::of(task);
     for plan in plans {
-        may_become(task.cred(), plan)?;
+        rights.check(plan)?;
     }
     let caller = Caller { fs: task.fs(), cred: task.cred() };
     let mut objects = Objects::default();
@@ -217,33 +219,6 @@ pub(super) fn exec(file: Ref<File>, regs: &mut PtRegs) -> Result<()> {
         crate::kwarn!("execve: {failure}");
         failure.errno
     })
-}
-
-/// Who may resume a core: a privileged task of the initial user namespace (CAP_CHECKPOINT_RESTORE or
-/// CAP_SYS_ADMIN), since a core says what a process holds that no system call would give it. It must be allowed
-/// to be who the core says (credentials(7)): have CAP_SETUID and CAP_SETGID unless the ids are its own,
-/// and all capabilities that the process had.
-fn may_become(cred: &Cred, plan: &Plan<'_>) -> Result<(), Failure> {
-    let refused = |what: &str| Err(Failure::new(plan, Errno::EPERM, format_args!("{what}")));
-    if !Ref::ptr_eq(&cred.user_ns, init_user_ns())
-        || !cred.own_capable(Cap::CheckpointRestore) && !cred.own_capable(Cap::SysAdmin)
-    {
-        return refused("resuming needs CAP_CHECKPOINT_RESTORE");
-    }
-    let p = &plan.process;
-    let own_user = [p.uid, p.euid, p.suid, p.fsuid].iter().all(|id| *id == u64::from(cred.uid));
-    let own_group = [p.gid, p.egid, p.sgid, p.fsgid].iter().all(|id| *id == u64::from(cred.gid));
-    if !own_user && !cred.own_capable(Cap::Setuid) {
-        return refused("it was another user, and CAP_SETUID is missing");
-    }
-    if (!own_group || plan.groups != *cred.groups) && !cred.own_capable(Cap::Setgid) {
-        return refused("it was in other groups, and CAP_SETGID is missing");
-    }
-    let had = CapSet(p.cap_permitted | p.cap_inheritable | p.cap_effective | p.cap_ambient);
-    if !had.is_within(cred.cap_permitted) || !CapSet(p.cap_bounding).is_within(cred.cap_bounding) {
-        return refused("it had capabilities that are missing here");
-    }
-    Ok(())
 }
 
 /// Room for `n` bytes; not on the stack, which has none for them.

@@ -1,7 +1,10 @@
 //! The numbers of the processes and threads of a checkpoint: taken before anything else is made, since descriptors
-//! and timers refer to them.
+//! and timers refer to them. Then those of the groups and sessions that they belong to: a group is in one session, and
+//! nobody is put into the caller's group who is not in the caller's session.
 
 use alloc::vec::Vec;
+
+use belljar_abi::corenote;
 
 use super::Failure;
 use super::plan::Plan;
@@ -11,7 +14,37 @@ use crate::ns::{Pid, PidType, init_pid_ns};
 use crate::task::Task;
 
 /// The numbers of a checkpoint, by what they were.
-pub(super) struct Numbers(Vec<(u32, Ref<Pid>)>);
+pub(super) struct Numbers {
+    all: Vec<(u32, Ref<Pid>)>,
+    sessions: Vec<(u32, Ref<Pid>)>,
+    groups: Vec<(u32, Membership)>,
+}
+
+/// A process group, and the session that it is in.
+#[derive(Clone)]
+pub(super) struct Membership {
+    pub(super) pgid: Ref<Pid>,
+    pub(super) sid: Ref<Pid>,
+}
+
+impl Membership {
+    /// That of a process.
+    fn of(task: &Task) -> Result<Self> {
+        let pid = |kind| task.signal.pid(kind).ok_or(Errno::ESRCH);
+        Ok(Self { pgid: pid(PidType::Pgid)?, sid: pid(PidType::Sid)? })
+    }
+}
+
+/// What is called `nr` in a list.
+fn find<V: Clone>(list: &[(u32, V)], nr: u64) -> Option<V> {
+    list.iter().find(|(other, _)| u64::from(*other) == nr).map(|(_, value)| value.clone())
+}
+
+fn push<V>(list: &mut Vec<(u32, V)>, nr: u32, value: V) -> Result<()> {
+    list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    list.push((nr, value));
+    Ok(())
+}
 
 impl Numbers {
     /// Takes the numbers of all threads and zombies. With `becomes`, the caller has that of the first process.
@@ -25,22 +58,10 @@ impl Numbers {
             let what = format_args!("cores are resumed in the initial pid namespace only");
             return Err(Failure::new(root, Errno::EINVAL, what));
         }
-        let mut numbers = Self(Vec::new());
+        let mut numbers = Self { all: Vec::new(), sessions: Vec::new(), groups: Vec::new() };
         if becomes {
-            // Under the caller's number, in its group and session.
-            let ids = [
-                (root.process.pid, caller.signal.pid(PidType::Tgid)),
-                (root.process.pgid, caller.signal.pid(PidType::Pgid)),
-                (root.process.sid, caller.signal.pid(PidType::Sid)),
-            ];
-            for (nr, pid) in ids {
-                if let Some(pid) = pid
-                    && numbers.get(nr).is_none()
-                {
-                    let failed = |_| Failure::new(root, Errno::ENOMEM, format_args!("ENOMEM"));
-                    numbers.add(nr as u32, pid).map_err(failed)?;
-                }
-            }
+            let failed = |errno| Failure::new(root, errno, format_args!("{errno}"));
+            numbers.become_caller(caller, &root.process).map_err(failed)?;
         }
         for (index, plan) in plans.iter().enumerate() {
             let first = usize::from(becomes && index == 0);
@@ -54,34 +75,35 @@ impl Numbers {
         Ok(numbers)
     }
 
+    /// The first process goes on under the caller's number, in its group and session.
+    fn become_caller(&mut self, caller: &Task, root: &corenote::Process) -> Result<()> {
+        let own = caller.signal.pid(PidType::Tgid).ok_or(Errno::ESRCH)?;
+        let membership = Membership::of(caller)?;
+        self.add(root.pid as u32, own)?;
+        push(&mut self.sessions, root.sid as u32, membership.sid.clone())?;
+        push(&mut self.groups, root.pgid as u32, membership)
+    }
+
     /// What was called `nr`.
     pub(super) fn get(&self, nr: u64) -> Option<Ref<Pid>> {
-        self.0.iter().find(|(other, _)| u64::from(*other) == nr).map(|(_, pid)| pid.clone())
+        find(&self.all, nr)
     }
 
     /// A process that something remembers: of the checkpoint, or one that is gone and whose number is free. `None` if
     /// somebody else has the number here.
     pub(super) fn remembered(&mut self, nr: u64) -> Result<Option<Ref<Pid>>> {
-        if let Some(pid) = self.get(nr) {
-            return Ok(Some(pid));
-        }
-        if nr == 0 || nr >= u64::from(crate::ns::pid::pid_max()) {
+        if nr == 0 {
             return Ok(None);
         }
-        match Pid::alloc(init_pid_ns(), &[nr as u32]) {
-            Ok(pid) => {
-                self.add(nr as u32, pid.clone())?;
-                Ok(Some(pid))
-            }
-            Err(Errno::EEXIST) => Ok(None),
-            Err(errno) => Err(errno),
+        let kept = self.kept(nr)?;
+        if let Some(pid) = kept.clone().filter(|_| self.get(nr).is_none()) {
+            self.add(nr as u32, pid)?;
         }
+        Ok(kept)
     }
 
     fn add(&mut self, nr: u32, pid: Ref<Pid>) -> Result<()> {
-        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.0.push((nr, pid));
-        Ok(())
+        push(&mut self.all, nr, pid)
     }
 
     /// Takes the number of a thread.
@@ -101,18 +123,49 @@ impl Numbers {
         self.add(nr, pid).map_err(taken)
     }
 
-    /// The number of a process group or session: that of the checkpoint; kept where it is free though its leader
-    /// is gone; else the caller's.
-    pub(super) fn group(&mut self, caller: &Task, kind: PidType, nr: u64) -> Result<Ref<Pid>> {
-        if let Some(pid) = self.get(nr) {
-            return Ok(pid);
-        }
-        let pid = match Pid::alloc(init_pid_ns(), &[nr as u32]) {
-            Ok(pid) => pid,
-            Err(Errno::EEXIST) => caller.signal.pid(kind).ok_or(Errno::ESRCH)?,
-            Err(errno) => return Err(errno),
+    /// The group and session of the process `own`: those of the checkpoint; kept where their numbers are free though
+    /// the leader is gone; else the caller's, or a group of the process's own in a session that is not the caller's.
+    /// `EINVAL` for a group that would be in two sessions.
+    pub(super) fn membership(
+        &mut self,
+        caller: &Task,
+        own: &Ref<Pid>,
+        pgid: u64,
+        sid: u64,
+    ) -> Result<Membership> {
+        let callers = Membership::of(caller)?;
+        let session = match find(&self.sessions, sid) {
+            Some(session) => session,
+            None => {
+                let session = self.kept(sid)?.unwrap_or_else(|| callers.sid.clone());
+                push(&mut self.sessions, sid as u32, session.clone())?;
+                session
+            }
         };
-        self.add(nr as u32, pid.clone())?;
-        Ok(pid)
+        if let Some(known) = find(&self.groups, pgid) {
+            let fits = Ref::ptr_eq(&known.sid, &session);
+            return if fits { Ok(known) } else { Err(Errno::EINVAL) };
+        }
+        let in_callers = Ref::ptr_eq(&session, &callers.sid);
+        let other = if in_callers { &callers.pgid } else { own };
+        let group = self.kept(pgid)?.unwrap_or_else(|| other.clone());
+        let membership = Membership { pgid: group, sid: session };
+        push(&mut self.groups, pgid as u32, membership.clone())?;
+        Ok(membership)
+    }
+
+    /// What was called `nr`, or the number itself where it is free; `None` if somebody else has it here.
+    fn kept(&self, nr: u64) -> Result<Option<Ref<Pid>>> {
+        if let Some(pid) = self.get(nr) {
+            return Ok(Some(pid));
+        }
+        if nr >= u64::from(crate::ns::pid::pid_max()) {
+            return Ok(None);
+        }
+        match Pid::alloc(init_pid_ns(), &[nr as u32]) {
+            Ok(pid) => Ok(Some(pid)),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use super::numbers::Numbers;
+use super::numbers::{Membership, Numbers};
 use super::plan::{Plan, ThreadPlan, ZombiePlan};
 use super::state::{Parts, blockable, pending, set_cpu_time, set_limits};
 use super::terminals::Ptys;
@@ -25,19 +25,29 @@ use crate::task::ptrace::JobControl;
 use crate::task::{AltStack, EXIT_ZOMBIE, SignalStruct, Task, TaskFlags};
 
 /// The tasks of a process that does not run yet.
-struct Made {
-    leader: Ref<Task>,
+pub(super) struct Made {
+    pub(super) leader: Ref<Task>,
     threads: Vec<Ref<Task>>,
-    pgid: Ref<Pid>,
-    sid: Ref<Pid>,
+    membership: Membership,
     zombies: Vec<Zombie>,
 }
 
 /// A child that has ended.
 struct Zombie {
     task: Ref<Task>,
-    pgid: Ref<Pid>,
-    sid: Ref<Pid>,
+    membership: Membership,
+}
+
+impl Made {
+    /// The group called `nr` in the checkpoint, if the process of `plan` or a child of it that has ended is in it, in
+    /// the session `sid`.
+    pub(super) fn group_in(&self, plan: &Plan<'_>, nr: u64, sid: &Ref<Pid>) -> Option<Ref<Pid>> {
+        let zombies = plan.zombies.iter().zip(&self.zombies);
+        core::iter::once((plan.process.pgid, &self.membership))
+            .chain(zombies.map(|(plan, zombie)| (plan.record.pgid, &zombie.membership)))
+            .find(|(pgid, of)| *pgid == nr && Ref::ptr_eq(&of.sid, sid))
+            .map(|(_, of)| of.pgid.clone())
+    }
 }
 
 /// Makes all tasks, links them and lets them go on.
@@ -77,10 +87,7 @@ pub(super) fn start(
         }
     }
     let leader = made[0].leader.clone();
-    for (index, (plan, tasks)) in plans.iter().zip(&made).enumerate() {
-        ptys.control(plan, &tasks.leader, becomes && index == 0);
-    }
-    ptys.settle(root, &leader, &numbers);
+    ptys.settle(plans, &made);
     for (index, tasks) in made.iter().enumerate() {
         parts[index].mm_used = true;
         timers::start(&tasks.leader);
@@ -111,8 +118,9 @@ fn make(
     numbers: &mut Numbers,
     own: bool,
 ) -> Result<Made> {
-    let pgid = numbers.group(caller, PidType::Pgid, plan.process.pgid)?;
-    let sid = numbers.group(caller, PidType::Sid, plan.process.sid)?;
+    let process = &plan.process;
+    let own_pid = numbers.get(process.pid).ok_or(Errno::ESRCH)?;
+    let membership = numbers.membership(caller, &own_pid, process.pgid, process.sid)?;
     let mut threads = Vec::new();
     threads.try_reserve_exact(plan.threads.len()).map_err(|_| Errno::ENOMEM)?;
     for thread in &plan.threads {
@@ -153,7 +161,7 @@ fn make(
     for zombie in &plan.zombies {
         zombies.push(make_zombie(caller, zombie, parts, numbers)?);
     }
-    Ok(Made { leader: threads[0].clone(), threads, pgid, sid, zombies })
+    Ok(Made { leader: threads[0].clone(), threads, membership, zombies })
 }
 
 /// A task that has nothing but an end to tell of.
@@ -164,8 +172,8 @@ fn make_zombie(
     numbers: &mut Numbers,
 ) -> Result<Zombie> {
     let record = &zombie.record;
-    let pgid = numbers.group(caller, PidType::Pgid, record.pgid)?;
-    let sid = numbers.group(caller, PidType::Sid, record.sid)?;
+    let pid = numbers.get(record.pid).ok_or(Errno::ESRCH)?;
+    let membership = numbers.membership(caller, &pid, record.pgid, record.sid)?;
     let mut cred = parts.cred.try_clone()?;
     (cred.uid, cred.gid) = (record.uid as u32, record.gid as u32);
     let signal = SignalStruct::new(parts.signal.rlimits.copy())?;
@@ -173,7 +181,7 @@ fn make_zombie(
     signal.dead.utime.store(record.utime, Ordering::Relaxed);
     signal.dead.stime.store(record.stime, Ordering::Relaxed);
     let task = new_task(
-        numbers.get(record.pid).ok_or(Errno::ESRCH)?,
+        pid,
         Ref::try_new(cred)?,
         parts.files.clone(),
         parts.fs.clone(),
@@ -191,7 +199,7 @@ fn make_zombie(
     task.exit_code.store(record.status as i32, Ordering::Relaxed);
     task.exit_signal.store(record.exit_signal as i32, Ordering::Relaxed);
     task.exit_state.store(EXIT_ZOMBIE, Ordering::Relaxed);
-    Ok(Zombie { task, pgid, sid })
+    Ok(Zombie { task, membership })
 }
 
 /// The first thing that a resumed thread runs.
@@ -286,15 +294,15 @@ fn commit(task: &Task, plan: &Plan<'_>, parts: &mut Parts, regs: &mut PtRegs) {
 }
 
 /// Puts the leader of a process on the task list.
-fn link(list: &TaskList, leader: &Ref<Task>, parent: &Task, pgid: &Ref<Pid>, sid: &Ref<Pid>) {
+fn link(list: &TaskList, leader: &Ref<Task>, parent: &Task, of: &Membership) {
     let parent = core::ptr::from_ref(parent).cast_mut();
     leader.real_parent.store(parent, Ordering::Relaxed);
     leader.parent.store(parent, Ordering::Relaxed);
     leader.group_leader.store(Ref::as_ptr(leader).cast_mut(), Ordering::Relaxed);
     leader.tgid.store(leader.pid(), Ordering::Relaxed);
     let _ = leader.signal.set_pid(PidType::Tgid, Some(leader.thread_pid.share()));
-    let _ = leader.signal.set_pid(PidType::Pgid, Some(pgid.clone()));
-    let _ = leader.signal.set_pid(PidType::Sid, Some(sid.clone()));
+    let _ = leader.signal.set_pid(PidType::Pgid, Some(of.pgid.clone()));
+    let _ = leader.signal.set_pid(PidType::Sid, Some(of.sid.clone()));
     // The list's own reference; `release_task` takes it back.
     core::mem::forget(leader.clone());
     list.link_new(leader);
@@ -307,22 +315,23 @@ fn enter(list: &TaskList, plan: &Plan<'_>, made: &Made, parent: &Task, own: bool
     let signal = &leader.signal;
     if !own {
         leader.exit_signal.store(plan.process.exit_signal as i32, Ordering::Relaxed);
+        let sid = &made.membership.sid;
         let leads =
-            plan.process.session_leader != 0 && Ref::ptr_eq(&made.sid, &leader.thread_pid.share());
+            plan.process.session_leader != 0 && Ref::ptr_eq(sid, &leader.thread_pid.share());
         signal.leader.store(leads, Ordering::Relaxed);
         let subreaper = parent.signal.has_child_subreaper.load(Ordering::Relaxed)
             || parent.signal.is_child_subreaper.load(Ordering::Relaxed);
         signal.has_child_subreaper.store(subreaper, Ordering::Relaxed);
         let same_session =
-            parent.signal.pid(PidType::Sid).is_some_and(|sid| Ref::ptr_eq(&sid, &made.sid));
+            parent.signal.pid(PidType::Sid).is_some_and(|theirs| Ref::ptr_eq(&theirs, sid));
         if same_session {
             let _ = signal.tty.replace(parent.signal.tty.get());
         }
         cgroup::adopt(list, parent, leader);
-        link(list, leader, parent, &made.pgid, &made.sid);
+        link(list, leader, parent, &made.membership);
     }
     for zombie in &made.zombies {
-        link(list, &zombie.task, leader, &zombie.pgid, &zombie.sid);
+        link(list, &zombie.task, leader, &zombie.membership);
     }
     for thread in &made.threads[1..] {
         let real_parent = leader.real_parent.load(Ordering::Relaxed);

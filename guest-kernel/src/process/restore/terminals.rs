@@ -1,18 +1,18 @@
 //! Terminals: pseudoterminals, which are made before anything is opened, and who is controlled by which.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use super::Failure;
-use super::numbers::Numbers;
 use super::objects::Map;
 use super::plan::{FilePlan, Plan};
+use super::tasks::Made;
 use crate::drivers::tty::{Tty, resume};
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenHow;
 use crate::fs::{self, Caller, File, OpenFlags, Path};
 use crate::kref::Ref;
-use crate::ns::PidType;
-use crate::task::Task;
+use crate::ns::{Pid, PidType};
 use belljar_abi::carried::Carried;
 
 /// The pseudoterminals of a checkpoint, by what they were called in it.
@@ -76,28 +76,50 @@ impl Ptys {
         self.master(plan.terminal.as_ref()?.record.pty).and_then(|file| resume::terminal_of(file))
     }
 
-    /// Gives a process that is about to go on the terminal that controls it. If it `becomes` the caller, that one had
-    /// another perhaps.
-    pub(super) fn control(&self, plan: &Plan<'_>, leader: &Task, becomes: bool) {
-        let Some(tty) = self.controlling(plan) else { return };
-        let old = leader.signal.tty.replace(Some(tty.clone()));
-        if becomes && let (Some(old), Some(sid)) = (old, leader.signal.pid(PidType::Sid)) {
-            old.part_from(&sid);
-        }
-    }
-
-    /// The terminals are as the processes had left theirs: pseudoterminals with who uses them, and that of the
-    /// machine, if it controls the `root` process.
-    pub(super) fn settle(&self, root: &Plan<'_>, leader: &Task, numbers: &Numbers) {
+    /// Who uses the terminals, once all processes are linked and before any of them runs. As at a system call
+    /// (tty_ioctl(4), credentials(7)) a session takes a terminal through its leader only, which must be one of the
+    /// processes, and the foreground is a group of processes in that session. Whatever else the cores say, a terminal
+    /// of others stays theirs.
+    #[inline(never)]
+    pub(super) fn settle(&self, plans: &[Plan<'_>], made: &[Made]) {
+        let group = |nr, sid: &Ref<Pid>| {
+            plans.iter().zip(made).find_map(|(plan, made)| made.group_in(plan, nr, sid))
+        };
         for (_, entry) in self.0.iter() {
-            if let Some(tty) = resume::terminal_of(&entry.master) {
-                tty.resume_job(numbers.get(entry.session), numbers.get(entry.pgrp));
+            let Some(tty) = resume::terminal_of(&entry.master) else { continue };
+            let leads = |(plan, made): &(&Plan<'_>, &Made)| {
+                plan.process.pid == entry.session
+                    && made.leader.signal.leader.load(Ordering::Relaxed)
+                    && self.controlling(plan).is_some_and(|own| Arc::ptr_eq(own, tty))
+            };
+            let leader = plans.iter().zip(made).find(leads).map(|(_, made)| &made.leader.signal);
+            let Some((leader, sid)) = leader.and_then(|of| Some((of, of.pid(PidType::Sid)?)))
+            else {
+                continue;
+            };
+            // The caller of execve(2) may lead a session that has a terminal already.
+            if let Some(old) = leader.tty.get() {
+                old.part_from(&sid);
             }
+            let foreground = group(entry.pgrp, &sid);
+            for (plan, made) in plans.iter().zip(made) {
+                let signal = &made.leader.signal;
+                let is_in = signal.pid(PidType::Sid).is_some_and(|own| Ref::ptr_eq(&own, &sid));
+                if is_in && self.controlling(plan).is_some_and(|own| Arc::ptr_eq(own, tty)) {
+                    let _ = signal.tty.replace(Some(tty.clone()));
+                }
+            }
+            tty.resume_job(sid, foreground);
         }
-        let (Some(plan), Some(tty)) = (&root.terminal, leader.signal.tty.get()) else { return };
-        if self.controlling(root).is_none() {
-            let session = leader.signal.pid(PidType::Sid);
-            tty.restore(plan.termios, session.as_ref(), numbers.get(plan.record.pgrp));
+        // A terminal of the machine is as it was left, if it controls the first of the processes.
+        let signal = &made[0].leader.signal;
+        let (Some(plan), Some(tty), Some(sid)) =
+            (&plans[0].terminal, signal.tty.get(), signal.pid(PidType::Sid))
+        else {
+            return;
+        };
+        if self.controlling(&plans[0]).is_none() {
+            tty.restore(plan.termios, &sid, group(plan.record.pgrp, &sid));
         }
     }
 }
