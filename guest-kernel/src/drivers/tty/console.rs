@@ -235,13 +235,11 @@ pub struct TtyFile {
 impl TtyFile {
     /// Opens a terminal; with `take`, a session leader without one takes it as its controlling one.
     pub fn open(tty: Arc<Tty>, is_console: bool, take: bool) -> Result<Self> {
-        if let Some(master) = tty.master()
-            && (master.is_locked() || !master.is_open())
-        {
-            return Err(Errno::EIO);
-        }
         let generation = {
             let mut state = tty.state.lock();
+            if tty.master().is_some_and(|master| master.is_locked() || !master.is_open()) {
+                return Err(Errno::EIO);
+            }
             if state.exclusive && !job::is_admin() {
                 return Err(Errno::EBUSY);
             }
@@ -282,14 +280,17 @@ impl TtyFile {
 
 impl Drop for TtyFile {
     fn drop(&mut self) {
-        let last = {
+        let master = self.tty.master();
+        let (is_last, hears) = {
             let mut state = self.tty.state.lock();
             state.opens -= 1;
             state.exclusive &= state.opens != 0;
-            state.opens == 0
+            (state.opens == 0, master.filter(|master| master.is_open()))
         };
-        if last && let Some(master) = self.tty.master() {
-            master.set_slave_closed(true);
+        match (is_last, hears, master) {
+            (true, Some(master), _) => master.set_slave_closed(true),
+            (true, None, Some(master)) => master.release_number(),
+            _ => {}
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each mount is an instance of its own, with its own numbers and settings. Opening `ptmx` makes a pair in
 //! its own instance; /dev/ptmx, a device node elsewhere, does so in the one that is mounted on `pts` beside
-//! it. A node is there while its master is open; it belongs to whoever opened that.
+//! it. A node is there while its master is open; it belongs to whoever opened that. Its number is taken until both
+//! sides are closed.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -41,7 +42,7 @@ const FIRST_POS: u64 = 3;
 /// A number's state in an instance.
 enum Slot {
     Free,
-    /// A pair is being made.
+    /// A pair is being made, or its master was closed and the terminal side is still open.
     Reserved,
     /// The node of a pair.
     Used(Ref<Inode>),
@@ -141,15 +142,22 @@ impl Instance {
         Ok(index)
     }
 
-    /// The number is free again.
-    fn release(&self, index: usize) {
-        let mut slots = self.slots.lock();
-        let gone = slots.get_mut(index).map(|slot| core::mem::replace(slot, Slot::Free));
-        drop(slots);
-        if let Some(Slot::Used(node)) = &gone {
+    /// The node goes; its number is still taken.
+    fn remove(&self, index: usize) {
+        if let Some(Slot::Used(node)) = self.put(index, Slot::Reserved) {
             node.set_nlink(0);
         }
+    }
+
+    /// The number is free again.
+    fn release(&self, index: usize) {
+        self.put(index, Slot::Free);
         NR_PTYS.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What a slot was until now.
+    fn put(&self, index: usize, new: Slot) -> Option<Slot> {
+        self.slots.lock().get_mut(index).map(|slot| core::mem::replace(slot, new))
     }
 
     fn node(&self, index: usize) -> Option<Ref<Inode>> {
@@ -224,6 +232,13 @@ pub(super) fn allocate(
 
 /// The master of pair `index` was closed: its node goes.
 pub(super) fn remove(sb: &SuperBlock, index: u32) {
+    if let Some(instance) = Instance::of(sb) {
+        instance.remove(index as usize);
+    }
+}
+
+/// Both sides of pair `index` were closed: the number is free.
+pub(super) fn release(sb: &SuperBlock, index: u32) {
     if let Some(instance) = Instance::of(sb) {
         instance.release(index as usize);
     }

@@ -50,6 +50,9 @@ pub mod packet {
 pub struct Master {
     /// N of /dev/pts/N.
     pub index: u32,
+    /// The devpts of that.
+    #[described(skip)]
+    sb: Ref<SuperBlock>,
     /// What the terminal sent and the master has not read.
     pub output: IrqLock<Ring>,
     /// Where the master waits for output or for room for input, and whoever polls it.
@@ -73,9 +76,11 @@ pub(super) struct Packet {
 }
 
 impl Master {
-    pub(super) fn try_new(index: u32) -> Result<Self> {
+    /// A side of pair `index` in `sb`.
+    pub(super) fn try_new(sb: &Ref<SuperBlock>, index: u32) -> Result<Self> {
         Ok(Self {
             index,
+            sb: sb.clone(),
             output: IrqLock::new(Ring::try_new(OUTPUT_SIZE)?),
             wait: WaitQueue::new(),
             packet: IrqLock::new(Packet::default()),
@@ -85,7 +90,12 @@ impl Master {
         })
     }
 
-    /// False once the master file is closed.
+    /// The side that was open last is closed.
+    pub(super) fn release_number(&self) {
+        devpts::release(&self.sb, self.index);
+    }
+
+    /// False once the master file is closed, which happens under the lock of the terminal's state.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
@@ -243,9 +253,16 @@ impl MasterFile {
 impl Drop for MasterFile {
     fn drop(&mut self) {
         let master = self.master();
-        master.open.store(false, Ordering::Release);
-        devpts::remove(&self.node.sb, master.index);
+        let is_last = {
+            let state = self.tty.state.lock();
+            master.open.store(false, Ordering::Release);
+            state.opens == 0
+        };
+        devpts::remove(&master.sb, master.index);
         self.tty.hang_up(false);
+        if is_last {
+            master.release_number();
+        }
     }
 }
 
@@ -347,7 +364,7 @@ impl FileOps for MasterFile {
 /// Opens a new pair, whose node comes into `sb`: what /dev/ptmx does.
 fn open_master(sb: &Ref<SuperBlock>) -> Result<MasterFile> {
     let (tty, node) = devpts::allocate(sb, None, |index| {
-        let backend = Backend::Pty(Master::try_new(index)?);
+        let backend = Backend::Pty(Master::try_new(sb, index)?);
         let mut termios = Termios::STANDARD;
         // pty(7): a pseudoterminal starts like any terminal, with a line speed of 38400.
         termios.c_cflag &= !uapi::HUPCL;

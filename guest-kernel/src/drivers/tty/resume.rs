@@ -58,7 +58,7 @@ pub fn open_master(ptmx: Path, flags: OpenFlags, former: &Former<'_>) -> Result<
     }
     let root = devpts::root_for(&ptmx)?;
     let made = devpts::allocate(&root.mnt.sb, Some(former.index), |index| {
-        let master = super::pty::Master::try_new(index)?;
+        let master = super::pty::Master::try_new(&root.mnt.sb, index)?;
         master.set_locked(former.locked);
         let packet = Packet { on: former.packet_mode, status: former.packet_status };
         master.set_packet(packet);

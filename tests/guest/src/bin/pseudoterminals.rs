@@ -201,7 +201,28 @@ fn session_hears_of_hangup() {
     wait_ok(leader);
 }
 
+/// A pair's number is taken until both sides are closed, though its node goes with the master.
+fn numbers() {
+    let first = open();
+    // SAFETY: our own descriptors, valid paths.
+    unsafe {
+        libc::close(first.master);
+        check_eq!(err(libc::open(first.name.as_ptr(), libc::O_RDWR)), libc::ENOENT);
+        let second = open();
+        check_eq!(first.name == second.name, false);
+        libc::close(first.slave);
+        let third = open();
+        check_eq!(first.name, third.name);
+        for fd in [second.master, second.slave, third.slave, third.master] {
+            libc::close(fd);
+        }
+        let again = open();
+        check_eq!(first.name, again.name);
+    }
+}
+
 fn main() {
+    numbers();
     let pty = open();
     canonical(&pty);
     raw(&pty);
