@@ -11,8 +11,10 @@ use crate::introspect::{self, Object};
 
 /// Control characters of a terminal (asm-generic/termbits.h).
 const NCCS: usize = 19;
-/// Most places of a ring of a terminal: more than any has.
-const MAX_RING: u64 = 64 << 10;
+/// Most places of a ring of a terminal: as many as the longest has.
+const MAX_RING: u64 = 16 << 10;
+/// Most pseudoterminals that a machine has at a time.
+const MAX_PAIRS: usize = 4096;
 
 /// A descriptor of a pseudoterminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) struct Ptys {
     /// Descriptors of terminal sides.
     pub terminals: Vec<PtyFd>,
     records: Writer<Pty>,
+    /// The pairs of `masters`.
+    seen: HashSet<u64>,
 }
 
 impl Ptys {
@@ -59,12 +63,15 @@ impl Ptys {
         Ok(Some((tty.addr(), hung_up)))
     }
 
-    /// Adds the master that is open as `file`, and all that is in the pair, which it returns.
+    /// Adds the master that is open as `file`, and all that is in the pair, which it returns. A pair has one master:
+    /// a guest that shows it in several files, or more pairs than there can be, contradicts itself, and is not read for
+    /// each of them.
     pub(super) fn master(&mut self, fd: u64, file: u64, detail: &Object<'_>) -> Result<u64> {
         let damaged = damaged("a pseudoterminal");
         let tty = detail.ptr("tty")?.ok_or_else(&damaged)?;
         let master = detail.ptr("master")?.ok_or_else(&damaged)?;
         let node = detail.ptr("node")?.ok_or_else(&damaged)?;
+        self.add_master(PtyFd { fd, file, pty: tty.addr() }).ok_or_else(&damaged)?;
         let (state, to) = (tty.embedded("state")?, &mut self.records);
         let flag = |name: &str| state.uint(&format!("termios.{name}"));
         let held = Held::of(&state.embedded("ldisc")?)?;
@@ -107,8 +114,16 @@ impl Ptys {
         };
         self.records.push(record);
         self.pairs.push(record);
-        self.masters.push(PtyFd { fd, file, pty: tty.addr() });
         Ok(tty.addr())
+    }
+
+    /// Notes a master before its pair is read; `None` if there cannot be one more of it.
+    fn add_master(&mut self, master: PtyFd) -> Option<()> {
+        if self.masters.len() >= MAX_PAIRS || !self.seen.insert(master.pty) {
+            return None;
+        }
+        self.masters.push(master);
+        Some(())
     }
 }
 
@@ -269,8 +284,17 @@ mod tests {
 
     #[test]
     fn rings_that_no_terminal_has_are_refused() {
-        assert_eq!([0, 16 << 10, MAX_RING].map(fits), [Some(0), Some(16 << 10), Some(MAX_RING)]);
+        assert_eq!([0, 4096, MAX_RING].map(fits), [Some(0), Some(4096), Some(MAX_RING)]);
         assert_eq!([MAX_RING + 1, u64::MAX].map(fits), [None; 2]);
+    }
+
+    #[test]
+    fn pairs_are_read_once_and_no_more_than_there_can_be() {
+        let mut own = Ptys::default();
+        let mut add = |pty| own.add_master(PtyFd { fd: 3, file: pty, pty }).is_some();
+        assert_eq!([add(7), add(8), add(7)], [true, true, false]);
+        assert_eq!((9..5000).filter(|pty| add(*pty)).count(), MAX_PAIRS - 2);
+        assert_eq!(own.masters.len(), MAX_PAIRS);
     }
 
     #[test]
