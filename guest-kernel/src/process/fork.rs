@@ -103,8 +103,9 @@ impl CloneArgs {
     }
 }
 
-/// Combinations that make no sense are refused with Linux's errno (clone(2), ERRORS).
-fn check_flags(args: &CloneArgs) -> Result<()> {
+/// Combinations that make no sense are refused with Linux's errno (clone(2), ERRORS), before anything that the arguments
+/// refer to is looked at.
+pub fn check_flags(args: &CloneArgs) -> Result<()> {
     let flags = args.flags;
     let has = |f| flags.contains(f);
     let sharing = has(CloneFlags::NEWNS) && has(CloneFlags::FS)
@@ -113,7 +114,9 @@ fn check_flags(args: &CloneArgs) -> Result<()> {
         || has(CloneFlags::SIGHAND) && !has(CloneFlags::VM)
         || has(CloneFlags::SIGHAND) && has(CloneFlags::CLEAR_SIGHAND)
         || has(CloneFlags::THREAD) && flags.intersects(CloneFlags::NEWUSER | CloneFlags::NEWPID)
-        || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED | CloneFlags::THREAD);
+        || has(CloneFlags::PIDFD) && flags.intersects(CloneFlags::DETACHED | CloneFlags::THREAD)
+        // Two answers to one place; for clone(2) both always are.
+        || has(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) && args.pidfd == args.parent_tid;
     // clone(2) takes any number for the signal; what is none is not sent.
     if sharing {
         return Err(Errno::EINVAL);

@@ -8,7 +8,7 @@ use crate::mm::UserPtr;
 use crate::mm::user::read_cstr;
 use crate::ns::{Cap, Pid, PidType};
 use crate::process::creds::mm_limits;
-use crate::process::fork::{CloneArgs, CloneFlags, kernel_clone};
+use crate::process::fork::{CloneArgs, CloneFlags, check_flags, kernel_clone};
 use crate::process::wait::{WaitOptions, WaitResult, Which, do_wait};
 use crate::process::{exec, exit, jobs};
 use crate::procfs::cgroupfs::into_cgroup;
@@ -31,9 +31,6 @@ pub fn sys_clone(a: &mut Args) -> SysResult {
         set_tid: alloc::vec::Vec::new(),
         cgroup: None,
     };
-    if args.flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
-        return Err(Errno::EINVAL);
-    }
     Ok(kernel_clone(&args, a.regs())? as usize)
 }
 
@@ -90,17 +87,13 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
     if (set_tid == 0) != (set_tid_size == 0) || set_tid_size > most {
         return Err(Errno::EINVAL);
     }
-    let cgroup = if flags.contains(CloneFlags::INTO_CGROUP) {
-        if size < CLONE_ARGS_SIZE_VER2 {
-            return Err(Errno::EINVAL);
-        }
-        let fd = i32::try_from(cgroup).map_err(|_| Errno::EINVAL)?;
-        Some(into_cgroup(fd, flags.contains(CloneFlags::THREAD))?)
-    } else {
-        None
+    let cgroup = match flags.contains(CloneFlags::INTO_CGROUP) {
+        true if size < CLONE_ARGS_SIZE_VER2 => return Err(Errno::EINVAL),
+        true => Some(i32::try_from(cgroup).map_err(|_| Errno::EINVAL)?),
+        false => None,
     };
     let set_tid = UserPtr::<u32>::new(set_tid).read_array(set_tid_size as usize)?;
-    let args = CloneArgs {
+    let mut args = CloneArgs {
         flags,
         exit_signal: exit_signal as i32,
         stack: if stack == 0 { 0 } else { stack.checked_add(stack_size).ok_or(Errno::EINVAL)? },
@@ -109,8 +102,12 @@ pub fn sys_clone3(a: &mut Args) -> SysResult {
         child_tid,
         pidfd,
         set_tid,
-        cgroup,
+        cgroup: None,
     };
+    check_flags(&args)?;
+    if let Some(fd) = cgroup {
+        args.cgroup = Some(into_cgroup(fd, flags.contains(CloneFlags::THREAD))?);
+    }
     Ok(kernel_clone(&args, a.regs())? as usize)
 }
 

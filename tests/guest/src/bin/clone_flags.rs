@@ -160,6 +160,25 @@ fn refused() {
     for flags in wrong {
         check_eq!(err(clone(flags | libc::SIGCHLD, null, null)), libc::EINVAL);
     }
+    // The descriptor and the tid have one place in clone(2), and may have none in clone3(2) either.
+    let mut place = 0_i32;
+    let both = libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID;
+    check_eq!(err(clone(both | libc::SIGCHLD, &raw mut place, null)), libc::EINVAL);
+    let mut args = [0_u64; 8];
+    args[0] = both as u64;
+    (args[1], args[3]) = ((&raw mut place) as u64, (&raw mut place) as u64);
+    args[4] = libc::SIGCHLD as u64;
+    // SAFETY: the arguments are as long as they say.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
+    check_eq!(err(result), libc::EINVAL);
+    // Flags are looked at before the control group, of which there is none.
+    let mut args = [0_u64; 11];
+    args[0] = 0x2_0000_0000 | (libc::CLONE_NEWNS | libc::CLONE_FS) as u64;
+    args[4] = libc::SIGCHLD as u64;
+    args[10] = 999;
+    // SAFETY: as above.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
+    check_eq!(err(result), libc::EINVAL);
     // No signal: only __WCLONE or __WALL waits for it.
     let pid = ok(clone(0, null, null)) as i32;
     // SAFETY: plain calls.
