@@ -85,6 +85,9 @@ struct Ring {
     slots: Array<Option<Slot>>,
     head: usize,
     tail: usize,
+    /// Free slots that nobody else may fill; see [`splice`].
+    #[described(skip)]
+    reserved: usize,
     #[described(skip)]
     spare: Option<PipePage>,
 }
@@ -97,7 +100,7 @@ fn try_slots(n: usize) -> Result<Array<Option<Slot>>> {
 
 impl Ring {
     fn try_new(slots: usize) -> Result<Self> {
-        Ok(Self { slots: try_slots(slots)?, head: 0, tail: 0, spare: None })
+        Ok(Self { slots: try_slots(slots)?, head: 0, tail: 0, reserved: 0, spare: None })
     }
 
     fn used(&self) -> usize {
@@ -108,8 +111,13 @@ impl Ring {
         self.head == self.tail
     }
 
+    /// Slots that are in use or kept for somebody.
+    fn taken(&self) -> usize {
+        self.used() + self.reserved
+    }
+
     fn is_full(&self) -> bool {
-        self.used() >= self.slots.len()
+        self.taken() >= self.slots.len()
     }
 
     fn slot(&mut self, position: usize) -> Option<&mut Slot> {
@@ -179,7 +187,7 @@ impl Ring {
 
     /// Changes the number of slots, a power of two; `EBUSY` if more are in use.
     fn resize(&mut self, n: usize) -> Result<()> {
-        if self.used() > n {
+        if self.taken() > n {
             return Err(Errno::EBUSY);
         }
         let mut slots = try_slots(n)?;
@@ -188,7 +196,7 @@ impl Ring {
         for (i, new) in slots.iter_mut().take(used).enumerate() {
             *new = self.slots[(self.tail + i) & mask].take();
         }
-        *self = Self { slots, head: used, tail: 0, spare: self.spare.take() };
+        (self.slots, self.head, self.tail) = (slots, used, 0);
         Ok(())
     }
 
@@ -208,8 +216,11 @@ const fn exclusive(channel: &'static WaitChannel) -> Wait {
 #[derive(Described)]
 pub struct Pipe {
     ring: Mutex<Ring>,
-    /// Slots in use and slots there are, as of the last change: for looks without the lock.
+    /// Slots in use, and below slots there are, as of the last change: for looks without the lock.
     used: AtomicU32,
+    /// Those in use and those that are kept for somebody, likewise.
+    #[described(skip)]
+    taken: AtomicU32,
     slots: AtomicU32,
     readers: AtomicU32,
     writers: AtomicU32,
@@ -232,6 +243,7 @@ impl Pipe {
         try_arc(Self {
             ring: Mutex::new(Ring::try_new(DEFAULT_SLOTS)?),
             used: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
             slots: AtomicU32::new(DEFAULT_SLOTS as u32),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
@@ -245,6 +257,7 @@ impl Pipe {
 
     fn publish(&self, ring: &Ring) {
         self.used.store(ring.used() as u32, Ordering::Release);
+        self.taken.store(ring.taken() as u32, Ordering::Release);
     }
 
     /// True if no byte waits to be read.
@@ -258,7 +271,7 @@ impl Pipe {
     }
 
     fn is_full(&self) -> bool {
-        self.used.load(Ordering::Acquire) >= self.slots.load(Ordering::Acquire)
+        self.taken.load(Ordering::Acquire) >= self.slots.load(Ordering::Acquire)
     }
 
     fn has_readers(&self) -> bool {

@@ -36,6 +36,30 @@ fn a_full_pipe_refuses_and_an_empty_one_has_nothing() {
 }
 
 #[test]
+fn what_a_socket_gave_has_its_room_in_the_pipe() {
+    let (r, w) = pipe();
+    let page = vec![7; PAGE_SIZE];
+    write(&w, &page.repeat(14)).unwrap();
+    let data: Vec<u8> = (0..PAGE_SIZE + 9).map(|n| n as u8).collect();
+    // Another writer comes while the source is waited for.
+    let mut source = |room: &mut UserBuf<'_>| {
+        assert_eq!(write(&w, &page), Err(Errno::EAGAIN), "the room is taken");
+        assert_eq!(read(&r, 2 * PAGE_SIZE).unwrap().len(), 2 * PAGE_SIZE);
+        assert_eq!(write(&w, &page.repeat(4)), Ok(2 * PAGE_SIZE));
+        room.put(&data)
+    };
+    assert_eq!(w.pipe.fill_from(1 << 20, true, false, &mut source), Ok(data.len()));
+    assert_eq!(read(&r, 14 * PAGE_SIZE).unwrap(), page.repeat(14));
+    assert_eq!(read(&r, 1 << 20).unwrap(), data);
+    // What was not used is free again, also after an error.
+    assert_eq!(
+        w.pipe.fill_from(1 << 20, true, false, &mut |_| Err(Errno::EAGAIN)),
+        Err(Errno::EAGAIN)
+    );
+    assert_eq!(write(&w, &page.repeat(20)), Ok(65536));
+}
+
+#[test]
 fn small_writes_share_a_page_and_are_never_split() {
     let (r, w) = pipe();
     for _ in 0..16 * 2 {

@@ -4,6 +4,8 @@
 //!
 //! Bytes leave a pipe only after they have arrived elsewhere: what a full socket refuses stays.
 
+use alloc::vec::Vec;
+
 use super::{Pipe, PipePage, Ring, Slot};
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
@@ -61,6 +63,59 @@ impl Ring {
             slot.merges = false;
         }
         Ok(n)
+    }
+}
+
+impl Slot {
+    /// A page with `len` bytes that nothing is appended to.
+    fn lent(page: PipePage, len: usize) -> Self {
+        Self { page, start: 0, len, packet: false, merges: false }
+    }
+}
+
+/// Room in a pipe that is kept for bytes that are still to come: what was taken from a socket cannot be given back, so
+/// nothing may stand between it and the pipe, neither another writer nor a signal nor a want of memory. The ring is not
+/// locked meanwhile, as its source may be long in coming.
+struct Reserved<'a> {
+    pipe: &'a Pipe,
+    /// A page for each slot.
+    pages: Vec<PipePage>,
+}
+
+impl Reserved<'_> {
+    /// Reads once from `source`, and puts what came where it was to go.
+    fn fill(mut self, source: Transfer<'_>) -> Result<usize> {
+        let room = self.pages.len() * PAGE_SIZE;
+        let mut bytes = crate::net::message::try_zeroed(room)?;
+        let n = source(&mut UserBuf::into_kernel(&mut bytes))?;
+        let was_empty = {
+            let mut ring = self.pipe.ring.lock();
+            let was_empty = ring.is_empty();
+            for (chunk, mut page) in bytes[..n].chunks(PAGE_SIZE).zip(self.pages.drain(..)) {
+                page.bytes_mut()[..chunk.len()].copy_from_slice(chunk);
+                ring.push_slot(Slot::lent(page, chunk.len()));
+            }
+            ring.reserved -= room / PAGE_SIZE;
+            self.pipe.publish(&ring);
+            was_empty && !ring.is_empty()
+        };
+        self.pipe.told_readers(was_empty);
+        self.pipe.wake_writers();
+        Ok(n)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.pages.is_empty() {
+            return;
+        }
+        {
+            let mut ring = self.pipe.ring.lock();
+            ring.reserved -= self.pages.len();
+            self.pipe.publish(&ring);
+        }
+        self.pipe.wake_writers();
     }
 }
 
@@ -150,82 +205,50 @@ impl Pipe {
         regular: bool,
         source: Transfer<'_>,
     ) -> Result<usize> {
-        self.await_room(nonblock)?;
-        if regular {
-            return self.fill_pages(len, source);
+        if !regular {
+            return self.reserve(len.min(READ_MAX), nonblock)?.fill(source);
         }
-        let room = {
-            let ring = self.ring.lock();
-            (ring.slots.len() - ring.used()) * PAGE_SIZE
-        };
-        // It is read without the lock, as it may wait; then there is room, unless somebody else wrote meanwhile.
-        let mut bytes =
-            crate::net::message::try_zeroed(len.min(room.max(PAGE_SIZE)).min(READ_MAX))?;
-        let n = source(&mut UserBuf::into_kernel(&mut bytes))?;
-        let mut rest = UserBuf::from_kernel(&bytes[..n]);
-        let mut done = 0;
-        while !rest.is_empty() {
-            match self.lend(&mut rest, false) {
-                Ok(n) => done += n,
-                Err(error) => return outcome(done, Err(error)),
-            }
-        }
-        Ok(done)
-    }
-
-    fn fill_pages(&self, len: usize, source: Transfer<'_>) -> Result<usize> {
-        let mut done = 0;
-        let (was_empty, result) = {
-            let mut ring = self.ring.lock();
-            let was_empty = ring.is_empty();
-            let mut fill = || {
-                while done < len && !ring.is_full() {
-                    let mut page = PipePage::try_new()?;
-                    let want = (len - done).min(PAGE_SIZE);
-                    let room = &mut page.bytes_mut()[..want];
-                    let n = source(&mut UserBuf::into_kernel(room))?;
-                    if n > 0 {
-                        ring.push_slot(Slot {
-                            page,
-                            start: 0,
-                            len: n,
-                            packet: false,
-                            merges: false,
-                        });
-                    }
-                    done += n;
-                    if n < want {
-                        break;
-                    }
+        self.supply(nonblock, |ring, done| {
+            while *done < len && !ring.is_full() {
+                let mut page = PipePage::try_new()?;
+                let want = (len - *done).min(PAGE_SIZE);
+                let n = source(&mut UserBuf::into_kernel(&mut page.bytes_mut()[..want]))?;
+                if n > 0 {
+                    ring.push_slot(Slot::lent(page, n));
                 }
-                Ok(())
-            };
-            let result = fill();
-            self.publish(&ring);
-            (was_empty && !ring.is_empty(), result)
-        };
-        self.told_readers(was_empty);
-        outcome(done, result)
+                *done += n;
+                if n < want {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Lends the pipe as many of the bytes as there is room for (vmsplice(2)).
     pub fn lend(&self, bytes: &mut UserBuf<'_>, nonblock: bool) -> Result<usize> {
+        self.supply(nonblock, |ring, done| {
+            while !bytes.is_empty() && !ring.is_full() {
+                *done += ring.push_lent(bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets `work` put bytes into the ring, which has room, and counts them in its second argument.
+    fn supply(
+        &self,
+        nonblock: bool,
+        mut work: impl FnMut(&mut Ring, &mut usize) -> Result<()>,
+    ) -> Result<usize> {
         loop {
             self.await_room(nonblock)?;
             let mut done = 0;
             let (was_full, was_empty, result) = {
                 let mut ring = self.ring.lock();
                 let (was_full, was_empty) = (ring.is_full(), ring.is_empty());
-                let mut result = Ok(());
-                while !bytes.is_empty() && !ring.is_full() {
-                    match ring.push_lent(bytes) {
-                        Ok(n) => done += n,
-                        Err(error) => {
-                            result = Err(error);
-                            break;
-                        }
-                    }
-                }
+                // Another writer may have been faster.
+                let result = if was_full { Ok(()) } else { work(&mut ring, &mut done) };
                 self.publish(&ring);
                 (was_full, was_empty && !ring.is_empty(), result)
             };
@@ -234,6 +257,21 @@ impl Pipe {
                 return outcome(done, result);
             }
         }
+    }
+
+    /// Waits for room and keeps as much of it as `len` bytes take, or all there is, with pages for them.
+    fn reserve(&self, len: usize, nonblock: bool) -> Result<Reserved<'_>> {
+        let mut reserved = Reserved { pipe: self, pages: Vec::new() };
+        self.supply(nonblock, |ring, _| {
+            let n = len.div_ceil(PAGE_SIZE).min(ring.slots.len() - ring.taken());
+            reserved.pages.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+            for _ in 0..n {
+                reserved.pages.push(PipePage::try_new()?);
+                ring.reserved += 1;
+            }
+            Ok(())
+        })?;
+        Ok(reserved)
     }
 
     /// Wakes readers if there was nothing before, or if somebody watches every change.
