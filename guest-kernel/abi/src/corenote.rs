@@ -155,6 +155,19 @@ pub const ERESTART_RESTARTBLOCK: u64 = 516;
 /// over it.
 pub const PT_FILE_PIECE: u32 = 0x6042_4a01;
 
+/// A piece of a file without a name, as a header of the type [`PT_FILE_PIECE`] says where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilePiece {
+    /// [`Nameless::id`] of the file.
+    pub file: u64,
+    /// Where in the file.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where they stand in the core; while one is made, from the start of its data.
+    pub offset: u64,
+}
+
 /// Name of the mapping of the page that signal handlers return through.
 pub const SIGRETURN_NAME: &[u8] = b"[sigreturn]";
 /// Name of a mapping of shared anonymous memory.

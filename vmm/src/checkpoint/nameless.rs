@@ -3,13 +3,13 @@
 
 use std::collections::HashSet;
 
-use belljar_abi::corenote::{self, Kind, Writer};
+use belljar_abi::corenote::{self, FilePiece, Kind, Writer};
 
 use super::content::{Contents, Run};
 use super::memory::{MAX_BYTES, Piece};
 use super::state::{put, table};
 use super::{Error, Result};
-use crate::elfcore::{FilePiece, Note};
+use crate::elfcore::Note;
 use crate::introspect::{Object, optional};
 use crate::target::PAGE_SIZE;
 

@@ -32,19 +32,6 @@ pub struct Segment {
     pub memsz: u64,
 }
 
-/// A piece of a file that the core holds ([`belljar_abi::corenote::PT_FILE_PIECE`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilePiece {
-    /// Which file.
-    pub file: u64,
-    /// Where in the file.
-    pub start: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Where they stand in the core, from the start of the data.
-    pub offset: u64,
-}
-
 /// `PF_X`.
 pub const PF_X: u32 = 1;
 /// `PF_W`.

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use belljar_abi::corenote::PT_FILE_PIECE;
+use belljar_abi::corenote::{FilePiece, PT_FILE_PIECE};
 use object::endian::LittleEndian as LE;
 use object::pod::bytes_of;
 use object::{U16, U32, U64, elf};
 
-use super::{FilePiece, Note, PAGE_SIZE, Segment};
+use super::{Note, PAGE_SIZE, Segment};
 
 /// Where the segments' bytes begin is a multiple of this: the largest page that a reader may have.
 const ALIGN: u64 = 64 << 10;

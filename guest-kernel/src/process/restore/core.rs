@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use belljar_abi::corenote::{self, Kind, PT_FILE_PIECE, Table};
+use belljar_abi::corenote::{self, FilePiece, Kind, PT_FILE_PIECE, Table};
 use belljar_abi::coreregs::{CORE, LINUX, NT_ARM_TLS, NT_AUXV, NT_FPREGSET, NT_PRSTATUS};
 use elf::abi::{EM_AARCH64, ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE};
 use elf::endian::AnyEndian;
@@ -94,19 +94,6 @@ pub struct Segment {
     /// Bytes that stand in the file; whole pages.
     pub len: u64,
     /// Where they stand.
-    pub offset: u64,
-}
-
-/// A piece of a file without a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilePiece {
-    /// Which file.
-    pub file: u64,
-    /// Where in that.
-    pub start: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Where they stand in the core.
     pub offset: u64,
 }
 

@@ -16,12 +16,12 @@ use alloc::vec::Vec;
 
 use belljar_abi::carried::Carried;
 use belljar_abi::corenote::{
-    self, Fd, File, Frames, Kind, Limit, Lock, Pending, Record, SigAction, Table, Thread, Vma,
-    Watch, Zombie,
+    self, Fd, File, FilePiece, Frames, Kind, Limit, Lock, Pending, Record, SigAction, Table,
+    Thread, Vma, Watch, Zombie,
 };
 use belljar_abi::coreregs::{FpSimd, General};
 
-use super::core::{Bad, Core, FilePiece, Result, Segment, room};
+use super::core::{Bad, Core, Result, Segment, room};
 use crate::arch::{FpState, PtRegs};
 use crate::errno::Errno;
 use crate::fs::PATH_MAX;
