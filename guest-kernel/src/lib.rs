@@ -13,7 +13,7 @@
 //!
 //! | floor | what it is |
 //! | --- | --- |
-//! | [`errno`], [`uapi`], [`addr`], [`list`], [`kref`], [`array`], [`sync`], [`bpf`] | words that every floor speaks |
+//! | [`errno`], [`uapi`], [`addr`], [`list`], [`kref`], [`array`], [`queue`], [`sync`], [`bpf`] | words that every floor speaks |
 //! | [`arch`] | the only place with assembly, system registers and page-table bits |
 //! | [`mm`] | frames, kernel heap, address spaces, faults, copy-on-write, user copy |
 //! | [`sched`] | entities, run queues, wait queues, timers, clocks |
@@ -46,6 +46,7 @@ pub mod ordmap;
 pub mod panic;
 pub mod process;
 pub mod procfs;
+pub mod queue;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;

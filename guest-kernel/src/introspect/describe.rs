@@ -9,6 +9,7 @@ use crate::kref::Ref;
 use crate::list::{Link, Linked, List};
 use crate::mm::{MappedFile, RangeFile};
 use crate::ns::CapSet;
+use crate::queue::Queue;
 use crate::signal::SigSet;
 use crate::sync::{IrqLock, Mutex, RwLock, SeqCount, SpinLock};
 
@@ -34,6 +35,11 @@ impl<T: Described + Linked<L>, L> DescribeField for List<T, L> {
 
 /// What wraps an element would need an offset of its own: the elements of growable arrays stand bare.
 impl<T: DescribeField> DescribeField for Array<T> {
+    const KIND: Kind = Kind::vec(T::KIND_REF, size_of::<T>());
+}
+
+/// Its items are found as those of an array are.
+impl<T: DescribeField> DescribeField for Queue<T> {
     const KIND: Kind = Kind::vec(T::KIND_REF, size_of::<T>());
 }
 

@@ -16,7 +16,6 @@ use belljar_abi::Described;
 
 use super::protocol::unix_of;
 use super::sock::{Skb, State, UnixSock};
-use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::File;
 use crate::kref::Ref;
@@ -24,6 +23,7 @@ use crate::mm::{try_box, try_collect};
 use crate::net::hooks;
 use crate::ns::Cap;
 use crate::ordmap::OrdMap;
+use crate::queue::Queue;
 use crate::sync::SpinLock;
 
 /// A socket in flight.
@@ -193,7 +193,7 @@ fn discard_files(mut parcel: Box<Parcel>) {
 }
 
 /// Lets go of messages, and looks for garbage: a socket was released.
-pub fn discard(messages: Array<Ref<Skb>>) {
+pub fn discard(messages: Queue<Ref<Skb>>) {
     drop(messages);
     if FLYING.load(Ordering::Acquire) != 0 {
         collect();

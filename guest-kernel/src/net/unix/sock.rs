@@ -13,6 +13,7 @@ use crate::kref::Ref;
 use crate::net::address::Address;
 use crate::net::common::{Common, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::hooks::Identity;
+use crate::queue::Queue;
 use crate::sync::{Mutex, SpinLock};
 
 /// What travels with some bytes.
@@ -97,7 +98,7 @@ impl Drop for Skb {
     }
 }
 
-/// What a socket's lock guards. Queues are short: taking the first out of an array costs little.
+/// What a socket's lock guards.
 #[repr(C)]
 #[derive(Described)]
 #[described(name = "UnixState")]
@@ -109,9 +110,9 @@ pub struct State {
     /// Most connections that wait to be accepted, less one; or messages in the queue.
     pub backlog: usize,
     /// Connections that wait to be accepted.
-    pub pending: Array<Ref<UnixSock>>,
+    pub pending: Queue<Ref<UnixSock>>,
     /// What was sent to it.
-    pub queue: Array<Ref<Skb>>,
+    pub queue: Queue<Ref<Skb>>,
     /// Who wants to be woken when the queue, or `pending`, has room.
     #[described(skip)]
     pub blocked: Vec<Ref<UnixSock>>,
@@ -151,8 +152,8 @@ impl UnixSock {
                 bound: None,
                 peer: None,
                 backlog: MAX_DGRAM_QUEUE,
-                pending: Array::new(),
-                queue: Array::new(),
+                pending: Queue::new(),
+                queue: Queue::new(),
                 blocked: Vec::new(),
                 peer_identity: None,
             }),
@@ -222,7 +223,7 @@ impl UnixSock {
             if bounded && state.queue.len() > state.backlog {
                 return Err((Errno::EAGAIN, skb));
             }
-            if state.queue.try_reserve(1).is_err() || state.queue.try_push(skb.clone()).is_err() {
+            if state.queue.try_push(skb.clone()).is_err() {
                 return Err((Errno::ENOMEM, skb));
             }
             self.queued.store(state.queue.len(), Ordering::Release);
