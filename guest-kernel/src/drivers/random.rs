@@ -7,7 +7,7 @@
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch;
 use crate::sync::IrqLock;
@@ -76,6 +76,20 @@ pub fn random_u64() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// A number that looks random and costs little: for where nothing is kept from anybody with it, and a program may ask
+/// as often as it likes. The generator is SplitMix64, which starts from a random number.
+pub fn cheap_u32() -> u32 {
+    static AT: AtomicU64 = AtomicU64::new(0);
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    if AT.load(Ordering::Relaxed) == 0 {
+        let _ = AT.compare_exchange(0, random_u64() | 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    let mut z = AT.fetch_add(STEP, Ordering::Relaxed);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ z >> 31) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +103,17 @@ mod tests {
         let mut out = [0; 4];
         stream.apply_keystream(&mut out);
         assert_eq!(out, [0xda, 0x41, 0x59, 0x7c]);
+    }
+
+    #[test]
+    fn cheap_numbers_differ_and_have_all_bits() {
+        let numbers: Vec<u32> = (0..1000).map(|_| cheap_u32()).collect();
+        let set: std::collections::HashSet<_> = numbers.iter().collect();
+        assert!(set.len() > 990);
+        for bit in 0..32 {
+            let ones = numbers.iter().filter(|n| *n >> bit & 1 != 0).count();
+            assert!((350..650).contains(&ones), "bit {bit}: {ones}");
+        }
     }
 
     #[test]

@@ -34,12 +34,22 @@ pub struct Packet<'a> {
     pub protocol: u16,
     /// The device that it came over; 0 if none.
     pub device: u32,
+    /// For whom it is, as packet(7) counts it.
+    pub kind: u8,
 }
+
+/// For this host (`PACKET_HOST`): what other sockets than packet sockets get.
+pub const FOR_HOST: u8 = 0;
+
+/// Bytes that a socket may hold beside what it sends and receives (`net.core.optmem_max`), filters among them.
+pub const OPTMEM_MAX: usize = 20480;
+/// What a program takes beside its instructions there (`struct bpf_prog`).
+const PROGRAM_HEAD: usize = 72;
 
 impl<'a> Packet<'a> {
     /// A message that came over no device.
     pub fn message(bytes: &'a [u8]) -> Self {
-        Self { bytes, protocol: 0, device: 0 }
+        Self { bytes, protocol: 0, device: 0, kind: FOR_HOST }
     }
 }
 
@@ -52,12 +62,12 @@ impl Data for Packet<'_> {
         if offset >= ANCILLARY {
             return match offset - ANCILLARY {
                 fact::PROTOCOL => Some(u32::from(self.protocol)),
-                // `PACKET_HOST`: what other sockets than packet sockets get is for this host.
-                fact::KIND | fact::MARK | fact::QUEUE | fact::RXHASH => Some(0),
+                fact::KIND => Some(u32::from(self.kind)),
+                fact::MARK | fact::QUEUE | fact::RXHASH => Some(0),
                 fact::VLAN_TAG | fact::VLAN_TAG_PRESENT => Some(0),
                 fact::IFINDEX if self.device != 0 => Some(self.device),
                 fact::CPU => Some(crate::sync::this_cpu() as u32),
-                fact::RANDOM => Some(crate::drivers::random::random_u64() as u32),
+                fact::RANDOM => Some(crate::drivers::random::cheap_u32()),
                 _ => None,
             };
         }
@@ -99,6 +109,9 @@ impl Common {
         }
         let insns = Array::from(UserPtr::<u64>::new(at).read_array(len)?);
         let program = Ref::try_new(Program::new(insns)?)?;
+        if len * size_of::<u64>() + PROGRAM_HEAD >= OPTMEM_MAX {
+            return Err(Errno::ENOMEM);
+        }
         let mut place = self.program.lock();
         // Whoever shares the socket may have locked it while the program was read.
         self.check_filter_lock()?;

@@ -132,11 +132,11 @@ pub fn tap(stack: &Stack, device: &NetDevice, frame: &[u8], outgoing: bool) {
         let start = if sock.common.kind == SOCK_DGRAM { ETH_HEADER } else { 0 };
         let seen = &frame[start..];
         let protocol = u16::from_be_bytes([frame[12], frame[13]]);
-        let packet = Packet { bytes: seen, protocol, device: device.index() };
-        let Some(kept) = sock.common.filter(&packet, 1) else { continue };
-        let Ok(bytes) = try_to_vec(&seen[..kept]) else { continue };
         let own = *device.mac.lock();
         let kind = packet_kind(frame, &own, outgoing, device.is_loopback());
+        let packet = Packet { bytes: seen, protocol, device: device.index(), kind };
+        let Some(kept) = sock.common.filter(&packet, 1) else { continue };
+        let Ok(bytes) = try_to_vec(&seen[..kept]) else { continue };
         let datagram = Datagram {
             bytes,
             start: 0,

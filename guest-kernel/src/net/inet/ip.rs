@@ -219,7 +219,10 @@ pub fn input_loopback(stack: &Stack, packet: Vec<u8>) {
             let kind = (if v4 { ETH_IPV4 } else { ETH_IPV6 }).to_be_bytes();
             let bytes = [0; 12].into_iter().chain(kind).chain(packet.iter().copied());
             if let Ok(frame) = try_collect(bytes) {
-                crate::net::packet::tap(stack, &lo, &frame, false);
+                // It left here, too: who listens sees it twice, and is told which is which.
+                for outgoing in [true, false] {
+                    crate::net::packet::tap(stack, &lo, &frame, outgoing);
+                }
             }
         }
         input(stack, &lo, &packet, true);

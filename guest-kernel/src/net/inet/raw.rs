@@ -19,7 +19,7 @@ use crate::kref::Ref;
 use crate::mm::try_collect;
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
-use crate::net::filter::Packet;
+use crate::net::filter::{FOR_HOST, Packet};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::options::OptionValue;
 use crate::net::socket::{Protocol, Socket};
@@ -367,7 +367,7 @@ pub fn input(stack: &Stack, received: &Received<'_>) -> bool {
         let whole = sock.common.family == AF_INET && !sock.is_ping();
         let bytes = if whole { received.packet } else { received.payload() };
         let protocol = received.protocol();
-        let packet = Packet { bytes, protocol, device: received.device };
+        let packet = Packet { bytes, protocol, device: received.device, kind: FOR_HOST };
         let Some(kept) = sock.common.filter(&packet, 1) else { continue };
         let Ok(bytes) = crate::mm::try_to_vec(&bytes[..kept]) else { continue };
         let datagram = Datagram {

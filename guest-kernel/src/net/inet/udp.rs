@@ -19,7 +19,7 @@ use crate::kref::Ref;
 use crate::mm::{UserPtr, try_collect};
 use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
-use crate::net::filter::Packet;
+use crate::net::filter::{FOR_HOST, Packet};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
 use crate::net::options::OptionValue;
 use crate::net::socket::{Protocol, Socket};
@@ -475,6 +475,7 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
             bytes: whole.get(..udp.len() as usize).unwrap_or(whole),
             protocol: received.protocol(),
             device: received.device,
+            kind: FOR_HOST,
         };
         let Some(kept) = sock.common.filter(&packet, headers) else {
             if let Some(counts) = counts {

@@ -9,6 +9,7 @@ use crate::fs::File;
 use crate::kref::Ref;
 use crate::mm::{UserPtr, copy_out};
 use crate::net::MsgFlags;
+use crate::net::filter::OPTMEM_MAX;
 use crate::net::hooks::{self, Identity};
 use crate::net::message::{ControlBytes, RecvMsg, SCM_MAX_FD, SendMsg};
 use crate::net::options::SOL_SOCKET;
@@ -20,8 +21,6 @@ const SCM_RIGHTS: u32 = 1;
 const SCM_CREDENTIALS: u32 = 2;
 /// Bytes of a `struct cmsghdr`.
 const HEADER: usize = 16;
-/// The most control data that one message carries (`net.core.optmem_max`).
-const CONTROL_MAX: u64 = 20480;
 
 fn align(len: usize) -> usize {
     len.next_multiple_of(8)
@@ -37,7 +36,7 @@ pub(super) fn read(header: &MsgHdr, message: &mut SendMsg<'_, '_>) -> Result<()>
     if header.control == 0 || header.control_len < HEADER as u64 {
         return Ok(());
     }
-    if header.control_len > CONTROL_MAX {
+    if header.control_len > OPTMEM_MAX as u64 {
         return Err(Errno::ENOBUFS);
     }
     let bytes = UserPtr::<u8>::new(header.control).read_array(header.control_len as usize)?;

@@ -65,6 +65,7 @@ fn only_programs_are_attached() {
     check_eq!(err(set(a, libc::SO_ATTACH_FILTER, 0)), libc::EINVAL, "a value of another size");
     let long = vec![insn(6, 0, 0, 1); 4097];
     check_eq!(err(attach(a, &long)), libc::EINVAL);
+    check_eq!(err(attach(a, &long[..4096])), libc::ENOMEM, "more than net.core.optmem_max");
     ok(attach(a, &long[..100]));
     // Another takes its place.
     ok(attach(a, &keep_if(0, 1, 2)));
@@ -214,6 +215,15 @@ fn a_packet_socket_sees_the_link_header() {
         check_eq!(wait_for(receiver), vec![0x55, 2]);
         let frame = wait_for(fd);
         check_eq!((frame.len(), frame[42]), (43, 0x55));
+        // For whom a packet is (SKF_AD_PKTTYPE): sent over loopback, it is seen leaving and arriving.
+        for (kind, bytes) in [(libc::PACKET_OUTGOING, 50), (libc::PACKET_HOST, 51)] {
+            ok(attach(fd, &keep_if(0xffff_f004, u32::from(kind), bytes)));
+            while receive(fd).is_some() {}
+            check_eq!(send(sender, &[0; 99]), 99);
+            wait_for(receiver);
+            check_eq!(wait_for(fd).len(), bytes as usize);
+            check_eq!(receive(fd), None);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::sock::TcpSock;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::common::state;
-use crate::net::filter::Packet;
+use crate::net::filter::{FOR_HOST, Packet};
 use crate::net::inet::endpoint::{Endpoint, overlap, takes};
 use crate::net::inet::ip::{self, Header, Received};
 use crate::net::inet::ports::{self, ByPort};
@@ -144,8 +144,12 @@ pub fn input(stack: &Stack, received: &Received<'_>, segment: &TcpPacket<&[u8]>)
     let local = (header.dst, segment.dst_port());
     let peer = (header.src, segment.src_port());
     let connection = stack.tcp.lock().connection(local, peer);
-    let packet =
-        Packet { bytes: segment.as_ref(), protocol: received.protocol(), device: received.device };
+    let packet = Packet {
+        bytes: segment.as_ref(),
+        protocol: received.protocol(),
+        device: received.device,
+        kind: FOR_HOST,
+    };
     let begins = segment.syn() && !segment.ack() && !segment.rst();
     let listener = if begins { stack.tcp.lock().listener(local.0, local.1) } else { None };
     // What is left of an old connection does not stand in the way of a new one, if somebody waits for one.
