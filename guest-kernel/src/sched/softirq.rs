@@ -28,8 +28,8 @@ pub enum Softirq {
     NetRx = 1,
     /// A block request is done.
     Block = 2,
-    /// Timers of network connections rang.
-    NetTimer = 3,
+    /// Timers of network connections rang, or more packets wait than are worked off at once.
+    Net = 3,
 }
 
 const COUNT: usize = 4;

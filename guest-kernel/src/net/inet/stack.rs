@@ -30,6 +30,7 @@ use crate::net::IFNAMSIZ;
 use crate::net::dev::{IFF_UP, IfAddress, Kind, NetDevice, device_name, trimmed};
 use crate::net::netlink::{nsid, sock::NetlinkTable};
 use crate::net::packet::PacketTable;
+use crate::sched::softirq::{self, Softirq};
 use crate::sync::{PreemptGuard, SpinLock};
 
 /// What waits to be received.
@@ -99,12 +100,21 @@ pub fn kick() {
     }
 }
 
+/// Packets that are worked off before others have the CPU (`net.core.netdev_budget`).
+const BUDGET: u32 = 300;
+
 #[cold]
 fn work_off() {
     let _preempt = PreemptGuard::new();
+    let mut budget = BUDGET;
     loop {
         let Some(stack) = PENDING.lock().pop_front() else { return };
-        stack.work_off();
+        if !stack.work_off(&mut budget) {
+            // There is room: it was there just now.
+            PENDING.lock().push_back(stack);
+            softirq::raise(Softirq::Net);
+            return;
+        }
     }
 }
 
@@ -501,8 +511,12 @@ impl Stack {
         }
     }
 
-    fn work_off(&self) {
+    /// Works off what waits; false if more than `budget` does.
+    fn work_off(&self, budget: &mut u32) -> bool {
         loop {
+            if *budget == 0 && !self.backlog.lock().queue.is_empty() {
+                return false;
+            }
             let next = {
                 let mut backlog = self.backlog.lock();
                 let next = backlog.queue.pop_front();
@@ -517,8 +531,9 @@ impl Stack {
             match next {
                 Some(Incoming::Packet(packet)) => ip::input_loopback(self, packet),
                 Some(Incoming::Frame(device, frame)) => ip::input_frame(self, &device, frame),
-                None => return,
+                None => return true,
             }
+            *budget = budget.saturating_sub(1);
         }
     }
 }
@@ -536,5 +551,29 @@ impl IfAddress {
             _ => SCOPES[0],
         };
         Self { cidr, peer: None, broadcast: None, scope, label: device.name() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mm::testing;
+
+    #[test]
+    fn what_a_budget_leaves_waits() {
+        testing::setup();
+        let stack = Stack::new(1).unwrap();
+        // Nobody else is to work it off.
+        stack.scheduled.store(true, Ordering::Relaxed);
+        for _ in 0..5 {
+            assert!(stack.enqueue(Incoming::Packet(vec![0; 20]), 20));
+        }
+        let mut budget = 3;
+        assert!(!stack.work_off(&mut budget));
+        assert_eq!((budget, stack.backlog.lock().queue.len()), (0, 2));
+        budget = 3;
+        assert!(stack.work_off(&mut budget));
+        assert_eq!((budget, stack.backlog.lock().bytes), (1, 0));
+        assert!(!stack.scheduled.load(Ordering::Relaxed));
     }
 }

@@ -124,9 +124,9 @@ list_link!(
 /// Sockets whose timer rang, for the softirq. The list holds a reference of each.
 static RANG: IrqLock<List<TcpSock, RangLink>> = IrqLock::new(List::new());
 
-/// Has the softirq of network timers poll connections; at boot.
+/// Has the softirq of the network poll connections and work off what waits; at boot.
 pub fn init() {
-    softirq::register(Softirq::NetTimer, || {
+    softirq::register(Softirq::Net, || {
         loop {
             let next = {
                 let rang = RANG.lock();
@@ -489,7 +489,7 @@ impl TcpSock {
                 core::mem::forget(sock);
             }
         }
-        softirq::raise(Softirq::NetTimer);
+        softirq::raise(Softirq::Net);
     }
 
     /// Stops the timer for good.
