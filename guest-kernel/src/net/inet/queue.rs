@@ -68,11 +68,12 @@ impl Queue {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Adds one, if it fits, and wakes who waits; false if it does not.
+    /// Adds one, if it fits, and wakes who waits; false if it does not. A socket that is shut for reading gets
+    /// datagrams still, as on Linux: only nobody waits for them.
     pub fn push(&self, common: &Common, datagram: Datagram) -> bool {
         let cost = datagram.cost();
         let room = common.rcvbuf.load(Relaxed) as usize;
-        if self.cost.load(Relaxed) + cost > room || common.is_shut(SHUT_RECEIVE) {
+        if self.cost.load(Relaxed) + cost > room {
             self.dropped.fetch_add(1, Relaxed);
             return false;
         }

@@ -42,6 +42,13 @@ struct State {
     peer: Option<Endpoint>,
 }
 
+impl State {
+    /// True if its peer, which has any port if it was connected to port 0, is who is at `from`.
+    fn is_connected_to(&self, from: (IpAddress, u16)) -> bool {
+        self.peer.is_some_and(|peer| peer.addr == from.0 && (peer.port == 0 || peer.port == from.1))
+    }
+}
+
 /// A UDP socket.
 pub struct UdpSock {
     /// What every socket has.
@@ -341,7 +348,8 @@ impl Protocol for UdpRef {
         // As on Linux, who waits is woken even if it is not connected.
         self.common.shutdown.fetch_or(how, Relaxed);
         self.common.wake_all();
-        self.peer_name().map(drop)
+        // One that is connected to port 0 is connected, though its peer has no name.
+        self.state.lock().peer.map(drop).ok_or(Errno::ENOTCONN)
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollFlags {
@@ -448,7 +456,7 @@ pub fn input(stack: &Stack, received: &Received<'_>, udp: &UdpPacket<&[u8]>, to_
             let device = sock.common.bound_dev.load(Relaxed);
             if !takes(state.local.addr, sock.dual(), header.dst)
                 || device != 0 && device != received.device
-                || state.peer.is_some_and(|p| (p.addr, p.port) != (from.addr, from.port))
+                || state.peer.is_some() && !state.is_connected_to((from.addr, from.port))
             {
                 return None;
             }
@@ -518,10 +526,9 @@ pub fn report(stack: &Stack, local: (IpAddress, u16), remote: (IpAddress, u16), 
         there
             .filter(|sock| {
                 let state = *sock.state.lock();
-                let peer = state.peer.map(|peer| (peer.addr, peer.port));
                 takes(state.local.addr, sock.dual(), local.0)
-                    && (peer == Some(remote)
-                        || peer.is_none() && sock.options.receive_errors.load(Relaxed))
+                    && (state.is_connected_to(remote)
+                        || state.peer.is_none() && sock.options.receive_errors.load(Relaxed))
             })
             .max_by_key(|sock| sock.state.lock().peer.is_some())
             .cloned()

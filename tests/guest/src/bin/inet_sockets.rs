@@ -309,6 +309,25 @@ fn datagrams() {
     check!((50..500).contains(&got), "{got} datagrams");
 }
 
+/// Datagrams reach a socket that is shut for reading, and one that is connected to port 0 from every port there.
+fn odd_receivers() {
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut buf = [0; 9];
+    let shut = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // SAFETY: a plain call.
+    check_eq!(err(unsafe { libc::shutdown(shut.as_raw_fd(), libc::SHUT_RD) }), libc::ENOTCONN);
+    sender.send_to(b"shut", shut.local_addr().unwrap()).unwrap();
+    check_eq!(shut.recv(&mut buf).unwrap(), 4);
+    let any = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ok(connect(any.as_raw_fd(), 0));
+    sender.send_to(b"any", any.local_addr().unwrap()).unwrap();
+    check_eq!(poll(any.as_raw_fd(), libc::POLLIN, 10_000), libc::POLLIN);
+    check_eq!(any.recv(&mut buf).unwrap(), 3);
+    check_eq!(any.peer_addr().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    // SAFETY: a plain call.
+    ok(unsafe { libc::shutdown(any.as_raw_fd(), libc::SHUT_RDWR) });
+}
+
 fn version_six() {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -411,6 +430,7 @@ fn main() {
     ports();
     options();
     datagrams();
+    odd_receivers();
     version_six();
     echo();
     tables();
