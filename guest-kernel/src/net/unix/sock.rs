@@ -207,8 +207,8 @@ impl UnixSock {
 
     /// Its name as an address: the family alone if it has none.
     pub fn address(&self) -> Address {
-        let state = self.state.lock();
-        state.bound.as_ref().map_or_else(super::name::unnamed, |bound| bound.address)
+        let local = self.common.local();
+        if local.bytes().is_empty() { super::name::unnamed() } else { local }
     }
 
     /// Puts something into its queue. `EPIPE` if nobody will read it. `kind_of_full`: what to say if the

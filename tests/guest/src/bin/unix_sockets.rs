@@ -439,6 +439,19 @@ fn polling() {
     check_eq!(recv(b, &mut buf, 0), 11);
 }
 
+/// A message says who sent it, though that one is gone.
+fn senders() {
+    let named =
+        |name: &str| UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap());
+    let (gone, stays) = (named("gone").unwrap(), named("stays").unwrap());
+    gone.send_to_addr(b"x", &stays.local_addr().unwrap()).unwrap();
+    drop(gone);
+    let (n, from) = stays.recv_from(&mut [0; 9]).unwrap();
+    check_eq!((n, from.as_abstract_name()), (1, Some(&b"gone"[..])));
+    // The name itself is free.
+    named("gone").unwrap();
+}
+
 fn main() {
     // SAFETY: the programs is single-threaded here.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
@@ -447,6 +460,7 @@ fn main() {
     limits();
     names();
     datagrams();
+    senders();
     errors();
     polling();
     // Threads at both ends, as Rust's and glibc's libraries use them.
