@@ -197,14 +197,14 @@ impl Mm {
         })
     }
 
-    /// `MADV_REMOVE`: makes a hole in the file behind shared mappings.
+    /// `MADV_REMOVE`: makes a hole in the file behind shared mappings of what may be written to, now or not.
     fn remove(&self, start: u64, end: u64) -> Result<()> {
         self.walk(start, end, |space, vma, from, to| {
             if vma.flags.contains(VmFlags::LOCKED) {
                 return Err(Errno::EINVAL);
             }
             let file = vma.file.as_ref().ok_or(Errno::EINVAL)?;
-            if !vma.flags.contains(VmFlags::SHARED | VmFlags::WRITE) {
+            if !vma.flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE) {
                 return Err(Errno::EACCES);
             }
             let first = vma.page_index(from) << PAGE_SHIFT;

@@ -3,7 +3,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
-use belljar_guest_tests::{check, check_eq, child, map, wait, wait_ok};
+use belljar_guest_tests::{check, check_eq, child, map, ok, wait, wait_ok};
 
 const P: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -11,6 +11,17 @@ const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 fn main() {
     // SAFETY: every access lies in a mapping made just before.
     unsafe {
+        // A hole in a file takes a mapping that may be written to, though now it may not.
+        let file = ok(libc::memfd_create(c"holes".as_ptr(), 0));
+        ok(libc::ftruncate(file, P as i64));
+        let null = std::ptr::null_mut();
+        let shared = libc::mmap(null, P, RW, libc::MAP_SHARED, file, 0).cast::<u8>();
+        *shared = 7;
+        ok(libc::mprotect(shared.cast(), P, libc::PROT_READ));
+        ok(libc::madvise(shared.cast(), P, libc::MADV_REMOVE));
+        check_eq!(*shared, 0);
+        ok(libc::munmap(shared.cast(), P));
+
         // A hole in the middle; the neighbours stay.
         let a = map(8 * P, RW, libc::MAP_PRIVATE);
         for i in 0..8 {
