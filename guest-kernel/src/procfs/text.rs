@@ -96,6 +96,13 @@ pub trait Source: Send + Sync + 'static {
     /// Writes the content.
     fn show(&self, out: &mut Text) -> Result<()>;
 
+    /// Writes the piece of the content that begins at `at`, in the source's own measure, and returns where the next
+    /// one does. The first begins at 0, and most contents are one piece: those that may be long are made as they are
+    /// read.
+    fn show_piece(&self, _at: u64, out: &mut Text) -> Result<Option<u64>> {
+        self.show(out).map(|()| None)
+    }
+
     /// Takes what a program wrote.
     fn store(&self, _data: &[u8]) -> Result<()> {
         Err(Errno::EINVAL)
@@ -110,10 +117,26 @@ pub trait Source: Send + Sync + 'static {
 /// The most that one write may bring.
 const MAX_STORE: usize = 4096;
 
+/// The piece of a content that was made last.
+#[derive(Default)]
+struct Piece {
+    text: Vec<u8>,
+    /// Where in the file it stands.
+    start: u64,
+    /// Where the next one begins, for the source.
+    next: Option<u64>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start + self.text.len() as u64
+    }
+}
+
 /// An open file whose content is made when it is read.
 pub struct TextFile<S> {
     source: S,
-    text: Mutex<Vec<u8>>,
+    piece: Mutex<Piece>,
     /// The number of the change that was read last.
     seen: AtomicU64,
 }
@@ -122,25 +145,59 @@ impl<S: Source> TextFile<S> {
     /// Nothing is made yet.
     pub fn new(source: S) -> Self {
         let seen = AtomicU64::new(source.changes().map_or(0, |(number, _)| number));
-        Self { source, text: Mutex::new(Vec::new()), seen }
+        Self { source, piece: Mutex::new(Piece::default()), seen }
+    }
+
+    /// Makes the piece that has what stands at `pos`; the last one if nothing does.
+    fn find(&self, piece: &mut Piece, pos: u64) -> Result<()> {
+        let make = |at| {
+            let mut text = Text::new();
+            let next = self.source.show_piece(at, &mut text)?;
+            Ok::<_, Errno>((text.into_bytes(), next))
+        };
+        if pos == 0 || pos < piece.start || piece.start == 0 && piece.text.is_empty() {
+            if let Some((number, _)) = self.source.changes() {
+                self.seen.store(number, Ordering::Relaxed);
+            }
+            let (text, next) = make(0)?;
+            *piece = Piece { text, start: 0, next };
+        }
+        while pos >= piece.end()
+            && let Some(at) = piece.next
+        {
+            let (text, next) = make(at)?;
+            *piece = Piece { text, start: piece.end(), next };
+        }
+        Ok(())
     }
 }
 
 impl<S: Source> FileOps for TextFile<S> {
     fn read(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
-        let mut text = self.text.lock();
-        if *pos == 0 || text.is_empty() {
-            let mut new = Text::new();
-            if let Some((number, _)) = self.source.changes() {
-                self.seen.store(number, Ordering::Relaxed);
+        let mut piece = self.piece.lock();
+        let mut done = 0;
+        while !buf.is_empty() {
+            match self.find(&mut piece, *pos) {
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+                Ok(()) => {}
             }
-            self.source.show(&mut new)?;
-            *text = new.into_bytes();
+            let from = usize::try_from(*pos - piece.start).unwrap_or(usize::MAX);
+            let rest = &piece.text[from.min(piece.text.len())..];
+            if rest.is_empty() {
+                break;
+            }
+            let n = match buf.put(rest) {
+                Err(error) if done == 0 => return Err(error),
+                other => other.unwrap_or(0),
+            };
+            *pos += n as u64;
+            done += n;
+            if n < rest.len() || piece.next.is_none() {
+                break;
+            }
         }
-        let from = usize::try_from(*pos).unwrap_or(usize::MAX).min(text.len());
-        let n = buf.put(&text[from..])?;
-        *pos += n as u64;
-        Ok(n)
+        Ok(done)
     }
 
     fn write(&self, _file: &File, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {

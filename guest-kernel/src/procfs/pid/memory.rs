@@ -48,14 +48,9 @@ pub(super) fn map_line(out: &mut Text, vma: &Vma, name: &[u8]) -> Result<()> {
     out.bytes(b"\n")
 }
 
-/// /proc/PID/maps.
-pub(super) fn maps(mm: &Mm, out: &mut Text) -> Result<()> {
-    let stack = mm.layout.start_stack.load(Ordering::Relaxed);
-    let space = mm.space.read();
-    space
-        .vmas
-        .iter()
-        .try_for_each(|vma| map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack)))
+/// /proc/PID/maps, of one mapping.
+pub(super) fn maps(_mm: &Mm, vma: &Vma, name: &[u8], out: &mut Text) -> Result<()> {
+    map_line(out, vma, name)
 }
 
 /// Appends what lies at `start..end` of the memory, as far as it can be read.
@@ -115,8 +110,37 @@ pub(super) fn pinned(subject: &Subject) -> Result<Option<Ref<Mm>>> {
     }
 }
 
-/// Writes what a file shows of a memory.
-pub(super) type ShowMemory = fn(&Mm, &mut Text) -> Result<()>;
+/// What a file shows of a memory.
+#[derive(Clone, Copy)]
+pub(super) enum ShowMemory {
+    /// All at once.
+    Whole(fn(&Mm, &mut Text) -> Result<()>),
+    /// Each mapping, with its name: there may be so many that the memory is let go of in between.
+    Mappings(fn(&Mm, &Vma, &[u8], &mut Text) -> Result<()>),
+}
+
+/// About how much of a file about mappings is made at a time.
+const PIECE: usize = 4096;
+
+impl ShowMemory {
+    /// Shows what is at the address `at` and above, and returns where to go on.
+    fn show(self, mm: &Mm, at: u64, out: &mut Text) -> Result<Option<u64>> {
+        let each = match self {
+            Self::Whole(show) => return show(mm, out).map(|()| None),
+            Self::Mappings(each) => each,
+        };
+        let stack = layout(&mm.layout.start_stack);
+        let space = mm.space.read();
+        let first = space.vmas.partition_point(|vma| vma.end <= at);
+        for vma in &space.vmas[first..] {
+            each(mm, vma, name_of(vma, space.start_brk, space.brk, stack), out)?;
+            if out.len() >= PIECE {
+                return Ok(Some(vma.end));
+            }
+        }
+        Ok(None)
+    }
+}
 
 /// What a file about a memory is once the last user has left that memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,16 +166,20 @@ pub(super) struct MemoryText {
 
 impl Source for MemoryText {
     fn show(&self, out: &mut Text) -> Result<()> {
+        self.show_piece(0, out).map(drop)
+    }
+
+    fn show_piece(&self, at: u64, out: &mut Text) -> Result<Option<u64>> {
         let of_process = matches!(self.left, Left::EmptyOrGone | Left::Gone);
         if of_process && list::lock().thread_of(&self.pid).is_none() {
             return Err(Errno::ESRCH);
         }
         let shown = match (&self.mm, self.left) {
-            (Some(mm), Left::Same) => Some((self.show)(mm, out)),
-            (Some(mm), _) => mm.visit(|mm| (self.show)(mm, out)),
+            (Some(mm), Left::Same) => Some(self.show.show(mm, at, out)),
+            (Some(mm), _) => mm.visit(|mm| self.show.show(mm, at, out)),
             (None, _) => None,
         };
-        shown.unwrap_or(if self.left == Left::Gone { Err(Errno::ESRCH) } else { Ok(()) })
+        shown.unwrap_or(if self.left == Left::Gone { Err(Errno::ESRCH) } else { Ok(None) })
     }
 }
 

@@ -17,6 +17,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use memory::Left;
+use memory::ShowMemory::{Mappings, Whole};
 
 use super::root::{depends_on_task, link_text, namespace};
 use super::text::{Source, Text, TextFile};
@@ -123,13 +124,13 @@ static NAMESPACES: &[Entry] = &[
 
 /// /proc/PID/task/TID.
 static THREAD_ENTRIES: &[Entry] = &[
-    entry("auxv", 0o400, Kind::OfMemory(memory::auxv, Left::Same)),
+    entry("auxv", 0o400, Kind::OfMemory(Whole(memory::auxv), Left::Same)),
     entry("cgroup", 0o444, Kind::Text(files::cgroup)),
     entry("children", 0o444, Kind::Text(files::children)),
     entry("cmdline", 0o444, Kind::Text(memory::cmdline)),
     entry("comm", 0o644, Kind::Setting(files::comm, files::set_comm)),
     entry("cwd", 0o777, Kind::Place(files::cwd)),
-    entry("environ", 0o400, Kind::OfMemory(memory::environ, Left::Empty)),
+    entry("environ", 0o400, Kind::OfMemory(Whole(memory::environ), Left::Empty)),
     entry("exe", 0o777, Kind::Place(files::exe)),
     entry("fd", 0o500, Kind::Fds),
     entry("fdinfo", 0o555, Kind::FdInfos),
@@ -138,7 +139,7 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("io", 0o400, Kind::Text(files::io)),
     entry("limits", 0o444, Kind::Text(files::limits)),
     entry("loginuid", 0o644, Kind::Text(files::no_id)),
-    entry("maps", 0o444, Kind::OfMemory(memory::maps, Left::EmptyOrGone)),
+    entry("maps", 0o444, Kind::OfMemory(Mappings(memory::maps), Left::EmptyOrGone)),
     entry("mem", 0o600, Kind::Memory),
     entry("mountinfo", 0o444, Kind::Text(mounts::mountinfo)),
     entry("mounts", 0o444, Kind::Text(mounts::mounts)),
@@ -153,8 +154,8 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("schedstat", 0o444, Kind::Text(files::schedstat)),
     entry("sessionid", 0o444, Kind::Text(files::no_id)),
     entry("setgroups", 0o644, Kind::Setting(idmaps::setgroups, idmaps::set_setgroups)),
-    entry("smaps", 0o444, Kind::OfMemory(smaps::smaps, Left::EmptyOrGone)),
-    entry("smaps_rollup", 0o444, Kind::OfMemory(smaps::smaps_rollup, Left::Gone)),
+    entry("smaps", 0o444, Kind::OfMemory(Mappings(smaps::smaps), Left::EmptyOrGone)),
+    entry("smaps_rollup", 0o444, Kind::OfMemory(Whole(smaps::smaps_rollup), Left::Gone)),
     entry("stat", 0o444, Kind::Text(stat::stat)),
     entry("statm", 0o444, Kind::Text(stat::statm)),
     entry("status", 0o444, Kind::Text(status::status)),

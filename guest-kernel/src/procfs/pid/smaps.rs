@@ -4,9 +4,7 @@
 //! map it in the page's record, and the holders of the tables on the way to an entry in those tables' records. Of the
 //! way that is walked both are known; other entries of the page are taken to stand in tables of one address space each.
 
-use core::sync::atomic::Ordering;
-
-use super::memory::{NAME_COLUMN, map_line, name_of};
+use super::memory::{NAME_COLUMN, map_line};
 use crate::addr::PAGE_SIZE;
 use crate::errno::Result;
 use crate::mm::frame::page_of;
@@ -143,25 +141,20 @@ const FLAGS: [(VmFlags, &str); 19] = [
     (VmFlags::DONTDUMP, "dd"),
 ];
 
-/// /proc/PID/smaps.
-pub(super) fn smaps(mm: &Mm, out: &mut Text) -> Result<()> {
-    let stack = mm.layout.start_stack.load(Ordering::Relaxed);
-    let space = mm.space.read();
-    for vma in &*space.vmas {
-        map_line(out, vma, name_of(vma, space.start_brk, space.brk, stack))?;
-        line(out, "Size", vma.end - vma.start)?;
-        line(out, "KernelPageSize", PAGE)?;
-        line(out, "MMUPageSize", PAGE)?;
-        let mut resident = Resident::default();
-        resident.add(mm, vma);
-        resident.show(out, false)?;
-        out.bytes(b"THPeligible:           0\nVmFlags: ")?;
-        for (_, name) in FLAGS.iter().filter(|(flag, _)| vma.flags.contains(*flag)) {
-            put!(out, "{name} ")?;
-        }
-        out.bytes(b"\n")?;
+/// /proc/PID/smaps, of one mapping.
+pub(super) fn smaps(mm: &Mm, vma: &Vma, name: &[u8], out: &mut Text) -> Result<()> {
+    map_line(out, vma, name)?;
+    line(out, "Size", vma.end - vma.start)?;
+    line(out, "KernelPageSize", PAGE)?;
+    line(out, "MMUPageSize", PAGE)?;
+    let mut resident = Resident::default();
+    resident.add(mm, vma);
+    resident.show(out, false)?;
+    out.bytes(b"THPeligible:           0\nVmFlags: ")?;
+    for (_, name) in FLAGS.iter().filter(|(flag, _)| vma.flags.contains(*flag)) {
+        put!(out, "{name} ")?;
     }
-    Ok(())
+    out.bytes(b"\n")
 }
 
 /// /proc/PID/smaps_rollup: the sums of what smaps shows.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use belljar_guest_tests::{check, check_eq, child, map, ok, wait_ok};
 
@@ -146,7 +147,40 @@ fn sums() {
     check!(has(&text.2, &["rd", "ex", "mr", "mw", "me"]), "{}", text.2);
 }
 
+/// As many mappings as may be are shown, each once and in order, however long that gets.
+fn many() {
+    const N: usize = 12_000;
+    let p = alone(N * PAGE, WRITABLE, libc::MAP_PRIVATE);
+    for i in (0..N).step_by(2) {
+        // SAFETY: our own memory.
+        unsafe { ok(libc::mprotect(p.add(i * PAGE).cast(), PAGE, libc::PROT_READ)) };
+    }
+    let start = p as usize;
+    for name in ["/proc/self/maps", "/proc/self/smaps"] {
+        let text = fs::read_to_string(name).unwrap();
+        let starts =
+            text.lines().filter_map(|line| usize::from_str_radix(line.split_once('-')?.0, 16).ok());
+        let starts: Vec<usize> =
+            starts.filter(|at| (start..start + N * PAGE).contains(at)).collect();
+        check!(
+            starts.iter().copied().eq((0..N).map(|i| start + i * PAGE)),
+            "{name}: {}",
+            starts.len()
+        );
+        // A place in the middle is found from before and from behind.
+        let (file, other) = (fs::File::open(name).unwrap(), fs::File::open(name).unwrap());
+        let (mut back, mut forth) = ([0; 64], [0; 64]);
+        file.read_exact_at(&mut back, 500_000).unwrap();
+        file.read_exact_at(&mut back, 100_000).unwrap();
+        other.read_exact_at(&mut forth, 100_000).unwrap();
+        check_eq!(back, forth, "{name}");
+    }
+    // SAFETY: as above.
+    unsafe { ok(libc::munmap(p.cast(), N * PAGE)) };
+}
+
 fn main() {
+    many();
     private_memory();
     shared_memory();
     sums();
