@@ -45,6 +45,12 @@ pub(super) fn build(plan: &Plan<'_>) -> Result<Filters, Failure> {
 }
 
 impl Filters {
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Restricts a task that does not run as its record says.
     pub(super) fn apply(&self, task: &Task, plan: &Plan<'_>, thread: &ThreadPlan<'_>) {
         let record = &thread.record;

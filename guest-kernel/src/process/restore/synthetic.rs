@@ -11,11 +11,13 @@ use belljar_abi::coreregs::{
 };
 
 use super::core::{Bad, Core, Result, head_len};
+use super::filters;
 use super::plan::{FilePlan, Plan};
 use crate::addr::PAGE_SIZE;
 use crate::drivers::tty::ldisc::LineDiscipline;
 use crate::drivers::tty::resume::INPUT_SIZE;
 use crate::process::elf::{EHDR_SIZE, PHDR_SIZE};
+use crate::task::SeccompMode;
 
 /// A note.
 fn note(owner: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
@@ -69,7 +71,25 @@ pub fn notes() -> Vec<Vec<u8>> {
             to.push(process);
         }),
         table::<corenote::Group>(Kind::Groups, []),
-        table(Kind::Threads, [thread(40), thread(41)]),
+        table(
+            Kind::Threads,
+            [
+                thread(40),
+                corenote::Thread {
+                    seccomp_mode: SeccompMode::Filter as u64,
+                    seccomp_filter: 10,
+                    ..thread(41)
+                },
+            ],
+        ),
+        table_with(Kind::Filters, |to| {
+            // One that lets everything pass, and one behind it.
+            let allow = 0x7fff_0000_0000_0006_u64.to_le_bytes();
+            for (id, prev) in [(9, 0), (10, 9)] {
+                let program_bytes = to.bytes(&allow).unwrap_or(0);
+                to.push(corenote::Filter { id, prev, program_bytes, ..Default::default() });
+            }
+        }),
         table(Kind::Pending, [corenote::Pending { tid: 41, signo: 10, ..Default::default() }]),
         table_with(Kind::Files, |to| {
             let path_bytes = to.bytes(b"/dev/console").unwrap_or(0);
@@ -238,6 +258,8 @@ pub fn check(plan: &Plan<'_>) {
     for segment in &plan.segments {
         let _ = plan.shared_frame(segment.start);
     }
+    // Programs are checked when the filters are made; a refused one is no fault.
+    let _ = filters::build(plan);
     let _ = plan.places();
 }
 
@@ -294,6 +316,8 @@ mod tests {
             ldisc.resume(&former.held);
             assert_eq!(ldisc.readable(&Termios::STANDARD), 5);
             assert_eq!((plan.watches[0].file, plan.locks[0].end), (96, 9));
+            let filters = filters::build(plan).unwrap_or_else(|why| panic!("{why}"));
+            assert_eq!((filters.len(), plan.filters[1].prev), (2, Some(0)));
             seen = true;
         })
         .unwrap();
