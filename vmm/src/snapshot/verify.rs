@@ -1,14 +1,18 @@
 //! Whether the memory file is what the manifest says.
+//!
+//! A chunk's BLAKE3 is the root of a tree over its stored frames, so any thread can take any [`PIECE`] of it: whoever
+//! does a chunk's last one joins what the others found. So all CPUs are at work to the end, however few chunks there
+//! are and however unequal they be.
 
-use std::cmp::Reverse;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use rustix::thread::sched_getaffinity;
 
 use super::manifest::{CHUNK, Chunk, Manifest};
@@ -21,6 +25,9 @@ use crate::target::data_ranges;
 pub(super) const PIECE: usize = 64 << 10;
 /// More threads than this find no more memory bandwidth.
 const MOST_THREADS: usize = 8;
+
+// What the tree of a hash needs: pieces that are whole subtrees.
+const _: () = assert!(PIECE.is_power_of_two() && PIECE >= blake3::CHUNK_LEN);
 
 /// The hash of a chunk's stored frames, read through `buffer`.
 pub(super) fn hash(file: &File, chunk: &Chunk, buffer: &mut [u8]) -> io::Result<blake3::Hash> {
@@ -51,13 +58,13 @@ impl Verification {
     pub(super) fn begin(files: Arc<Files>) -> Self {
         // Where the host does not say, the caller's thread is enough.
         let cpus = sched_getaffinity(None).map_or(0, |set| set.count() as usize);
+        let pieces: usize = files.manifest.memory.chunks.iter().map(pieces_of).sum();
         let work = Arc::new(Work::new(files));
         let helper = |_| {
             let work = Arc::clone(&work);
             crate::thread::named("verify").spawn(move || work.all()).ok()
         };
-        let helpers =
-            (0..cpus.min(MOST_THREADS).min(work.order.len())).filter_map(helper).collect();
+        let helpers = (0..cpus.min(MOST_THREADS).min(pieces)).filter_map(helper).collect();
         Self { work, helpers }
     }
 
@@ -75,63 +82,172 @@ impl Verification {
 struct Work {
     files: Arc<Files>,
     path: PathBuf,
-    /// Indices of the chunks, the largest first: no thread is left with one when the others have nothing more to do.
-    order: Vec<usize>,
-    next: AtomicUsize,
+    next: Mutex<Next>,
+}
+
+/// What whoever is free begins next.
+#[derive(Default)]
+struct Next {
+    holes_begun: bool,
+    /// Index of the chunk that is begun after the current one.
+    chunk: usize,
+    /// The chunk of which pieces are left, and the first of those.
+    current: Option<(Arc<Parts>, usize)>,
+}
+
+/// Something that one thread does.
+enum Task {
+    /// To look between the stored frames.
+    Holes,
+    /// To hash that piece of a chunk.
+    Piece(Arc<Parts>, usize),
 }
 
 impl Work {
     fn new(files: Arc<Files>) -> Self {
-        let chunks = &files.manifest.memory.chunks;
-        let stored = |chunk: &Chunk| chunk.frames.iter().map(|(_, count)| u64::from(*count)).sum();
-        let sizes: Vec<u64> = chunks.iter().map(stored).collect();
-        let mut order: Vec<_> = (0..chunks.len()).collect();
-        order.sort_by_key(|index| Reverse(sizes[*index]));
-        Self { path: files.memory_path(), files, order, next: AtomicUsize::new(0) }
+        Self { path: files.memory_path(), files, next: Mutex::default() }
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if !next.holes_begun {
+            next.holes_begun = true;
+            return Some(Task::Holes);
+        }
+        let (parts, piece) = match next.current.take() {
+            Some(current) => current,
+            None => {
+                let index = next.chunk;
+                let chunk = self.files.manifest.memory.chunks.get(index)?;
+                next.chunk += 1;
+                (Arc::new(Parts::of(index, chunk)), 0)
+            }
+        };
+        next.current = (piece + 1 < parts.found.len()).then(|| (Arc::clone(&parts), piece + 1));
+        Some(Task::Piece(parts, piece))
     }
 
     /// Does piece by piece until nobody has to begin one any more.
     fn all(&self) -> Result<()> {
         let Files { manifest, memory: file, .. } = &*self.files;
         let mut buffer = vec![];
-        loop {
-            match self.next.fetch_add(1, Relaxed).checked_sub(1) {
-                None => holes_are_empty(file, &self.path, manifest)?,
-                Some(next) => {
-                    let Some(index) = self.order.get(next) else { return Ok(()) };
-                    buffer.resize(PIECE, 0);
-                    check(
-                        file,
-                        &self.path,
-                        manifest,
-                        &manifest.memory.chunks[*index],
-                        &mut buffer,
-                    )?;
+        while let Some(task) = self.next() {
+            let (parts, piece) = match task {
+                Task::Holes => {
+                    holes_are_empty(file, &self.path, manifest)?;
+                    continue;
                 }
+                Task::Piece(parts, piece) => (parts, piece),
+            };
+            buffer.resize(PIECE, 0);
+            let chunk = &manifest.memory.chunks[parts.chunk];
+            let bytes = read_piece(file, chunk, piece, &mut buffer);
+            let bytes = bytes.map_err(Error::io("read", &self.path))?;
+            if let Some(found) = parts.add(piece, bytes) {
+                self.compare(chunk, found)?;
             }
         }
+        Ok(())
+    }
+
+    /// Whether a chunk is what was saved.
+    fn compare(&self, chunk: &Chunk, found: blake3::Hash) -> Result<()> {
+        let wanted = blake3::Hash::from_bytes(chunk.blake3);
+        if found == wanted {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            path: self.path.clone(),
+            start: chunk.at,
+            end: (chunk.at + CHUNK).min(self.files.manifest.board.ram_size),
+            found: found.to_hex().to_string(),
+            wanted: wanted.to_hex().to_string(),
+        })
     }
 }
 
-/// Whether a chunk is what was saved.
-fn check(
-    file: &File,
-    path: &Path,
-    manifest: &Manifest,
-    chunk: &Chunk,
-    buffer: &mut [u8],
-) -> Result<()> {
-    let found = hash(file, chunk, buffer).map_err(Error::io("read", path))?;
-    if found.as_bytes() == &chunk.blake3 {
-        return Ok(());
+/// A chunk whose pieces several threads hash.
+struct Parts {
+    /// Its index.
+    chunk: usize,
+    /// Bytes of its stored frames.
+    len: u64,
+    /// What was found of each piece.
+    found: Vec<OnceLock<ChainingValue>>,
+    /// Pieces that are not done.
+    left: AtomicUsize,
+}
+
+impl Parts {
+    fn of(index: usize, chunk: &Chunk) -> Self {
+        let pieces = pieces_of(chunk);
+        let found = std::iter::repeat_with(OnceLock::new).take(pieces).collect();
+        Self { chunk: index, len: stored_in(chunk), found, left: AtomicUsize::new(pieces) }
     }
-    Err(Error::Damaged {
-        path: path.to_owned(),
-        start: chunk.at,
-        end: (chunk.at + CHUNK).min(manifest.board.ram_size),
-        found: found.to_hex().to_string(),
-        wanted: blake3::Hash::from_bytes(chunk.blake3).to_hex().to_string(),
-    })
+
+    /// Hashes the bytes of one piece; the hash of all if it was the last one that was missing.
+    fn add(&self, piece: usize, bytes: &[u8]) -> Option<blake3::Hash> {
+        if self.found.len() == 1 {
+            return Some(blake3::hash(bytes));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset((piece * PIECE) as u64).update(bytes);
+        // Each is hashed once.
+        let _ = self.found[piece].set(hasher.finalize_non_root());
+        if self.left.fetch_sub(1, AcqRel) > 1 {
+            return None;
+        }
+        let found: Option<Vec<_>> = self.found.iter().map(|value| value.get().copied()).collect();
+        let found = found.expect("what was counted was set before");
+        let (left, right) = halves(&found, self.len);
+        Some(hazmat::merge_subtrees_root(&left, &right, Mode::Hash))
+    }
+}
+
+/// The values of the two subtrees below the node over `pieces`, two or more of `len` bytes together.
+fn halves(pieces: &[ChainingValue], len: u64) -> (ChainingValue, ChainingValue) {
+    let at = hazmat::left_subtree_len(len);
+    let (left, right) = pieces.split_at((at / PIECE as u64) as usize);
+    (value_of(left, at), value_of(right, len - at))
+}
+
+/// The value of the node over `pieces`, of `len` bytes together.
+fn value_of(pieces: &[ChainingValue], len: u64) -> ChainingValue {
+    if let [piece] = pieces {
+        return *piece;
+    }
+    let (left, right) = halves(pieces, len);
+    hazmat::merge_subtrees_non_root(&left, &right, Mode::Hash)
+}
+
+/// Bytes of a chunk's stored frames.
+fn stored_in(chunk: &Chunk) -> u64 {
+    chunk.ranges().map(|range| range.end - range.start).sum()
+}
+
+/// How many pieces a chunk has.
+fn pieces_of(chunk: &Chunk) -> usize {
+    stored_in(chunk).div_ceil(PIECE as u64) as usize
+}
+
+/// Reads a piece of a chunk's stored frames.
+fn read_piece<'b>(
+    file: &File,
+    chunk: &Chunk,
+    piece: usize,
+    buffer: &'b mut [u8],
+) -> io::Result<&'b [u8]> {
+    let mut skip = (piece * PIECE) as u64;
+    let mut have = 0;
+    for range in chunk.ranges() {
+        let len = range.end - range.start;
+        let start = range.start + skip.min(len);
+        skip -= skip.min(len);
+        let wanted = (PIECE - have).min((range.end - start) as usize);
+        file.read_exact_at(&mut buffer[have..have + wanted], start)?;
+        have += wanted;
+    }
+    Ok(&buffer[..have])
 }
 
 /// Whether there is nothing but zeros between the stored frames. Copying tools fill holes with zeros or
@@ -164,4 +280,47 @@ fn holes_are_empty(file: &File, path: &Path, manifest: &Manifest) -> Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::PAGE_SIZE;
+
+    #[test]
+    fn pieces_in_any_order_give_the_hash_of_the_whole() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> =
+            (0..CHUNK as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        let frames = (CHUNK / PAGE_SIZE) as u32;
+        for runs in [
+            vec![(3, 1)],
+            vec![(0, 16)],
+            vec![(0, 17)],
+            vec![(1, 15), (20, 1), (30, 2)],
+            vec![(0, 48)],
+            vec![(2, 100), (200, 31), (300, 200)],
+            vec![(0, frames - 1)],
+            vec![(0, frames)],
+            (0..frames / 2).map(|n| (2 * n, 1)).collect(),
+        ] {
+            let chunk = Chunk { at: 0, frames: runs, blake3: [0; 32] };
+            let stored: Vec<u8> = chunk
+                .ranges()
+                .flat_map(|range| &bytes[range.start as usize..range.end as usize])
+                .copied()
+                .collect();
+            let whole = blake3::hash(&stored);
+            let mut buffer = vec![0; PIECE];
+            assert_eq!(hash(&file, &chunk, &mut buffer).unwrap(), whole);
+            let parts = Parts::of(0, &chunk);
+            let pieces = parts.found.len();
+            for piece in (0..pieces).rev() {
+                let bytes = read_piece(&file, &chunk, piece, &mut buffer).unwrap();
+                let found = parts.add(piece, bytes);
+                assert_eq!(found, (piece == 0).then_some(whole), "{:?}", chunk.frames);
+            }
+        }
+    }
 }
