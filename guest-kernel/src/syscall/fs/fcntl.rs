@@ -9,7 +9,7 @@ use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::Cap;
 use crate::task;
-use crate::uapi;
+use crate::uapi::{self, S_IFBLK, S_IFIFO, S_IFMT, S_IFREG};
 
 /// `struct flock` of 64-bit systems.
 #[repr(C)]
@@ -109,6 +109,11 @@ fn set_flags(file: &File, new: OpenFlags) -> SysResult {
     let cred = task::current().cred();
     if gains.contains(OpenFlags::NOATIME) && !perm::owner_or_capable(&file.inode, cred) {
         return Err(Errno::EPERM);
+    }
+    // O_DIRECT makes packets of what goes through a pipe, and passes by the cache of a file that has one.
+    let kind = file.inode.mode() & S_IFMT;
+    if new.contains(OpenFlags::DIRECT) && ![S_IFIFO, S_IFREG, S_IFBLK].contains(&kind) {
+        return Err(Errno::EINVAL);
     }
     file.set_flags(new);
     Ok(0)

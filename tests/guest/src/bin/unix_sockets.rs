@@ -439,6 +439,18 @@ fn polling() {
     check_eq!(recv(b, &mut buf, 0), 11);
 }
 
+/// O_DIRECT means something to pipes and files, and is refused elsewhere.
+fn direct() {
+    let (a, _b) = pair(libc::SOCK_STREAM);
+    let mut pipe = [0; 2];
+    // SAFETY: plain calls with room for two descriptors.
+    unsafe {
+        check_eq!(err(libc::fcntl(a, libc::F_SETFL, libc::O_DIRECT)), libc::EINVAL);
+        ok(libc::pipe(pipe.as_mut_ptr()));
+        ok(libc::fcntl(pipe[1], libc::F_SETFL, libc::O_DIRECT));
+    }
+}
+
 /// A message says who sent it, though that one is gone.
 fn senders() {
     let named =
@@ -461,6 +473,7 @@ fn main() {
     names();
     datagrams();
     senders();
+    direct();
     errors();
     polling();
     // Threads at both ends, as Rust's and glibc's libraries use them.
