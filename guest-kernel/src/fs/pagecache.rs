@@ -117,11 +117,11 @@ fn write(inode: &Inode, buf: &mut UserBuf<'_>, pos: &mut u64) -> Result<usize> {
     buf.in_pieces(pos, |buf, pos| {
         let offset = pos as usize & PAGE_MASK;
         let n = buf.remaining().min(PAGE_SIZE - offset);
-        let page = match refuse_sealed(inode, pos + n as u64) {
-            Ok(()) => inode.ops().page(inode, pos >> PAGE_SHIFT),
-            // Memory that cannot be read comes before a file that cannot be written.
-            Err(error) => buf.take(&mut [0]).and(Err(error)),
-        };
+        // Memory that cannot be read comes before a file that cannot be written, and takes no page of one that can.
+        let page = buf.check_readable().and_then(|()| {
+            refuse_sealed(inode, pos + n as u64)?;
+            inode.ops().page(inode, pos >> PAGE_SHIFT)
+        });
         let copied = page.and_then(|page| {
             // The instruction cache may hold what the page was before.
             page.set_flags(0);

@@ -238,6 +238,11 @@ impl<'a> UserBuf<'a> {
         })
     }
 
+    /// `EFAULT` if not even the next byte can be read.
+    pub fn check_readable(&self) -> Result<()> {
+        Self { _kernel: PhantomData, ..*self }.take(&mut [0]).map(drop)
+    }
+
     /// Skips `len` bytes as if they had been transferred.
     pub fn skip(&mut self, len: usize) -> Result<usize> {
         self.transfer(len, |_, _, _| 0)

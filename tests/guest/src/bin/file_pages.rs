@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use belljar_guest_tests::{check, check_eq, ok};
+use belljar_guest_tests::{check, check_eq, err, ok};
 use libc::{MADV_DONTNEED, PROT_EXEC, PROT_READ, PROT_WRITE};
 
 const PAGE: usize = 4096;
@@ -14,7 +14,22 @@ fn give_back(page: *mut u8) {
     ok(unsafe { libc::madvise(page.cast(), PAGE, MADV_DONTNEED) });
 }
 
+/// A write of memory that cannot be read takes no page of the file.
+fn nothing_is_written() {
+    // SAFETY: plain calls; the address is nobody's.
+    unsafe {
+        let file = ok(libc::memfd_create(c"empty".as_ptr(), 0));
+        let nowhere = std::ptr::without_provenance(PAGE - 8);
+        check_eq!(err(libc::pwrite(file, nowhere, 1, 5 * PAGE as i64) as i64), libc::EFAULT);
+        let mut stat: libc::stat = std::mem::zeroed();
+        ok(libc::fstat(file, &raw mut stat));
+        check_eq!((stat.st_size, stat.st_blocks), (0, 0));
+        libc::close(file);
+    }
+}
+
 fn main() {
+    nothing_is_written();
     // The program headers follow the ELF header, in the first page.
     // SAFETY: a plain call.
     let headers = unsafe { libc::getauxval(libc::AT_PHDR) };
