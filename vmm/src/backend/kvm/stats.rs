@@ -1,13 +1,14 @@
 //! What KVM itself counts of a vCPU (`KVM_GET_STATS_FD`, Linux 5.14 and later): exits by cause, those that
 //! never leave the host's kernel included.
 //!
-//! The file describes itself: a header, a descriptor for each figure, the figures. Header and descriptors
-//! are read once, when the machine is built.
+//! The file describes itself: a header, a descriptor for each figure, the figures. It can be had only while the vCPU
+//! stands, so when the machine is built; header and descriptors are read when somebody asks for the first time.
 
 use std::fs::File;
 use std::mem::size_of;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use kvm_bindings::{KVM_STATS_TYPE_CUMULATIVE, KVM_STATS_TYPE_MASK, kvm_stats_header};
 use kvm_ioctls::VcpuFd;
@@ -29,7 +30,7 @@ struct Figure {
 #[derive(Debug)]
 pub(super) struct Stats {
     file: File,
-    figures: Vec<Figure>,
+    figures: OnceLock<Vec<Figure>>,
 }
 
 impl Stats {
@@ -42,12 +43,18 @@ impl Stats {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let file = unsafe { File::from_raw_fd(fd) };
+        Some(Self { file, figures: OnceLock::new() })
+    }
+
+    /// What the file says of itself.
+    fn describe(&self) -> Option<Vec<Figure>> {
+        let file = &self.file;
         let mut header = [0; size_of::<kvm_stats_header>()];
         file.read_exact_at(&mut header, 0).ok()?;
         let header = Header::read(&header);
         let mut descriptors = vec![0; header.stride().checked_mul(header.count)?];
         file.read_exact_at(&mut descriptors, header.descriptors).ok()?;
-        Some(Self { file, figures: header.figures(&descriptors) })
+        Some(header.figures(&descriptors))
     }
 
     /// Every figure that counts something, with its name in KVM.
@@ -56,7 +63,7 @@ impl Stats {
             let mut value = [0; size_of::<u64>()];
             self.file.read_exact_at(&mut value, at).ok().map(|()| u64::from_le_bytes(value))
         };
-        let figures = self.figures.iter();
+        let figures = self.figures.get_or_init(|| self.describe().unwrap_or_default()).iter();
         figures.filter_map(|figure| Some((figure.name.as_str(), value(figure.at)?))).collect()
     }
 }
