@@ -43,6 +43,11 @@ fn find(pid: i32) -> Result<Ref<Task>> {
     }
 }
 
+/// As [`find`], for the calls about affinity, to which a negative number is just nobody's.
+fn find_for_affinity(pid: i32) -> Result<Ref<Task>> {
+    if pid < 0 { Err(Errno::ESRCH) } else { find(pid) }
+}
+
 /// True if the caller has CAP_SYS_NICE over a task with credentials `target`.
 fn nice_over(target: &crate::kref::Ref<crate::ns::Cred>) -> bool {
     task::current().cred().ns_capable(&target.user_ns, Cap::SysNice)
@@ -192,7 +197,7 @@ pub fn sys_sched_setaffinity(a: &mut Args) -> SysResult {
     let len = a.usize(1).min(8);
     let mut bytes = [0; 8];
     crate::mm::user::copy_in(a.u64(2), &mut bytes[..len])?;
-    let target = find(a.i32(0))?;
+    let target = find_for_affinity(a.i32(0))?;
     if !owns(&target) {
         return Err(Errno::EPERM);
     }
@@ -206,7 +211,7 @@ pub fn sys_sched_getaffinity(a: &mut Args) -> SysResult {
     if !len.is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL);
     }
-    let mask = find(a.i32(0))?.se.cpus_allowed() & cpu::online_mask();
+    let mask = find_for_affinity(a.i32(0))?.se.cpus_allowed() & cpu::online_mask();
     a.ptr::<u64>(2).write(mask)?;
     Ok(8)
 }

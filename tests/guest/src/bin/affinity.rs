@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use belljar_guest_tests::cpus::{allowed, bind, current, listed, parse_list};
-use belljar_guest_tests::{check, check_eq, in_child};
+use belljar_guest_tests::{check, check_eq, err, in_child};
 
 fn gettid() -> i32 {
     // SAFETY: a plain call.
@@ -131,6 +131,11 @@ fn cpus_that_are_not_there_are_refused_or_ignored(cpus: &[usize]) {
     check_eq!(allowed(), [cpus[0]]);
     check_eq!(bind(0, cpus), 0);
     check_eq!(bind(999_999, &[cpus[0]]), libc::ESRCH);
+    // A negative number is nobody's, which here is no invalid argument.
+    check_eq!(bind(-1, &[cpus[0]]), libc::ESRCH);
+    // SAFETY: memory of that size.
+    let got = unsafe { libc::sched_getaffinity(-1, 128, [0_u64; 16].as_mut_ptr().cast()) };
+    check_eq!(err(got), libc::ESRCH);
 }
 
 fn main() {
