@@ -165,17 +165,15 @@ pub fn sys_sendfile(a: &mut Args) -> SysResult {
 pub fn sys_copy_file_range(a: &mut Args) -> SysResult {
     let (from, to) = (fget(a.fd(0))?, fget(a.fd(2))?);
     only(a.u32(5), 0)?;
+    if from.inode.is_dir() || to.inode.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    if !from.inode.is_regular() || !to.inode.is_regular() {
+        return Err(Errno::EINVAL);
+    }
     check_modes(&from, &to)?;
     if to.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EBADF);
-    }
-    for file in [&from, &to] {
-        if file.inode.is_dir() {
-            return Err(Errno::EISDIR);
-        }
-        if !file.inode.is_regular() {
-            return Err(Errno::EINVAL);
-        }
     }
     let (at_from, at_to) = (a.ptr::<i64>(1), a.ptr::<i64>(3));
     let len = a.usize(4).min(MAX_RW_COUNT);
