@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 
 use belljar_abi::Described;
 
-use super::{Inode, SuperBlock};
+use super::{Inode, SuperBlock, notify};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -234,7 +234,10 @@ impl Drop for Dentry {
         let inode = *self.inode.get_mut();
         if !inode.is_null() {
             // SAFETY: the pointer owns a reference, taken back once.
-            drop(unsafe { Ref::from_raw(inode.cast_const()) });
+            let inode = unsafe { Ref::from_raw(inode.cast_const()) };
+            if inode.nlink() == 0 {
+                notify::forgotten(&inode);
+            }
         }
         // A long chain of parents that only their children held is let go of one by one: as nested
         // drops it could outgrow the kernel stack.

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use belljar_abi::Described;
 use belljar_abi::carried::Carried;
 
+use super::notify::{self, Events};
 use super::perm::Access;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
 use crate::errno::{Errno, Result};
@@ -445,7 +446,7 @@ impl File {
         if !self.fmode.contains(FMode::READ) {
             return Err(Errno::EBADF);
         }
-        self.with_pos(|pos| self.ops.read(self, buf, pos))
+        told(self, Events::ACCESS, self.with_pos(|pos| self.ops.read(self, buf, pos)))
     }
 
     /// Writes at the shared position and moves it.
@@ -454,7 +455,7 @@ impl File {
         if !self.fmode.contains(FMode::WRITE) {
             return Err(Errno::EBADF);
         }
-        self.with_pos(|pos| self.ops.write(self, buf, pos))
+        told(self, Events::MODIFY, self.with_pos(|pos| self.ops.write(self, buf, pos)))
     }
 
     /// Reads at `pos`.
@@ -465,7 +466,7 @@ impl File {
         if !self.fmode.contains(FMode::READ) {
             return Err(Errno::EBADF);
         }
-        self.ops.read(self, buf, &mut pos)
+        told(self, Events::ACCESS, self.ops.read(self, buf, &mut pos))
     }
 
     /// Writes at `pos`.
@@ -476,7 +477,7 @@ impl File {
         if !self.fmode.contains(FMode::WRITE) {
             return Err(Errno::EBADF);
         }
-        self.ops.write(self, buf, &mut pos)
+        told(self, Events::MODIFY, self.ops.write(self, buf, &mut pos))
     }
 
     /// Writes at the end (`RWF_APPEND`); with `moves`, the shared position moves there.
@@ -484,14 +485,15 @@ impl File {
         if !self.fmode.contains(FMode::WRITE) {
             return Err(Errno::EBADF);
         }
-        self.with_pos(|pos| {
+        let done = self.with_pos(|pos| {
             let mut end = AT_END;
             let done = self.ops.write(self, buf, &mut end)?;
             if moves {
                 *pos = end;
             }
             Ok(done)
-        })
+        });
+        told(self, Events::MODIFY, done)
     }
 
     /// Fills `buf` from `pos` on, for the kernel's own reading; returns how much there was.
@@ -504,7 +506,7 @@ impl File {
                 n => done += n,
             }
         }
-        Ok(done)
+        told(self, Events::ACCESS, Ok(done))
     }
 
     /// Runs `io` with the position, holding it against others who share it (POSIX: reads and writes
@@ -523,7 +525,9 @@ impl File {
 
     /// Lists the directory from the position on.
     pub fn readdir(&self, sink: &mut dyn DirSink) -> Result<()> {
-        self.with_pos(|pos| self.ops.readdir(self, pos, sink))
+        self.with_pos(|pos| self.ops.readdir(self, pos, sink))?;
+        notify::file(self, Events::ACCESS);
+        Ok(())
     }
 
     /// lseek(2).
@@ -557,8 +561,18 @@ impl File {
     }
 }
 
+/// Has who watches the file told of `events` if bytes were moved.
+#[inline]
+fn told(file: &File, events: Events, moved: Result<usize>) -> Result<usize> {
+    if matches!(moved, Ok(1..)) {
+        notify::file(file, events);
+    }
+    moved
+}
+
 impl Drop for File {
     fn drop(&mut self) {
+        notify::closed(self);
         super::epoll::release_file(self);
         self.ops.release(self);
         self.inode.locks.release_file(self);

@@ -94,6 +94,9 @@ pub struct Inode {
     pages: AtomicPtr<Mapping>,
     /// Advisory locks (fcntl(2), flock(2)).
     pub locks: super::locks::InodeLocks,
+    /// Who watches it (inotify(7)).
+    #[described(skip)]
+    pub watches: super::notify::Watches,
     #[described(skip)]
     ops: Box<dyn InodeOps>,
 }
@@ -336,6 +339,7 @@ impl Inode {
             special: Once::new(),
             pages: AtomicPtr::new(pages_of(ops.mapping())),
             locks: super::locks::InodeLocks::new(),
+            watches: super::notify::Watches::new(),
             ops,
         })
     }

@@ -11,7 +11,7 @@ use belljar_abi::Described;
 
 use super::mntns::MntNs;
 use super::propagation::{self, PeerGroup};
-use super::{Dentry, Path, SuperBlock, dentry};
+use super::{Dentry, Path, SuperBlock, dentry, notify};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::list::Link;
@@ -474,6 +474,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         propagation::forget(self);
         if self.sb.mounts.remove(self) {
+            notify::unmounted(&self.sb);
             dentry::forget_super(&self.sb);
         }
     }

@@ -7,6 +7,7 @@ use super::chrdev::find_chrdev;
 use super::file::{FMode, FileOps, OpenFlags, PathOnly};
 use super::inode::{InodeFlags, NodeKind};
 use super::namei::{LastKind, LookupFlags, Walk, lookup, lookup_child, lookup_locked};
+use super::notify::{self, Events};
 use super::perm::{self, Access};
 use super::{Caller, Dentry, File, Inode, Mount, MountFlags, Path, dentry, pipe, verbs};
 use crate::errno::{Errno, Result};
@@ -43,6 +44,17 @@ impl OpenHow {
 
 /// Opens `name`, from `start` or the working directory. The flags were [checked](OpenHow::check).
 pub fn open(
+    caller: Caller<'_>,
+    start: Option<&Path>,
+    name: &[u8],
+    how: OpenHow,
+) -> Result<Ref<File>> {
+    let file = open_by_name(caller, start, name, how)?;
+    notify::file(&file, Events::OPEN);
+    Ok(file)
+}
+
+fn open_by_name(
     caller: Caller<'_>,
     start: Option<&Path>,
     name: &[u8],
@@ -238,6 +250,7 @@ pub fn open_path(
     let file = File::new(path, flags, fmode, ops)?;
     if truncate {
         verbs::set_length(&inode, 0)?;
+        notify::place(&file.path, Events::MODIFY);
     }
     Ok(file)
 }
@@ -313,7 +326,9 @@ pub fn open_exec(
     let ops = inode.ops().open(&inode, &path, OpenFlags::empty())?;
     inode.deny_write_access()?;
     // From here on the file gives the access back, also if it comes to nothing.
-    File::new(path, OpenFlags::empty(), FMode::READ | FMode::EXEC, ops)
+    let file = File::new(path, OpenFlags::empty(), FMode::READ | FMode::EXEC, ops)?;
+    notify::file(&file, Events::OPEN);
+    Ok(file)
 }
 
 /// Opens a directory or file by place for the kernel's own use, with no questions asked.

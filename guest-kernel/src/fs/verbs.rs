@@ -8,6 +8,7 @@ use super::dentry;
 use super::inode::{InodeFlags, NewNode, NodeKind, RenameOp, SetAttr};
 use super::mntns::{detach_mounts, is_local_mountpoint};
 use super::namei::{self, LastKind, Parent, lookup_locked};
+use super::notify::{self, Events};
 use super::open::WriteAccess;
 use super::perm::{self, Access, may_create, may_delete};
 use super::{Caller, Dentry, Dev, Inode, Path, Timestamp};
@@ -61,7 +62,8 @@ pub fn create_locked(
     }
     let new = new_node(caller, dir_inode, mode, kind);
     let inode = dir_inode.ops().create(dir_inode, name, &new)?;
-    absent.instantiate(inode);
+    absent.instantiate(inode.clone());
+    notify::entry(dir_inode, name, &inode, Events::CREATE);
     Ok(absent)
 }
 
@@ -158,6 +160,8 @@ pub fn link(caller: Caller<'_>, old: &Path, start: Option<&Path>, name: &[u8]) -
     dir_inode.ops().link(dir_inode, parent.name, inode)?;
     inode.clear_flags(InodeFlags::LINKABLE);
     found.instantiate(inode.clone());
+    notify::inode(inode, Events::ATTRIB);
+    notify::entry(dir_inode, parent.name, inode, Events::CREATE);
     Ok(())
 }
 
@@ -203,9 +207,21 @@ pub fn unlink(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Result<(
         return Err(Errno::EBUSY);
     }
     dir_inode.ops().unlink(dir_inode, parent.name, &inode)?;
-    dentry::unhash(&dentry);
+    notify::inode(&inode, Events::ATTRIB);
+    removed(&parent, &dentry, &inode)?;
     drop(guard);
     forget_mounts(&dentry, &inode);
+    Ok(())
+}
+
+/// Brings the cache up to date with a name that was removed, and tells who watches.
+fn removed(parent: &Parent<'_>, dentry: &Ref<Dentry>, inode: &Inode) -> Result<()> {
+    dentry::unhash(dentry);
+    if inode.nlink() == 0 && Ref::ref_count(dentry) == 1 {
+        // Nobody has it open: it is gone before its name is.
+        notify::forgotten(inode);
+    }
+    notify::entry(parent.inode()?, parent.name, inode, Events::DELETE);
     Ok(())
 }
 
@@ -239,7 +255,7 @@ pub fn rmdir(caller: Caller<'_>, start: Option<&Path>, name: &[u8]) -> Result<()
     let inner = inode.lock.lock();
     dir_inode.ops().rmdir(dir_inode, parent.name, &inode)?;
     inode.set_flags(InodeFlags::DEAD);
-    dentry::unhash(&dentry);
+    removed(&parent, &dentry, &inode)?;
     drop((inner, guard));
     forget_mounts(&dentry, &inode);
     Ok(())
@@ -398,8 +414,45 @@ fn rename_locked(
         dentry::unhash(&dentry);
         dentry::unhash(&target);
     }
+    tell_of_move(old, new, &inode, target_inode, exchange)?;
     let gone = target_inode.filter(|_| !exchange).cloned();
     Ok(gone.map(|inode| (target.clone(), inode)))
+}
+
+/// Tells who watches of a name that was moved, and of the one that was there before.
+fn tell_of_move(
+    old: &Parent<'_>,
+    new: &Parent<'_>,
+    inode: &Inode,
+    target: Option<&Ref<Inode>>,
+    exchange: bool,
+) -> Result<()> {
+    let (from, to) = ((&**old.inode()?, old.name), (&**new.inode()?, new.name));
+    notify::moved(from, to, inode);
+    if let Some(replaced) = target.filter(|_| !exchange) {
+        notify::inode(replaced, Events::ATTRIB);
+    }
+    notify::inode(inode, Events::MOVE_SELF);
+    if let Some(other) = target.filter(|_| exchange) {
+        notify::moved(to, from, other);
+        notify::inode(other, Events::MOVE_SELF);
+    }
+    Ok(())
+}
+
+/// Applies a change of the attributes of the inode at `path` that was permitted, and tells who watches.
+fn change_attributes(path: &Path, inode: &Inode, change: &SetAttr) -> Result<()> {
+    inode.apply(change)?;
+    let owner_or_mode = change.mode.is_some() || change.uid.is_some() || change.gid.is_some();
+    let events = match (change.atime, change.mtime) {
+        _ if owner_or_mode => Events::ATTRIB,
+        (Some(_), Some(_)) => Events::ATTRIB,
+        (Some(_), None) => Events::ACCESS,
+        (None, Some(_)) => Events::MODIFY,
+        (None, None) => return Ok(()),
+    };
+    notify::place(path, events);
+    Ok(())
 }
 
 /// chmod(2) on the inode at `path`.
@@ -417,7 +470,7 @@ pub fn chmod(caller: Caller<'_>, path: &Path, mode: u32) -> Result<()> {
     if !keeps_sgid(inode, caller.cred) {
         mode &= !uapi::S_ISGID;
     }
-    inode.apply(&SetAttr { mode: Some(mode), ..SetAttr::default() })
+    change_attributes(path, inode, &SetAttr { mode: Some(mode), ..SetAttr::default() })
 }
 
 /// chown(2) on the inode at `path`; `None` leaves an id as it is.
@@ -437,7 +490,7 @@ pub fn chown(caller: Caller<'_>, path: &Path, uid: Option<u32>, gid: Option<u32>
     if !inode.is_dir() {
         change.mode = without_set_id(inode, cred);
     }
-    inode.apply(&change)
+    change_attributes(path, inode, &change)
 }
 
 /// The permission bits that `inode` is left with when `cred` writes to it or gives it away, if it loses
@@ -501,7 +554,8 @@ pub fn set_times(caller: Caller<'_>, path: &Path, atime: SetTime, mtime: SetTime
         SetTime::Now => Some(now),
         SetTime::To(time) => Some(time),
     };
-    inode.apply(&SetAttr { atime: pick(atime), mtime: pick(mtime), ..SetAttr::default() })
+    let change = SetAttr { atime: pick(atime), mtime: pick(mtime), ..SetAttr::default() };
+    change_attributes(path, inode, &change)
 }
 
 /// Sets the length of the regular file `inode`, whose writing was permitted.
@@ -529,7 +583,9 @@ pub fn truncate(caller: Caller<'_>, path: &Path, size: u64) -> Result<()> {
     perm::permission(inode, Access::WRITE, caller.cred)?;
     let _access = WriteAccess::get(path)?;
     super::file::check_size_limit(inode.size(), size)?;
-    set_length(inode, size)
+    set_length(inode, size)?;
+    notify::place(path, Events::MODIFY);
+    Ok(())
 }
 
 /// access(2) with `caller`'s credentials, which the handler has set as the flags ask.

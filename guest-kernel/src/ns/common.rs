@@ -12,7 +12,7 @@ use crate::errno::Result;
 use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
-use crate::ns::ucounts::Charge;
+use crate::ns::ucounts::{Charge, Counted};
 use crate::ns::user::UserNs;
 use crate::sync::IrqLock;
 use crate::uapi::{
@@ -151,7 +151,7 @@ impl NsCommon {
     /// Of a namespace that the user `uid` makes and `owner` will own. `ENOSPC` if the user has as many
     /// as may be (namespaces(7), /proc/sys/user).
     pub fn new(kind: NsKind, owner: Ref<UserNs>, uid: u32) -> Result<Self> {
-        let charge = Charge::new(&owner, uid, kind)?;
+        let charge = Charge::new(&owner, uid, Counted::Namespace(kind))?;
         Ok(Self {
             kind,
             inum: new_inum(),

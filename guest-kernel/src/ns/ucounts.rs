@@ -1,5 +1,5 @@
-//! [`Ucounts`]: how many namespaces of each kind a user has made, and what they may
-//! (namespaces(7), "The /proc/sys/user directory").
+//! [`Ucounts`]: how many namespaces of each kind, and how many watches of inotify(7), a user has made, and
+//! what they may (namespaces(7), "The /proc/sys/user directory").
 //!
 //! A user is a kernel user id in a user namespace. Whatever is counted there counts for the creator of
 //! that user namespace too, in the namespace around it, and so on outwards: a user gains nothing by
@@ -15,11 +15,35 @@ use crate::ns::common::{NS_KINDS, NsKind};
 use crate::ns::user::UserNs;
 use crate::sync::IrqLock;
 
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// Namespaces of a kind.
+    Namespace(NsKind),
+    /// Files of inotify_init1(2).
+    InotifyInstances,
+    /// Their watches.
+    InotifyWatches,
+}
+
+/// How many counts there are.
+const COUNTS: usize = NS_KINDS + 2;
+
+impl Counted {
+    const fn index(self) -> usize {
+        match self {
+            Self::Namespace(kind) => kind as usize,
+            Self::InotifyInstances => NS_KINDS,
+            Self::InotifyWatches => NS_KINDS + 1,
+        }
+    }
+}
+
 /// One user's counts.
 pub struct Ucounts {
     ns: Ref<UserNs>,
     uid: u32,
-    counts: [AtomicU32; NS_KINDS],
+    counts: [AtomicU32; COUNTS],
     link: Link,
 }
 
@@ -33,33 +57,33 @@ pub struct Limits {
     /// A task's last credentials go under the task list's lock, and with them perhaps a user: hence a
     /// lock that no interrupt can wait for.
     users: IrqLock<List<Ucounts, UcountsLink>>,
-    max: [AtomicU32; NS_KINDS],
+    max: [AtomicU32; COUNTS],
 }
 
 impl Limits {
     /// No user has more than `max` of any kind.
     pub const fn new(max: u32) -> Self {
-        Self { users: IrqLock::new(List::new()), max: [const { AtomicU32::new(0) }; NS_KINDS] }
+        Self { users: IrqLock::new(List::new()), max: [const { AtomicU32::new(0) }; COUNTS] }
             .with_max(max)
     }
 
     const fn with_max(mut self, max: u32) -> Self {
         let mut i = 0;
-        while i < NS_KINDS {
+        while i < COUNTS {
             self.max[i] = AtomicU32::new(max);
             i += 1;
         }
         self
     }
 
-    /// The limit of a kind.
-    pub fn max(&self, kind: NsKind) -> u32 {
-        self.max[kind as usize].load(Ordering::Relaxed)
+    /// A limit.
+    pub fn max(&self, counted: Counted) -> u32 {
+        self.max[counted.index()].load(Ordering::Relaxed)
     }
 
     /// Sets it.
-    pub fn set_max(&self, kind: NsKind, max: u32) {
-        self.max[kind as usize].store(max, Ordering::Relaxed);
+    pub fn set_max(&self, counted: Counted, max: u32) {
+        self.max[counted.index()].store(max, Ordering::Relaxed);
     }
 }
 
@@ -74,7 +98,7 @@ impl Ucounts {
         if let Some(found) = find() {
             return Ok(found);
         }
-        let counts = [const { AtomicU32::new(0) }; NS_KINDS];
+        let counts = [const { AtomicU32::new(0) }; COUNTS];
         let new = Ref::try_new(Self { ns: ns.clone(), uid, counts, link: Link::new() })?;
         let users = ns.limits.users.lock();
         // Somebody else may have been faster.
@@ -108,32 +132,32 @@ impl Drop for Ucounts {
     }
 }
 
-/// One namespace's share in its creator's counts.
+/// One namespace's or watch's share in its creator's counts.
 pub struct Charge {
     user: Ref<Ucounts>,
-    kind: NsKind,
+    what: Counted,
 }
 
 impl Charge {
     /// Counts one more for `uid` in `ns` and everywhere outwards; `ENOSPC` if a limit is reached.
-    pub fn new(ns: &Ref<UserNs>, uid: u32, kind: NsKind) -> Result<Self> {
+    pub fn new(ns: &Ref<UserNs>, uid: u32, what: Counted) -> Result<Self> {
         let user = Ucounts::of(ns, uid)?;
         let mut at = Some(&user);
         while let Some(counted) = at {
-            let max = counted.ns.limits.max(kind);
+            let max = counted.ns.limits.max(what);
             let grow = |n: u32| (n < max).then_some(n + 1);
-            let count = &counted.counts[kind as usize];
+            let count = &counted.counts[what.index()];
             if count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_err() {
                 let mut undo = Some(&user);
                 while let Some(done) = undo.filter(|done| !Ref::ptr_eq(done, counted)) {
-                    done.counts[kind as usize].fetch_sub(1, Ordering::Relaxed);
+                    done.counts[what.index()].fetch_sub(1, Ordering::Relaxed);
                     undo = done.outer();
                 }
                 return Err(Errno::ENOSPC);
             }
             at = counted.outer();
         }
-        Ok(Self { user, kind })
+        Ok(Self { user, what })
     }
 }
 
@@ -141,7 +165,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let mut at = Some(&self.user);
         while let Some(counted) = at {
-            counted.counts[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
+            counted.counts[self.what.index()].fetch_sub(1, Ordering::Relaxed);
             at = counted.outer();
         }
     }
@@ -151,18 +175,20 @@ impl Drop for Charge {
 mod tests {
     use super::*;
 
+    const UTS: Counted = Counted::Namespace(NsKind::Uts);
+
     #[test]
     fn a_limit_outside_holds_inside_as_well() {
         let outer = UserNs::new_initial().unwrap();
         let inner = UserNs::new(&outer, 1000, 1000, true).unwrap();
-        outer.limits.set_max(NsKind::Uts, 2);
-        let one = Charge::new(&inner, 1, NsKind::Uts).unwrap();
-        let _two = Charge::new(&inner, 2, NsKind::Uts).unwrap();
-        assert_eq!(Charge::new(&inner, 3, NsKind::Uts).err(), Some(Errno::ENOSPC));
+        outer.limits.set_max(UTS, 2);
+        let one = Charge::new(&inner, 1, UTS).unwrap();
+        let _two = Charge::new(&inner, 2, UTS).unwrap();
+        assert_eq!(Charge::new(&inner, 3, UTS).err(), Some(Errno::ENOSPC));
         // Nothing of the failed attempt stays.
         drop(one);
-        let _three = Charge::new(&inner, 3, NsKind::Uts).unwrap();
+        let _three = Charge::new(&inner, 3, UTS).unwrap();
         // Another user outside has counts of its own.
-        assert!(Charge::new(&outer, 7, NsKind::Uts).is_ok());
+        assert!(Charge::new(&outer, 7, UTS).is_ok());
     }
 }

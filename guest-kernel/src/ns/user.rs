@@ -10,7 +10,7 @@ use crate::kref::Ref;
 use crate::ns::common::{HasCommon, NsCommon, NsKind, publish};
 use crate::ns::cred::{Cap, Cred};
 use crate::ns::idmap::{Extent, IdMap};
-use crate::ns::ucounts::Limits;
+use crate::ns::ucounts::{Counted, Limits};
 use crate::sync::{Mutex, Once};
 
 /// Deepest nesting, as in Linux.
@@ -68,7 +68,12 @@ impl UserNs {
     /// The namespace that boot makes.
     pub fn new_initial() -> Result<Ref<Self>> {
         let common = NsCommon::initial(NsKind::User, None);
-        let ns = Self::build(common, 0, (0, 0), true, crate::mm::total_pages().max(1 << 14) as u32);
+        let pages = crate::mm::total_pages();
+        let ns = Self::build(common, 0, (0, 0), true, pages.max(1 << 14) as u32);
+        // As Linux has it: a user's watches, at 1 KiB each, take a hundredth of memory.
+        let watches = (pages * 4 / 100).clamp(8192, 1 << 20) as u32;
+        ns.limits.set_max(Counted::InotifyInstances, 128);
+        ns.limits.set_max(Counted::InotifyWatches, watches);
         for map in [&ns.uid_map, &ns.gid_map, &ns.projid_map] {
             map.set(IdMap::identity()?);
         }

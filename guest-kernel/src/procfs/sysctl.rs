@@ -7,13 +7,16 @@ use super::tree::{Entry, dir, setting, text};
 use crate::drivers::tty;
 use crate::errno::{Errno, Result};
 use crate::fs::SuperBlock;
+use crate::fs::notify::inotify::MAX_QUEUED_EVENTS;
 use crate::fs::pipe::PIPE_MAX_SIZE;
 use crate::ipc::IpcNs;
 use crate::ipc::sysv::table::MAX_OBJECTS;
 use crate::kref::Ref;
 use crate::mm::frame;
+use crate::ns::ucounts::Counted;
+use crate::ns::user::init_user_ns;
 use crate::ns::uts::{UTS_LEN, uts_name};
-use crate::ns::{Cap, NsKind, pid};
+use crate::ns::{Cap, NsKind, UserNs, pid};
 use crate::process::seccomp::log;
 use crate::put;
 use crate::seccomp::{Action, ActionSet};
@@ -21,28 +24,45 @@ use crate::sync::{Once, SpinLock};
 use crate::syscall::system::{RELEASE, VERSION};
 use crate::task::{self, list};
 
-/// A limit of the caller's user namespace on namespaces of one kind (namespaces(7)).
-macro_rules! max_namespaces {
-    ($name:literal, $kind:ident) => {
+/// A limit of the caller's user namespace (namespaces(7)).
+macro_rules! user_limit {
+    ($name:literal, $counted:expr) => {
         setting(
             $name,
             |_, out| {
                 let ns = &task::current().cred().user_ns;
-                put!(out, "{}\n", ns.limits.max(NsKind::$kind))
+                put!(out, "{}\n", ns.limits.max($counted))
             },
-            |data| set_max_namespaces(NsKind::$kind, data),
+            |data| set_user_limit(&task::current().cred().user_ns, $counted, data),
         )
     };
 }
 
-fn set_max_namespaces(kind: NsKind, data: &[u8]) -> Result<()> {
-    let cred = task::current().cred();
-    if !cred.own_capable(Cap::SysResource) {
+/// A limit of the caller's user namespace on namespaces of one kind.
+macro_rules! max_namespaces {
+    ($name:literal, $kind:ident) => {
+        user_limit!($name, Counted::Namespace(NsKind::$kind))
+    };
+}
+
+/// A limit of the machine on what users make with inotify(7).
+macro_rules! inotify_limit {
+    ($name:literal, $counted:ident) => {
+        setting(
+            $name,
+            |_, out| put!(out, "{}\n", init_user_ns().limits.max(Counted::$counted)),
+            |data| set_user_limit(init_user_ns(), Counted::$counted, data),
+        )
+    };
+}
+
+fn set_user_limit(ns: &UserNs, counted: Counted, data: &[u8]) -> Result<()> {
+    if !task::current().cred().own_capable(Cap::SysResource) {
         return Err(Errno::EPERM);
     }
     let max = parse_number(data)?;
     let max = i32::try_from(max).ok().filter(|max| *max >= 0).ok_or(Errno::EINVAL)?;
-    cred.user_ns.limits.set_max(kind, max as u32);
+    ns.limits.set_max(counted, max as u32);
     Ok(())
 }
 
@@ -171,6 +191,18 @@ pub static ENTRIES: &[Entry] = &[
         &[
             dir("epoll", &[text("max_user_watches", |_, out| put!(out, "{}\n", 1 << 20))]),
             dir(
+                "inotify",
+                &[
+                    setting(
+                        "max_queued_events",
+                        |_, out| put!(out, "{}\n", MAX_QUEUED_EVENTS.load(Ordering::Relaxed)),
+                        |data| store_number(data, 0..=i64::from(i32::MAX), &MAX_QUEUED_EVENTS),
+                    ),
+                    inotify_limit!("max_user_instances", InotifyInstances),
+                    inotify_limit!("max_user_watches", InotifyWatches),
+                ],
+            ),
+            dir(
                 "mqueue",
                 &[
                     mqueue_setting!("msg_default", msg_default, 1, 65536),
@@ -268,6 +300,8 @@ pub static ENTRIES: &[Entry] = &[
         "user",
         &[
             max_namespaces!("max_cgroup_namespaces", Cgroup),
+            user_limit!("max_inotify_instances", Counted::InotifyInstances),
+            user_limit!("max_inotify_watches", Counted::InotifyWatches),
             max_namespaces!("max_ipc_namespaces", Ipc),
             max_namespaces!("max_mnt_namespaces", Mnt),
             max_namespaces!("max_net_namespaces", Net),

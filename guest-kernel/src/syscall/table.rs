@@ -1,8 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll, prctl,
-    process, ptrace, sched, seccomp, signal, signalfd, system, time, timer, tty,
+    Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll,
+    prctl, process, ptrace, sched, seccomp, signal, signalfd, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -34,6 +34,9 @@ pub const ROWS: &[Row] = &[
     (23, "dup", fs::open::sys_dup),
     (24, "dup3", fs::open::sys_dup3),
     (25, "fcntl", fs::fcntl::sys_fcntl),
+    (26, "inotify_init1", fs::inotify::sys_inotify_init1),
+    (27, "inotify_add_watch", fs::inotify::sys_inotify_add_watch),
+    (28, "inotify_rm_watch", fs::inotify::sys_inotify_rm_watch),
     (29, "ioctl", fs::ioctl::sys_ioctl),
     (32, "flock", fs::fcntl::sys_flock),
     (33, "mknodat", fs::link::sys_mknodat),

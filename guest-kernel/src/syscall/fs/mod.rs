@@ -2,6 +2,7 @@
 
 pub mod dir;
 pub mod fcntl;
+pub mod inotify;
 pub mod ioctl;
 pub mod link;
 pub mod mount;

@@ -7,6 +7,7 @@ use super::{Args, SysResult, UserPath, caller, fget};
 use crate::errno::{Errno, Result};
 use crate::fs::file::check_size_limit;
 use crate::fs::namei::{LookupFlags, lookup};
+use crate::fs::notify::{self, Events};
 use crate::fs::userbuf::{IoVec, UIO_MAXIOV, UserBuf};
 use crate::fs::{FMode, File, Whence, verbs};
 use crate::mm::UserPtr;
@@ -197,6 +198,7 @@ pub fn sys_ftruncate(a: &mut Args) -> SysResult {
     writable_regular(&file)?;
     check_size_limit(file.inode.size(), size)?;
     verbs::set_length(&file.inode, size)?;
+    notify::file(&file, Events::MODIFY);
     Ok(0)
 }
 
@@ -236,5 +238,6 @@ pub fn sys_fallocate(a: &mut Args) -> SysResult {
         uapi::S_IFDIR => return Err(Errno::EISDIR),
         _ => return Err(Errno::ENODEV),
     }
+    notify::file(&file, Events::MODIFY);
     Ok(0)
 }
