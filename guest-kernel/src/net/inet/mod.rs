@@ -9,7 +9,7 @@
 //! | [`queue`] | what datagram sockets hold until it is read |
 //! | [`udp`], [`raw`] | datagram sockets |
 //! | [`tcp`] | connections: smoltcp's state machine in our own tables |
-//! | [`options`] | options of IP |
+//! | [`options`], [`ancillary`] | options of IP, of a socket and of one datagram |
 //! | [`counters`] | what was sent and received, for /proc/net/snmp |
 //! | [`notify`] | telling rtnetlink what changed |
 //! | [`ipconfig`] | an interface set up by the kernel command line |
@@ -19,6 +19,7 @@
 //! own with exactly one socket in it: packets find it through our tables, so a packet costs the
 //! same however many sockets there are, and no lock is shared between connections.
 
+pub mod ancillary;
 pub mod counters;
 pub mod endpoint;
 pub mod fragment;

@@ -12,10 +12,12 @@ pub const SOL_IPV6: u32 = 41;
 
 /// Type of service.
 pub const IP_TOS: u32 = 1;
-const IP_TTL: u32 = 2;
+/// `IP_TTL`.
+pub const IP_TTL: u32 = 2;
 const IP_HDRINCL: u32 = 3;
 const IP_RECVOPTS: u32 = 6;
-const IP_PKTINFO: u32 = 8;
+/// `IP_PKTINFO`.
+pub const IP_PKTINFO: u32 = 8;
 const IP_MTU_DISCOVER: u32 = 10;
 const IP_RECVERR: u32 = 11;
 const IP_RECVTTL: u32 = 12;
@@ -42,7 +44,8 @@ const IPV6_V6ONLY: u32 = 26;
 const IPV6_RECVPKTINFO: u32 = 49;
 const IPV6_RECVHOPLIMIT: u32 = 51;
 const IPV6_RECVTCLASS: u32 = 66;
-const IPV6_TCLASS: u32 = 67;
+/// `IPV6_TCLASS`.
+pub const IPV6_TCLASS: u32 = 67;
 
 /// The options.
 pub struct IpOptions {

@@ -7,7 +7,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 
 use smoltcp::wire::IpAddress;
 
+use super::ancillary::IPV6_PKTINFO;
 use super::endpoint::Endpoint;
+use super::options::{IP_PKTINFO, SOL_IP, SOL_IPV6};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::net::MsgFlags;
@@ -201,21 +203,19 @@ pub fn stamp_for(common: &Common) -> u64 {
 
 /// Tells to which address and over which device a datagram came (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
 pub fn packet_info(message: &mut RecvMsg<'_, '_>, datagram: &Datagram) -> Result<()> {
-    const IP_PKTINFO: u32 = 8;
-    const IPV6_PKTINFO: u32 = 50;
     match datagram.to.map(|to| to.addr) {
         Some(IpAddress::Ipv4(v4)) => {
             let mut bytes = [0; 12];
             bytes[..4].copy_from_slice(&datagram.device.to_ne_bytes());
             bytes[4..8].copy_from_slice(&v4.octets());
             bytes[8..].copy_from_slice(&v4.octets());
-            message.add_control(0, IP_PKTINFO, &bytes)
+            message.add_control(SOL_IP, IP_PKTINFO, &bytes)
         }
         Some(IpAddress::Ipv6(v6)) => {
             let mut bytes = [0; 20];
             bytes[..16].copy_from_slice(&v6.octets());
             bytes[16..].copy_from_slice(&datagram.device.to_ne_bytes());
-            message.add_control(41, IPV6_PKTINFO, &bytes)
+            message.add_control(SOL_IPV6, IPV6_PKTINFO, &bytes)
         }
         None => Ok(()),
     }

@@ -1,18 +1,19 @@
 //! Raw sockets (raw(7)) and ping sockets (icmp(7)): they see what the protocols above IP do not ask for.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
-use smoltcp::wire::{Icmpv6Packet, IpAddress, Ipv4Packet};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, checksum};
 
+use super::ancillary::Ancillary;
 use super::endpoint::{Endpoint, takes};
 use super::ip::{self, Header, Received};
-use super::options::IpOptions;
+use super::options::{IpOptions, SOL_IPV6};
 use super::queue::{Datagram, Queue, stamp_for};
 use super::route::or_loopback;
 use super::stack::{Stack, kick};
 use super::udp::{ioctl_datagrams, poll_datagrams, receive_options};
-use super::{AF_INET, ports};
+use super::{AF_INET, AF_INET6, ports};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
@@ -21,16 +22,26 @@ use crate::net::address::{Address, family_of};
 use crate::net::common::{Common, Patience, SHUT_RECEIVE, SHUT_SEND, flag, state};
 use crate::net::filter::{FOR_HOST, Packet};
 use crate::net::message::{RecvMsg, SendMsg, take_bytes};
-use crate::net::options::OptionValue;
+use crate::net::options::{OptionValue, int};
 use crate::net::socket::{Protocol, Socket};
 use crate::net::{AF_UNSPEC, MsgFlags, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::sync::SpinLock;
 
 /// Protocol of packets whose header the program makes.
 const IPPROTO_RAW: u8 = 255;
-/// Level of raw sockets' own options, and the one there is.
+/// Level of raw sockets' own options.
 const SOL_RAW: u32 = 255;
+/// Types of ICMP that are not wanted (raw(7)).
 const ICMP_FILTER: u32 = 1;
+/// Where the checksum of what is sent over IPv6 stands (RFC 3542, section 3.1).
+const IPV6_CHECKSUM: u32 = 7;
+/// Level of ICMPv6, and its one option: types that are not wanted (RFC 3542, section 3.2).
+const SOL_ICMPV6: u32 = 58;
+const ICMPV6_FILTER: u32 = 1;
+/// Words of a filter: a bit for each type of ICMPv6.
+const FILTER_WORDS: usize = 8;
+/// Where ICMPv6 has its checksum.
+const ICMPV6_CHECKSUM: i32 = 2;
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
@@ -54,8 +65,10 @@ pub struct RawSock {
     names: SpinLock<(Endpoint, Option<Endpoint>)>,
     queue: Queue,
     options: IpOptions,
-    /// ICMP types that it does not want, a bit each.
-    filter: AtomicU32,
+    /// ICMP types that it does not want, a bit each; of IPv4's there are 32.
+    filter: [AtomicU32; FILTER_WORDS],
+    /// Where the kernel puts a checksum into what is sent over IPv6; negative if nowhere.
+    checksum: AtomicI32,
 }
 
 /// The raw sockets of a namespace.
@@ -102,7 +115,48 @@ impl RawSock {
                 && u16::from_be_bytes([payload[4], payload[5]]) == local.port;
         }
         let kind = payload.first().copied().unwrap_or(0);
-        header.protocol != ip::ICMP || kind >= 32 || self.filter.load(Relaxed) & (1 << kind) == 0
+        match header.protocol {
+            ip::ICMP => kind >= 32 || !self.filters(kind),
+            ip::ICMPV6 => !self.filters(kind),
+            _ => true,
+        }
+    }
+
+    fn filters(&self, kind: u8) -> bool {
+        self.filter[usize::from(kind / 32)].load(Relaxed) & (1 << (kind % 32)) != 0
+    }
+
+    /// `ICMPV6_FILTER`: as much of the bitmap as the program gave.
+    fn set_filter_v6(&self, value: &[u8]) -> Result<()> {
+        if self.protocol != ip::ICMPV6 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        for (word, bytes) in self.filter.iter().zip(value.chunks_exact(4)) {
+            word.store(bytes.first_chunk().copied().map_or(0, u32::from_ne_bytes), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// `IPV6_CHECKSUM`: ICMPv6 has its own place, which the level of IPv6 leaves alone.
+    fn set_checksum(&self, level: u32, value: &[u8]) -> Result<()> {
+        let offset = int(value)?;
+        if self.protocol == ip::ICMPV6 && level == SOL_IPV6 || offset > 0 && offset % 2 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.checksum.store(offset.max(-1), Relaxed);
+        Ok(())
+    }
+
+    /// True if `level` and `name` are the option about the checksum, which IPv6 alone has.
+    fn is_checksum_option(&self, level: u32, name: u32) -> bool {
+        let v6 = self.common.family == AF_INET6 && !self.is_ping();
+        v6 && matches!(level, SOL_RAW | SOL_IPV6) && name == IPV6_CHECKSUM
+    }
+
+    /// True if they are the filter of ICMPv6.
+    fn is_filter_v6(&self, level: u32, name: u32) -> bool {
+        let v6 = self.common.family == AF_INET6 && !self.is_ping();
+        v6 && (level, name) == (SOL_ICMPV6, ICMPV6_FILTER)
     }
 }
 
@@ -119,7 +173,8 @@ pub fn create(net: &Ref<NetNs>, family: u32, kind: u32, protocol: u8) -> Result<
         names: SpinLock::new((Endpoint::any(family), None)),
         queue: Queue::default(),
         options: IpOptions::default(),
-        filter: AtomicU32::new(0),
+        filter: [const { AtomicU32::new(0) }; FILTER_WORDS],
+        checksum: AtomicI32::new(if protocol == ip::ICMPV6 { ICMPV6_CHECKSUM } else { -1 }),
     })?;
     sock.options.header_included.store(protocol == IPPROTO_RAW, Relaxed);
     if kind == SOCK_RAW {
@@ -223,13 +278,19 @@ impl Protocol for RawRef {
             None => sock.names.lock().1.ok_or(Errno::EDESTADDRREQ)?,
         };
         let dst = or_loopback(to.addr);
-        let hop = sock.stack.route(dst, sock.common.bound_dev.load(Relaxed))?;
+        let own = Ancillary::of(&message.control, dst, &sock.stack)?;
+        let oif = match sock.common.bound_dev.load(Relaxed) {
+            0 => own.device,
+            bound => bound,
+        };
+        let hop = sock.stack.route(dst, oif)?;
         if sock.stack.is_broadcast(dst) && !sock.common.has(flag::BROADCAST) {
             return Err(Errno::EACCES);
         }
         let mut data = take_bytes(message.data, len)?;
         let local = sock.names.lock().0;
-        let src = if local.is_any() { hop.src } else { local.addr };
+        let bound = if local.is_any() { hop.src } else { local.addr };
+        let src = own.src.unwrap_or(bound);
         let id = sock.stack.next_id.fetch_add(1, Relaxed);
         let packet = if sock.options.header_included.load(Relaxed) {
             complete_header(&mut data, src, id)?;
@@ -239,18 +300,17 @@ impl Protocol for RawRef {
                 self.bind_ping(0)?;
                 fill_echo(&mut data, sock.protocol, sock.names.lock().0.port)?;
             }
-            if let (ip::ICMPV6, IpAddress::Ipv6(from), IpAddress::Ipv6(to)) =
-                (sock.protocol, src, dst)
-                && data.len() >= 8
+            if let (Ok(offset), IpAddress::Ipv6(_)) =
+                (usize::try_from(sock.checksum.load(Relaxed)), dst)
             {
-                Icmpv6Packet::new_unchecked(&mut data).fill_checksum(&from, &to);
+                fill_checksum(&mut data, offset, sock.protocol, src, dst)?;
             }
             let header = Header {
                 src,
                 dst,
                 protocol: sock.protocol,
-                ttl: sock.options.hops(),
-                tos: sock.options.tos.load(Relaxed),
+                ttl: own.hops(&sock.options, dst),
+                tos: own.tos(&sock.options),
             };
             ip::build(&header, id, &[&data])?
         };
@@ -286,15 +346,31 @@ impl Protocol for RawRef {
     fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
         if (level, name) == (SOL_RAW, ICMP_FILTER) {
             let bits = value.first_chunk().ok_or(Errno::EINVAL)?;
-            self.0.filter.store(u32::from_ne_bytes(*bits), Relaxed);
+            self.0.filter[0].store(u32::from_ne_bytes(*bits), Relaxed);
             return Ok(());
+        }
+        if self.0.is_filter_v6(level, name) {
+            return self.0.set_filter_v6(value);
+        }
+        if self.0.is_checksum_option(level, name) {
+            return self.0.set_checksum(level, value);
         }
         self.0.options.set(level, name, value, false)
     }
 
     fn get_option(&self, level: u32, name: u32, value: &mut OptionValue) -> Result<()> {
         if (level, name) == (SOL_RAW, ICMP_FILTER) {
-            return value.set_int(self.0.filter.load(Relaxed) as i32);
+            return value.set_int(self.0.filter[0].load(Relaxed) as i32);
+        }
+        if self.0.is_filter_v6(level, name) {
+            let mut bytes = [0; 4 * FILTER_WORDS];
+            for (bytes, word) in bytes.chunks_exact_mut(4).zip(&self.0.filter) {
+                bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+            }
+            return value.set(&bytes);
+        }
+        if self.0.is_checksum_option(level, name) {
+            return value.set_int(self.0.checksum.load(Relaxed));
         }
         self.0.options.get(level, name, value)
     }
@@ -337,6 +413,22 @@ fn complete_header(packet: &mut [u8], src: IpAddress, id: u16) -> Result<()> {
     Ok(())
 }
 
+/// Puts the checksum of IPv6 at `offset`; `EINVAL` if the data ends before.
+fn fill_checksum(
+    data: &mut [u8],
+    offset: usize,
+    protocol: u8,
+    src: IpAddress,
+    dst: IpAddress,
+) -> Result<()> {
+    let len = data.len() as u32;
+    data.get_mut(offset..offset + 2).ok_or(Errno::EINVAL)?.fill(0);
+    let pseudo = checksum::pseudo_header(&src, &dst, IpProtocol::from(protocol), len);
+    let sum = !checksum::combine(&[pseudo, checksum::data(data)]);
+    data[offset..offset + 2].copy_from_slice(&sum.to_be_bytes());
+    Ok(())
+}
+
 /// An echo request of a ping socket: only that may be sent, and the identifier is the socket's.
 fn fill_echo(data: &mut [u8], protocol: u8, id: u16) -> Result<()> {
     let request = if protocol == ip::ICMP { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
@@ -346,7 +438,7 @@ fn fill_echo(data: &mut [u8], protocol: u8, id: u16) -> Result<()> {
     data[4..6].copy_from_slice(&id.to_be_bytes());
     data[2..4].fill(0);
     if protocol == ip::ICMP {
-        let sum = !smoltcp::wire::checksum::data(data);
+        let sum = !checksum::data(data);
         data[2..4].copy_from_slice(&sum.to_be_bytes());
     }
     Ok(())

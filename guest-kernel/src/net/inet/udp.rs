@@ -6,9 +6,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use smoltcp::wire::{IpAddress, UdpPacket};
 
 use super::AF_INET6;
+use super::ancillary::{Ancillary, IPV6_HOPLIMIT};
 use super::endpoint::{Endpoint, any, overlap, takes};
 use super::ip::{self, Header, Received};
-use super::options::{IpOptions, SOL_IP, SOL_IPV6};
+use super::options::{IP_TOS, IP_TTL, IPV6_TCLASS, IpOptions, SOL_IP, SOL_IPV6};
 use super::ports::{self, ByPort};
 use super::queue::{Datagram, Queue, packet_info, stamp_for};
 use super::route::or_loopback;
@@ -207,9 +208,10 @@ impl UdpRef {
         }
         let dst = or_loopback(to.addr);
         let local = self.state.lock().local;
+        let own = Ancillary::of(&message.control, dst, &self.stack)?;
         let mut oif = self.common.bound_dev.load(Relaxed);
-        if oif == 0 && to.scope != 0 {
-            oif = to.scope;
+        if oif == 0 {
+            oif = if own.device != 0 { own.device } else { to.scope };
         }
         if oif == 0 && dst.is_multicast() {
             oif = self.options.multicast_if.load(Relaxed);
@@ -223,17 +225,13 @@ impl UdpRef {
         if self.stack.is_broadcast(dst) && !self.common.has(flag::BROADCAST) {
             return Err(Errno::EACCES);
         }
-        let src = if local.is_any() { hop.src } else { local.addr };
+        let bound = if local.is_any() { hop.src } else { local.addr };
+        let src = own.src.unwrap_or(bound);
         if src.version() != dst.version() {
             return Err(Errno::ENETUNREACH);
         }
-        let ttl = if dst.is_multicast() {
-            self.options.multicast_ttl.load(Relaxed)
-        } else {
-            self.options.hops()
-        };
-        let header =
-            Header { src, dst, protocol: ip::UDP, ttl, tos: self.options.tos.load(Relaxed) };
+        let (ttl, tos) = (own.hops(&self.options, dst), own.tos(&self.options));
+        let header = Header { src, dst, protocol: ip::UDP, ttl, tos };
         if len > usize::from(u16::MAX) - HEADER - ip::IPV4_HEADER {
             return Err(Errno::EMSGSIZE);
         }
@@ -390,10 +388,6 @@ pub fn receive_options(
     message: &mut RecvMsg<'_, '_>,
     datagram: &Datagram,
 ) -> Result<()> {
-    const IP_TOS: u32 = 1;
-    const IP_TTL: u32 = 2;
-    const IPV6_HOPLIMIT: u32 = 52;
-    const IPV6_TCLASS: u32 = 67;
     if options.packet_info.load(Relaxed) {
         packet_info(message, datagram)?;
     }
