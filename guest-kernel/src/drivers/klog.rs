@@ -34,6 +34,10 @@ pub static RING: LogRing<RING_SIZE> = LogRing::new();
 /// Records whose level is below this go to the console (`loglevel=`; `quiet` is 4).
 static CONSOLE_LEVEL: AtomicU8 = AtomicU8::new(DEFAULT_LEVEL);
 const DEFAULT_LEVEL: u8 = 7;
+const SILENT_LEVEL: u8 = 1;
+
+/// What the console's level was before it was silenced; 0 if it is not.
+static SAVED_LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// Keeps lines of different CPUs apart on the console.
 static WRITER: IrqLock<()> = IrqLock::new(());
@@ -68,6 +72,77 @@ pub fn log(level: Level, message: fmt::Arguments<'_>) {
     RING.append(text);
     if (level as u8) < CONSOLE_LEVEL.load(Ordering::Relaxed) || level == Level::Error {
         super::console::put(&text[3..]);
+    }
+}
+
+/// A part of the log, by places counted over all that was ever logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its first byte.
+    pub start: u64,
+    /// Behind its last one.
+    pub end: u64,
+}
+
+/// What there is of the log from `from` on, beginning with a whole line.
+pub fn span(from: u64) -> Span {
+    let end = RING.head.load(Ordering::Acquire);
+    let oldest = end.saturating_sub(RING_SIZE as u64);
+    if from >= oldest {
+        return Span { start: from.min(end), end };
+    }
+    let cut = (oldest..end).find(|&at| byte(at) == b'\n').map_or(end, |at| at + 1);
+    Span { start: cut, end }
+}
+
+/// The byte of the log at a place that [`span`] named.
+pub fn byte(at: u64) -> u8 {
+    RING.bytes[(at % RING_SIZE as u64) as usize].load(Ordering::Relaxed)
+}
+
+impl Span {
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// True if nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Its last whole lines that fit in `room` bytes.
+    pub fn last_lines(&self, room: usize) -> Self {
+        let first = self.end - self.len().min(room) as u64;
+        let is_start = |&at: &u64| at == self.start || byte(at - 1) == b'\n';
+        Self { start: (first..self.end).find(is_start).unwrap_or(self.end), end: self.end }
+    }
+
+    /// Its first whole lines that fit in `room` bytes, or what fits of the first one.
+    pub fn first_lines(&self, room: usize) -> Self {
+        let end = self.start + self.len().min(room) as u64;
+        let last = (self.start..end).rev().find(|&at| byte(at) == b'\n');
+        Self { start: self.start, end: last.map_or(end, |at| at + 1) }
+    }
+}
+
+/// Records whose level is below `level` go to the console from now on.
+pub fn set_console_level(level: u8) {
+    CONSOLE_LEVEL.store(level, Ordering::Relaxed);
+    SAVED_LEVEL.store(0, Ordering::Relaxed);
+}
+
+/// Keeps all but errors off the console, until [`restore_console`].
+pub fn silence_console() {
+    let level = CONSOLE_LEVEL.swap(SILENT_LEVEL, Ordering::Relaxed);
+    let _ = SAVED_LEVEL.compare_exchange(0, level, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Has the console show what it did before it was silenced.
+pub fn restore_console() {
+    match SAVED_LEVEL.swap(0, Ordering::Relaxed) {
+        0 => {}
+        level => CONSOLE_LEVEL.store(level, Ordering::Relaxed),
     }
 }
 
@@ -133,6 +208,21 @@ mod tests {
         let text = ring_text();
         let line = text.lines().find(|l| l.contains("klog long")).unwrap();
         assert_eq!(line.len(), LINE - 1);
+    }
+
+    #[test]
+    fn spans_are_cut_at_lines() {
+        kinfo!("span one");
+        kinfo!("span two");
+        let all = span(0);
+        let text = |span: Span| -> Vec<u8> { (span.start..span.end).map(byte).collect() };
+        assert!(text(all).ends_with(b"span two\n") && text(all).starts_with(b"<"));
+        let last = text(all.last_lines(40));
+        assert!(last.starts_with(b"<6>[") && last.len() <= 40 && last.ends_with(b"\n"));
+        assert!(text(all.first_lines(2)) == text(all)[..2], "a part of a line that does not fit");
+        let first = text(all.first_lines(all.len() - 1));
+        assert!(first.ends_with(b"\n") && !first.ends_with(b"span two\n"));
+        assert!(span(all.end).last_lines(100).is_empty());
     }
 
     #[test]

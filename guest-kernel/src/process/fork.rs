@@ -251,6 +251,7 @@ fn copy_process(args: &CloneArgs, regs: &PtRegs, traced: bool) -> Result<Made> {
         child.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
     }
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    child.io_priority.store(parent.io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
     let slack = parent.timer_slack.load(Ordering::Relaxed);
     child.timer_slack.store(slack, Ordering::Relaxed);
     child.default_timer_slack.store(slack, Ordering::Relaxed);
@@ -577,6 +578,7 @@ pub(super) fn new_task(
         wchar: AtomicU64::new(0),
         syscalls: AtomicU64::new(0),
         personality: AtomicU32::new(0),
+        io_priority: AtomicU32::new(0),
         timer_slack: AtomicU64::new(TIMER_SLACK),
         default_timer_slack: AtomicU64::new(TIMER_SLACK),
         stop_pending: AtomicBool::new(false),

@@ -251,7 +251,7 @@ pub fn sys_sched_rr_get_interval(a: &mut Args) -> SysResult {
 }
 
 /// Calls `f` for each process that `which` and `who` name; `ESRCH` if there is none.
-fn for_each(which: u32, who: i32, mut f: impl FnMut(&Task)) -> Result<()> {
+pub(super) fn for_each(which: u32, who: i32, mut f: impl FnMut(&Task)) -> Result<()> {
     const PRIO_PROCESS: u32 = 0;
     const PRIO_PGRP: u32 = 1;
     const PRIO_USER: u32 = 2;

@@ -1,4 +1,4 @@
-//! Calls about the system as a whole: uname(2), sysinfo(2), names, reboot(2), getcpu(2), syslog(2).
+//! Calls about the system as a whole: uname(2), sysinfo(2), names, reboot(2), getcpu(2).
 
 use core::sync::atomic::Ordering;
 

@@ -1,8 +1,8 @@
 //! The table: number, name, handler. Sorted by number.
 
 use super::{
-    Handler, cred, fs, futex, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll,
-    prctl, process, ptrace, sched, seccomp, signal, signalfd, system, time, timer, tty,
+    Handler, cred, fs, futex, ioprio, ipc, membarrier, mm, namespaces, net, pidfd, pipe, poll,
+    prctl, process, ptrace, sched, seccomp, signal, signalfd, syslog, system, time, timer, tty,
 };
 
 /// Numbers below this have a slot.
@@ -38,6 +38,8 @@ pub const ROWS: &[Row] = &[
     (27, "inotify_add_watch", fs::inotify::sys_inotify_add_watch),
     (28, "inotify_rm_watch", fs::inotify::sys_inotify_rm_watch),
     (29, "ioctl", fs::ioctl::sys_ioctl),
+    (30, "ioprio_set", ioprio::sys_ioprio_set),
+    (31, "ioprio_get", ioprio::sys_ioprio_get),
     (32, "flock", fs::fcntl::sys_flock),
     (33, "mknodat", fs::link::sys_mknodat),
     (34, "mkdirat", fs::link::sys_mkdirat),
@@ -116,6 +118,7 @@ pub const ROWS: &[Row] = &[
     (113, "clock_gettime", time::sys_clock_gettime),
     (114, "clock_getres", time::sys_clock_getres),
     (115, "clock_nanosleep", time::sys_clock_nanosleep),
+    (116, "syslog", syslog::sys_syslog),
     (117, "ptrace", ptrace::sys_ptrace),
     (118, "sched_setparam", sched::sys_sched_setparam),
     (119, "sched_setscheduler", sched::sys_sched_setscheduler),

@@ -255,6 +255,9 @@ pub struct Task {
     pub syscalls: AtomicU64,
     /// execution domain (personality(2)).
     pub personality: AtomicU32,
+    /// How urgent its disk I/O is (ioprio_set(2)); 0 if it does not say. Disks here take requests in their
+    /// order; a program sees what it set.
+    pub io_priority: AtomicU32,
     /// How late its timers may be, and what that is after a return to the default, in ns (prctl(2),
     /// `PR_SET_TIMERSLACK`). Timers are exact here; a program sees what it set.
     pub timer_slack: AtomicU64,

@@ -5,7 +5,7 @@ use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
 use super::mem::MEM_MAJOR;
-use crate::drivers::klog::{RING, RING_SIZE};
+use crate::drivers::klog::{RING, RING_SIZE, byte};
 use crate::errno::{Errno, Result};
 use crate::fs::chrdev::{CharDevice, Dev, register_chrdev};
 use crate::fs::file::{FMode, File, FileOps, OpenFlags, Whence};
@@ -43,10 +43,6 @@ struct OpenKmsg {
 
 fn head() -> u64 {
     RING.head.load(Ordering::Acquire)
-}
-
-fn byte(at: u64) -> u8 {
-    RING.bytes[(at % RING_SIZE as u64) as usize].load(Ordering::Relaxed)
 }
 
 /// A line of the log.

@@ -1,0 +1,127 @@
+//! syslog(2): the kernel's log by system call.
+
+use super::{Args, SysResult};
+use crate::drivers::klog::{self, Span};
+use crate::errno::{Errno, Result};
+use crate::fs::UserBuf;
+use crate::ns::Cap;
+use crate::sched::{Deadline, TaskState, Wait, WaitQueue};
+use crate::sync::Mutex;
+use crate::task;
+use crate::wait_channel;
+
+const CLOSE: i32 = 0;
+const OPEN: i32 = 1;
+const READ: i32 = 2;
+const READ_ALL: i32 = 3;
+const READ_CLEAR: i32 = 4;
+const CLEAR: i32 = 5;
+const CONSOLE_OFF: i32 = 6;
+const CONSOLE_ON: i32 = 7;
+const CONSOLE_LEVEL: i32 = 8;
+const SIZE_UNREAD: i32 = 9;
+const SIZE_BUFFER: i32 = 10;
+
+/// Nobody wakes who waits for the log, which any context may write to: they look again this often.
+const LOOK_AGAIN_NS: u64 = 100_000_000;
+
+/// Where in the log its readers are, counted over all that was ever logged.
+struct Places {
+    /// Behind what `READ` has given away.
+    read: u64,
+    /// Behind what was cleared.
+    cleared: u64,
+}
+
+static PLACES: Mutex<Places> = Mutex::new(Places { read: 0, cleared: 0 });
+static IDLE: WaitQueue = WaitQueue::new();
+
+/// syslog(2).
+pub fn sys_syslog(a: &mut Args) -> SysResult {
+    let (action, addr, len) = (a.i32(0), a.u64(1), a.i32(2));
+    // dmesg_restrict, as Debian sets it: nothing of the log is everybody's.
+    let cred = task::current().cred();
+    if !cred.capable(Cap::Syslog) && !cred.capable(Cap::SysAdmin) {
+        return Err(Errno::EPERM);
+    }
+    match action {
+        CLOSE | OPEN => Ok(0),
+        READ => {
+            let mut room = room(addr, len)?;
+            if room.remaining() == 0 { Ok(0) } else { read(&mut room) }
+        }
+        READ_ALL | READ_CLEAR => {
+            let mut room = room(addr, len)?;
+            let mut places = PLACES.lock();
+            let span = klog::span(places.cleared).last_lines(room.remaining());
+            let n = put(&span, &mut room)?;
+            if action == READ_CLEAR {
+                places.cleared = span.end;
+            }
+            Ok(n)
+        }
+        CLEAR => {
+            PLACES.lock().cleared = klog::span(0).end;
+            Ok(0)
+        }
+        CONSOLE_OFF => {
+            klog::silence_console();
+            Ok(0)
+        }
+        CONSOLE_ON => {
+            klog::restore_console();
+            Ok(0)
+        }
+        CONSOLE_LEVEL => {
+            let level = u8::try_from(len).ok().filter(|level| (1..=8).contains(level));
+            klog::set_console_level(level.ok_or(Errno::EINVAL)?);
+            Ok(0)
+        }
+        SIZE_UNREAD => Ok(klog::span(PLACES.lock().read).len()),
+        SIZE_BUFFER => Ok(klog::RING_SIZE),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn room(addr: u64, len: i32) -> Result<UserBuf<'static>> {
+    let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+    if addr == 0 {
+        return Err(Errno::EINVAL);
+    }
+    UserBuf::user(addr, len)
+}
+
+/// Waits until there is something, and gives away what fits.
+fn read(room: &mut UserBuf<'_>) -> SysResult {
+    loop {
+        let mut places = PLACES.lock();
+        let span = klog::span(places.read).first_lines(room.remaining());
+        if !span.is_empty() {
+            let n = put(&span, room)?;
+            places.read = span.start + n as u64;
+            return Ok(n);
+        }
+        drop(places);
+        let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("syslog_read"))
+            .until(Deadline::after(LOOK_AGAIN_NS));
+        match IDLE.wait_until(how, || false) {
+            Ok(()) | Err(Errno::ETIMEDOUT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Copies a part of the log out.
+fn put(span: &Span, room: &mut UserBuf<'_>) -> SysResult {
+    let mut chunk = [0; 256];
+    let (mut at, mut done) = (span.start, 0);
+    while at < span.end {
+        let n = (span.end - at).min(chunk.len() as u64) as usize;
+        for (byte, place) in chunk[..n].iter_mut().zip(at..) {
+            *byte = klog::byte(place);
+        }
+        done += room.put(&chunk[..n])?;
+        at += n as u64;
+    }
+    Ok(done)
+}

@@ -1,0 +1,74 @@
+//! syslog(2): the log is read whole, piece by piece and never twice, and who may not read it cannot.
+
+use std::fs;
+
+use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
+
+const READ: i32 = 2;
+const READ_ALL: i32 = 3;
+const READ_CLEAR: i32 = 4;
+const CLEAR: i32 = 5;
+const CONSOLE_OFF: i32 = 6;
+const CONSOLE_ON: i32 = 7;
+const CONSOLE_LEVEL: i32 = 8;
+const SIZE_UNREAD: i32 = 9;
+const SIZE_BUFFER: i32 = 10;
+
+fn syslog(action: i32, room: &mut [u8]) -> i64 {
+    // SAFETY: memory of that length.
+    unsafe { libc::syscall(libc::SYS_syslog, action, room.as_mut_ptr(), room.len() as i32) }
+}
+
+/// What an action gives.
+fn text(action: i32, len: usize) -> String {
+    let mut room = vec![0; len];
+    let n = ok(syslog(action, &mut room)) as usize;
+    String::from_utf8_lossy(&room[..n]).into_owned()
+}
+
+fn log(line: &str) {
+    fs::write("/dev/kmsg", format!("{line}\n")).unwrap();
+}
+
+fn main() {
+    let size = ok(syslog(SIZE_BUFFER, &mut [])) as usize;
+    check!(size >= 4096);
+    log("first of three");
+    log("second of three");
+    let all = text(READ_ALL, size);
+    check!(all.contains("first of three\n") && all.ends_with("second of three\n"), "{all}");
+    check!(all.starts_with('<'), "{all}");
+    // The last lines that fit, whole.
+    let last = text(READ_ALL, 50);
+    check!(last.starts_with('<') && last.ends_with("second of three\n"), "{last}");
+
+    // Cleared is not gone for who reads piece by piece.
+    ok(syslog(CLEAR, &mut []));
+    check_eq!(text(READ_ALL, size), "");
+    log("third of three");
+    check!(text(READ_CLEAR, size).ends_with("third of three\n"));
+    check_eq!(text(READ_ALL, size), "");
+    let mut read = String::new();
+    while ok(syslog(SIZE_UNREAD, &mut [])) > 0 {
+        read += &text(READ, 100);
+    }
+    for line in ["first", "second", "third"] {
+        check_eq!(read.matches(&format!("{line} of three\n")).count(), 1, "{read}");
+    }
+
+    ok(syslog(CONSOLE_OFF, &mut []));
+    ok(syslog(CONSOLE_ON, &mut []));
+    check_eq!(err(syslog(CONSOLE_LEVEL, &mut [0; 9])), libc::EINVAL);
+    check_eq!(err(syslog(CONSOLE_LEVEL, &mut [])), libc::EINVAL);
+    check_eq!(err(syslog(11, &mut [0; 9])), libc::EINVAL);
+    // SAFETY: the kernel checks the address.
+    check_eq!(err(unsafe { libc::syscall(libc::SYS_syslog, READ_ALL, 0, 10) }), libc::EINVAL);
+
+    wait_ok(child(|| {
+        // SAFETY: a plain call.
+        ok(unsafe { libc::setuid(1000) });
+        check_eq!(err(syslog(READ_ALL, &mut [0; 100])), libc::EPERM);
+        check_eq!(err(syslog(SIZE_BUFFER, &mut [])), libc::EPERM);
+        0
+    }));
+}
