@@ -6,6 +6,7 @@ use super::common::{Common, flag, state};
 use super::hooks;
 use super::socket::Socket;
 use crate::errno::{Errno, Result};
+use crate::mm::UserPtr;
 use crate::ns::Cap;
 use crate::sched::clock::NSEC_PER_SEC;
 use crate::uapi::net as uapi;
@@ -21,12 +22,22 @@ pub struct OptionValue {
     bytes: [u8; OPTION_MAX],
     /// Bytes that the program has room for.
     pub room: usize,
+    /// Where that room is.
+    at: UserPtr<u8>,
 }
 
 impl OptionValue {
-    /// Nothing yet, for a program with so much room.
-    pub fn new(room: usize) -> Self {
-        Self { len: 0, bytes: [0; OPTION_MAX], room }
+    /// Nothing yet, for a program with so much room at that address.
+    pub fn new(room: usize, at: UserPtr<u8>) -> Self {
+        Self { len: 0, bytes: [0; OPTION_MAX], room, at }
+    }
+
+    /// The `int` that the program has put where it wants the answer.
+    pub fn given(&self) -> Result<i32> {
+        if self.room < size_of::<i32>() {
+            return Err(Errno::EINVAL);
+        }
+        self.at.cast::<i32>().read()
     }
 
     /// Sets the value; what exceeds the program's room is cut.

@@ -1,7 +1,12 @@
 //! Packet sockets (packet(7)): frames as devices send and receive them.
 
+mod ring;
+
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use self::ring::{Request, Ring, Version};
 
 use super::address::{Address, family_of};
 use super::common::{Common, SHUT_RECEIVE, SHUT_SEND};
@@ -13,22 +18,32 @@ use super::inet::stack::{Stack, kick};
 use super::inet::udp::{ioctl_datagrams, poll_datagrams};
 use super::message::{RecvMsg, SendMsg, take_bytes};
 
-use super::options::OptionValue;
+use super::options::{OptionValue, int};
 use super::socket::{Protocol, Socket};
 use super::{MsgFlags, NetNs, SOCK_DGRAM, SOCK_RAW, hooks};
 use crate::errno::{Errno, Result};
 use crate::fs::{Caller, PollFlags, PollTable};
 use crate::kref::Ref;
-use crate::mm::{try_collect, try_to_vec};
+use crate::mm::{Backing, try_collect, try_to_vec};
 use crate::ns::Cap;
+use crate::sched::clock::realtime_ns;
+use crate::sync::SpinLock;
 
 /// `AF_PACKET`.
 pub const AF_PACKET: u32 = 17;
 /// Protocol that stands for all.
 const ETH_P_ALL: u16 = 3;
-/// Level of packet sockets' own options, and what statistics are called.
+/// Level of packet sockets' own options, and these.
 const SOL_PACKET: u32 = 263;
+const PACKET_ADD_MEMBERSHIP: u32 = 1;
+const PACKET_DROP_MEMBERSHIP: u32 = 2;
+const PACKET_RX_RING: u32 = 5;
 const PACKET_STATISTICS: u32 = 6;
+const PACKET_VERSION: u32 = 10;
+const PACKET_HDRLEN: u32 = 11;
+const PACKET_RESERVE: u32 = 12;
+/// Bytes of a `struct packet_mreq`.
+const PACKET_MREQ: usize = 16;
 /// Bytes of a `struct sockaddr_ll`, and those up to its hardware address.
 const SOCKADDR_LL: usize = 20;
 const SOCKADDR_LL_HEAD: usize = 12;
@@ -42,6 +57,13 @@ pub struct PacketSock {
     /// Device; 0 is all.
     device: AtomicU32,
     queue: Queue,
+    /// Where what comes goes in place of the queue.
+    ring: SpinLock<Option<Arc<Ring>>>,
+    /// Of a ring that is to come: see [`Version`], and the bytes that the program keeps for itself.
+    version: AtomicU32,
+    reserve: AtomicU32,
+    /// Packets since somebody asked, lost ones too.
+    packets: AtomicU32,
 }
 
 /// The packet sockets of a namespace.
@@ -65,6 +87,54 @@ impl PacketTable {
     }
 }
 
+impl PacketSock {
+    fn ring(&self) -> Option<Arc<Ring>> {
+        self.ring.lock().clone()
+    }
+
+    /// `EBUSY` once there is a ring, whose form cannot change.
+    fn before_ring(&self) -> Result<()> {
+        if self.ring.lock().is_some() { Err(Errno::EBUSY) } else { Ok(()) }
+    }
+
+    /// `PACKET_RX_RING`: makes the ring, or with no blocks ends it.
+    fn set_ring(&self, request: Request) -> Result<()> {
+        if request.block_nr == 0 {
+            if request.frame_nr != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let mut ring = self.ring.lock();
+            if ring.as_ref().is_some_and(|ring| ring.is_mapped()) {
+                return Err(Errno::EBUSY);
+            }
+            let old = ring.take();
+            drop(ring);
+            drop(old);
+            return Ok(());
+        }
+        self.before_ring()?;
+        let version = Version::from_number(self.version.load(Relaxed) as i32)?;
+        let new = Ring::new(request, version, self.reserve.load(Relaxed))?;
+        let mut ring = self.ring.lock();
+        if ring.is_some() {
+            return Err(Errno::EBUSY);
+        }
+        *ring = Some(new);
+        drop(ring);
+        self.queue.clear(&self.common);
+        Ok(())
+    }
+
+    /// `PACKET_ADD_MEMBERSHIP` and its opposite: a device shows all that it gets, whoever asks for it.
+    fn change_membership(&self, value: &[u8]) -> Result<()> {
+        let request: &[u8; PACKET_MREQ] = value.first_chunk().ok_or(Errno::EINVAL)?;
+        let [a, b, c, d, _, _, len, ..] = *request;
+        let device = u32::from_ne_bytes([a, b, c, d]);
+        self.stack.by_index(device).ok_or(Errno::ENODEV)?;
+        if usize::from(len) > size_of::<Mac>() { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+}
+
 /// A packet socket that a file refers to.
 pub struct PacketRef(Ref<PacketSock>);
 
@@ -83,6 +153,10 @@ pub fn create(net: &Ref<NetNs>, kind: u32, protocol: u32) -> Result<Socket> {
         protocol: AtomicU32::new(u32::from(u16::from_be(protocol as u16))),
         device: AtomicU32::new(0),
         queue: Queue::default(),
+        ring: SpinLock::new(None),
+        version: AtomicU32::new(0),
+        reserve: AtomicU32::new(0),
+        packets: AtomicU32::new(0),
     })?;
     let mut table = net.stack.packet.lock();
     table.sockets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -136,11 +210,24 @@ pub fn tap(stack: &Stack, device: &NetDevice, frame: &[u8], outgoing: bool) {
         let kind = packet_kind(frame, &own, outgoing, device.is_loopback());
         let packet = Packet { bytes: seen, protocol, device: device.index(), kind };
         let Some(kept) = sock.common.filter(&packet, 1) else { continue };
+        let from = link_address(protocol, device, kind, &frame[6..12]);
+        sock.packets.fetch_add(1, Relaxed);
+        if let Some(ring) = sock.ring() {
+            let (link, time) = (ETH_HEADER - start, realtime_ns());
+            let losing = sock.queue.dropped.load(Relaxed) > 0;
+            let (kept, len) = (&seen[..kept], seen.len());
+            let packet = ring::Packet { kept, len, link, from: &from, time, losing };
+            if !ring.put(&packet) {
+                sock.queue.dropped.fetch_add(1, Relaxed);
+            }
+            sock.common.wake_readers();
+            continue;
+        }
         let Ok(bytes) = try_to_vec(&seen[..kept]) else { continue };
         let datagram = Datagram {
             bytes,
             start: 0,
-            from: link_address(protocol, device, kind, &frame[6..12]),
+            from,
             to: None,
             device: device.index(),
             ttl: 0,
@@ -254,21 +341,59 @@ impl Protocol for PacketRef {
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollFlags {
-        poll_datagrams(&self.0.common, &self.0.queue, table)
+        let ready = poll_datagrams(&self.0.common, &self.0.queue, table);
+        match self.0.ring() {
+            Some(ring) if ring.is_readable() => ready | PollFlags::READABLE,
+            _ => ready,
+        }
     }
 
-    fn set_option(&self, _level: u32, _name: u32, _value: &[u8]) -> Result<()> {
-        Err(Errno::ENOPROTOOPT)
+    fn mmap(&self) -> Result<Arc<dyn Backing>> {
+        Ok(self.0.ring().ok_or(Errno::EINVAL)?)
+    }
+
+    fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        let sock = &self.0;
+        match (level, name) {
+            (SOL_PACKET, PACKET_ADD_MEMBERSHIP | PACKET_DROP_MEMBERSHIP) => {
+                sock.change_membership(value)
+            }
+            (SOL_PACKET, PACKET_RX_RING) => sock.set_ring(Request::parse(value)?),
+            (SOL_PACKET, PACKET_VERSION) => {
+                let version = Version::from_number(int(value)?)?;
+                sock.before_ring()?;
+                sock.version.store(version as u32, Relaxed);
+                Ok(())
+            }
+            (SOL_PACKET, PACKET_RESERVE) => {
+                let reserve = u32::try_from(int(value)?).map_err(|_| Errno::EINVAL)?;
+                sock.before_ring()?;
+                sock.reserve.store(reserve, Relaxed);
+                Ok(())
+            }
+            _ => Err(Errno::ENOPROTOOPT),
+        }
     }
 
     fn get_option(&self, level: u32, name: u32, value: &mut OptionValue) -> Result<()> {
-        if (level, name) == (SOL_PACKET, PACKET_STATISTICS) {
-            let dropped = self.0.queue.dropped.swap(0, Relaxed) as u32;
-            let mut bytes = [0; 8];
-            bytes[4..].copy_from_slice(&dropped.to_ne_bytes());
-            return value.set(&bytes);
+        let sock = &self.0;
+        match (level, name) {
+            (SOL_PACKET, PACKET_STATISTICS) => {
+                let packets = sock.packets.swap(0, Relaxed);
+                let dropped = sock.queue.dropped.swap(0, Relaxed) as u32;
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&packets.to_ne_bytes());
+                bytes[4..].copy_from_slice(&dropped.to_ne_bytes());
+                value.set(&bytes)
+            }
+            (SOL_PACKET, PACKET_VERSION) => value.set_int(sock.version.load(Relaxed) as i32),
+            (SOL_PACKET, PACKET_RESERVE) => value.set_int(sock.reserve.load(Relaxed) as i32),
+            // Of the version that the program names where it wants the answer.
+            (SOL_PACKET, PACKET_HDRLEN) => {
+                value.set_int(Version::from_number(value.given()?)?.header_len())
+            }
+            _ => Err(Errno::ENOPROTOOPT),
         }
-        Err(Errno::ENOPROTOOPT)
     }
 
     fn ioctl(&self, cmd: u32, arg: u64) -> Result<usize> {

@@ -1,6 +1,7 @@
 //! [`Socket`]: a socket as an open file (socket(7)), and [`Protocol`], what its family makes of it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::any::Any;
 
 use super::address::Address;
@@ -12,7 +13,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::anon::{self, Pseudo};
 use crate::fs::{Caller, FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable, UserBuf};
 use crate::kref::Ref;
-use crate::mm::try_box;
+use crate::mm::{Backing, try_box};
 
 /// What a family makes of a socket. Calls that a protocol lacks fail as Linux has them fail.
 pub trait Protocol: Any + Send + Sync {
@@ -79,6 +80,11 @@ pub trait Protocol: Any + Send + Sync {
 
     /// An option of the socket layer changed that the protocol may act on.
     fn option_changed(&self, _name: u32) {}
+
+    /// What stands behind a mapping of it (mmap(2)).
+    fn mmap(&self) -> Result<Arc<dyn Backing>> {
+        Err(Errno::ENODEV)
+    }
 
     /// ioctl(2).
     fn ioctl(&self, _cmd: u32, _arg: u64) -> Result<usize> {
@@ -167,6 +173,10 @@ impl FileOps for Socket {
     fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
         self.common.polled.store(true, core::sync::atomic::Ordering::Relaxed);
         self.protocol.poll(table)
+    }
+
+    fn mmap(&self, _file: &Ref<File>, _writable: bool) -> Result<Arc<dyn Backing>> {
+        self.protocol.mmap()
     }
 
     fn abilities(&self) -> FMode {

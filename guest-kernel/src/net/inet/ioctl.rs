@@ -23,6 +23,8 @@ const RTENTRY: usize = 120;
 const RTF_GATEWAY: u16 = 2;
 const RTF_HOST: u16 = 4;
 const RTF_REJECT: u16 = 0x200;
+/// Settings of a device of its own (linux/sockios.h).
+const SIOCETHTOOL: u32 = 0x8946;
 
 type IfReq = [u8; IFREQ];
 
@@ -82,7 +84,8 @@ pub fn ioctl(net: &NetNs, cmd: u32, arg: u64) -> Result<usize> {
         | nr::SIOCGIFINDEX
         | nr::SIOCGIFMAP
         | nr::SIOCGIFTXQLEN
-        | nr::SIOCSIFTXQLEN => on_device(net, cmd, arg),
+        | nr::SIOCSIFTXQLEN
+        | SIOCETHTOOL => on_device(net, cmd, arg),
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -134,6 +137,8 @@ fn get(device: &NetDevice, cmd: u32, label: &[u8], request: &mut IfReq) -> Resul
         nr::SIOCGIFINDEX => put_int(request, device.index() as i32),
         nr::SIOCGIFTXQLEN => put_int(request, 1000),
         nr::SIOCGIFMAP => request[UNION..].fill(0),
+        // No device here has settings of its own (ethtool(8)).
+        SIOCETHTOOL => return Err(Errno::EOPNOTSUPP),
         nr::SIOCGIFHWADDR => {
             request[UNION..].fill(0);
             request[UNION..UNION + 2].copy_from_slice(&hardware_type(device).to_ne_bytes());

@@ -46,7 +46,7 @@ pub fn sys_getsockopt(a: &mut Args) -> SysResult {
         len.write(words.len() as i32)?;
         return Ok(0);
     }
-    let mut value = OptionValue::new(room);
+    let mut value = OptionValue::new(room, a.ptr(3));
     options::get(open.socket()?, level, a.u32(2), &mut value)?;
     copy_out(a.u64(3), value.bytes())?;
     len.write(value.bytes().len() as i32)?;
