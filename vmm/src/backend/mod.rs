@@ -166,6 +166,10 @@ pub trait Machine: Send + Sync {
     }
     /// Lets the CPUs run, for the first time or after [`Machine::pause`].
     fn resume(&self) -> Result<(), Error>;
+    /// Tells a machine whose guest runs that the calling thread is confined, as are all that it starts from here on. A
+    /// backend that answers the guest in this process waits for that, and for its own threads: where one thread can be
+    /// turned against us, all others are within reach.
+    fn answer(&self) {}
     /// Stops every CPU; on return none of them changes memory any more.
     fn pause(&self) -> Result<(), Error>;
     /// Ends the machine at once and waits until it is gone. May be called more than once.

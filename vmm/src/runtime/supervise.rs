@@ -161,8 +161,6 @@ fn run_guarded(
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     vm.machine().stand()?;
     info!("machine built");
-    // From here on this thread starts others, cleans up and ends.
-    sandbox::enter(Role::Supervisor);
     if let Some(verification) = unverified {
         // Nobody has looked into the memory yet, and no CPU has run.
         verification.finish()?;
@@ -171,6 +169,11 @@ fn run_guarded(
     // Nobody is served a machine whose RAM is not what it should be.
     vm.machine().until_loaded()?;
     let resumed = vm.machine().resume();
+    // From here on this thread starts others, cleans up and ends.
+    sandbox::enter(Role::Supervisor);
+    if resumed.is_ok() {
+        vm.machine().answer();
+    }
 
     // The guest need not wait for what waits for it. These threads have at most what this one has.
     write_info(folder, vm.info()).map_err(|cause| Error::folder(folder, cause))?;

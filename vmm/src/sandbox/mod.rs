@@ -8,6 +8,8 @@
 //!
 //! - The machine's files are open and QEMU, if it is the backend, has started before the first thread is
 //!   confined: QEMU has a sandbox of its own and is not in ours.
+//! - On KVM the guest may run before the last thread is confined, but none of its exits is answered: nothing that
+//!   comes from it meets code of this process earlier.
 //! - Filters are inherited by threads and cannot be taken off, so a thread that starts others has at
 //!   least what they have.
 //! - Landlock is used as far as the host's kernel has it; seccomp is required. `belljar run

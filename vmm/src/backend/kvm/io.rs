@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::EventFd;
@@ -17,10 +17,12 @@ pub(super) type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 /// A device's word whether what the guest sent has left it.
 pub(super) type Drained = Box<dyn Fn() -> bool + Send>;
 
-/// The running loop.
+/// The loop.
 pub(super) struct Loop {
     /// Takes what is to be served.
-    start: SyncSender<(EventManager<Subscriber>, Vec<Drained>)>,
+    start: SyncSender<(Vec<Subscriber>, Vec<Drained>)>,
+    /// Set once its thread is confined.
+    confined: Arc<OnceLock<()>>,
     wake: Arc<EventFd>,
     finishing: Arc<AtomicBool>,
 }
@@ -41,15 +43,23 @@ impl MutEventSubscriber for Alarm {
 }
 
 impl Loop {
-    /// Starts the thread, which confines itself and waits for devices.
+    /// Starts the thread, which waits for devices.
     pub(super) fn start() -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        let finishing = Arc::new(AtomicBool::new(false));
-        let finish = Arc::clone(&finishing);
-        let (start, devices) = sync_channel::<(EventManager<Subscriber>, Vec<Drained>)>(1);
+        let (confined, finishing) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+        let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
+        let (is_confined, finish) = (Arc::clone(&confined), Arc::clone(&finishing));
+        let alarm = Alarm(Arc::clone(&wake));
+        let (start, devices) = sync_channel::<(Vec<Subscriber>, Vec<Drained>)>(1);
         thread::named("devices").spawn(move || {
+            let Ok((devices, drained)) = devices.recv() else { return };
             sandbox::enter(Role::Devices);
-            let Ok((mut manager, drained)) = devices.recv() else { return };
+            // It is set here alone.
+            let _ = is_confined.set(());
+            manager.add_subscriber(Arc::new(Mutex::new(alarm)));
+            for device in devices {
+                manager.add_subscriber(device);
+            }
             let is_done =
                 || finish.load(Ordering::Acquire) && drained.iter().all(|drained| drained());
             while !is_done() {
@@ -57,20 +67,20 @@ impl Loop {
                 let _ = manager.run();
             }
         })?;
-        Ok(Self { start, wake, finishing })
+        Ok(Self { start, confined, wake, finishing })
     }
 
-    /// Serves `devices` from here on; at its end the loop stays until all of `drained` say yes, and then drops
-    /// the devices. To be called once.
+    /// Serves `devices` from here on, in a thread that confines itself first; at its end the loop stays until all of
+    /// `drained` say yes, and then drops the devices. To be called once.
     pub(super) fn serve(&self, devices: Vec<Subscriber>, drained: Vec<Drained>) -> io::Result<()> {
-        let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
-        manager.add_subscriber(Arc::new(Mutex::new(Alarm(Arc::clone(&self.wake)))));
-        for device in devices {
-            manager.add_subscriber(device);
-        }
         self.start
-            .send((manager, drained))
+            .send((devices, drained))
             .map_err(|_| io::Error::other("the device loop has ended"))
+    }
+
+    /// Waits until the thread that [`serve`](Self::serve) woke is confined.
+    pub(super) fn until_confined(&self) {
+        self.confined.wait();
     }
 
     /// Ends the loop when the devices have nothing more to write. Does not wait for that: whoever

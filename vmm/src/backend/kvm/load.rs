@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -31,7 +32,7 @@ pub(super) struct Entry {
 
 /// Where everything stands in RAM.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(super) struct Layout<'a> {
     /// The kernel's first instruction.
     pc: u64,
     cmdline: &'a str,
@@ -39,9 +40,9 @@ pub(super) struct Places<'a> {
     initrd: Option<(u64, u64)>,
 }
 
-/// What is to be copied into RAM, which takes a while.
+/// The files that RAM begins with, which take a while to copy.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct Files {
     kernel: Kernel,
     /// The parts of the RAM disk.
     initrd: Vec<Part>,
@@ -52,8 +53,8 @@ pub(super) struct Copies {
 struct Kernel {
     path: PathBuf,
     file: File,
-    /// Where it stands, with the memory that it needs behind the file.
-    place: Range<u64>,
+    /// What it takes of RAM, with the memory that it needs behind the file.
+    span: Range<u64>,
 }
 
 /// A file to copy.
@@ -65,10 +66,10 @@ struct Part {
 }
 
 /// Decides where everything of `config` stands; memory that was stored has it already.
-pub(super) fn place<'a>(
+pub(super) fn lay_out<'a>(
     memory: &GuestMemory,
     config: &'a Config,
-) -> Result<(Places<'a>, Option<Copies>), Error> {
+) -> Result<(Layout<'a>, Option<Files>), Error> {
     match &config.start {
         Start::Boot(boot) => {
             let kernel = Kernel::open(&boot.kernel)?;
@@ -81,11 +82,11 @@ pub(super) fn place<'a>(
                 }
             };
             let placed = files
-                .map(|files| place_initrd(files, kernel.place.end, config.memory))
+                .map(|files| place_initrd(files, kernel.span.end, config.memory))
                 .transpose()?;
             let (initrd, parts) = placed.unzip();
-            let places = Places { pc: kernel.place.start, cmdline: &boot.cmdline, initrd };
-            Ok((places, Some(Copies { kernel, initrd: parts.unwrap_or_default() })))
+            let layout = Layout { pc: kernel.span.start, cmdline: &boot.cmdline, initrd };
+            Ok((layout, Some(Files { kernel, initrd: parts.unwrap_or_default() })))
         }
         Start::Thaw(thaw) => {
             let (address, note) = &thaw.note;
@@ -93,12 +94,12 @@ pub(super) fn place<'a>(
                 .write_slice(note, GuestAddress(*address))
                 .map_err(|e| Error::Host(std::io::Error::other(e)))?;
             // A kernel that goes on has read its command line.
-            Ok((Places { pc: thaw.entry, cmdline: "", initrd: None }, None))
+            Ok((Layout { pc: thaw.entry, cmdline: "", initrd: None }, None))
         }
     }
 }
 
-impl Places<'_> {
+impl Layout<'_> {
     /// Adds the device tree; `virtio` are the transports that have a device.
     pub(super) fn describe(
         self,
@@ -111,37 +112,61 @@ impl Places<'_> {
     }
 }
 
-impl Copies {
-    /// Copies all of it.
-    pub(super) fn make(self, memory: &GuestMemory) -> Result<(), Error> {
+impl Files {
+    /// Copies all of them.
+    fn copy(self, memory: &GuestMemory) -> Result<(), Error> {
         self.kernel.copy(memory)?;
         self.initrd.iter().try_for_each(|part| part.copy(memory)).map_err(Error::Host)
     }
 }
 
 /// The copying under way, until somebody has waited for it.
-pub(super) struct Loading(Mutex<Option<JoinHandle<Result<(), Error>>>>);
+pub(super) struct Loading(Mutex<Copying>);
+
+/// The thread that copies, until somebody has waited for its end, which takes a while, too; and what it says when all is
+/// copied.
+#[derive(Default)]
+struct Copying {
+    thread: Option<JoinHandle<()>>,
+    done: Option<Receiver<Result<(), Error>>>,
+}
 
 impl Loading {
-    /// Starts a thread that makes `copies`, if there are any.
-    pub(super) fn begin(copies: Option<Copies>, memory: &Arc<GuestMemory>) -> io::Result<Self> {
-        let fill = |copies: Copies| {
+    /// Starts a thread that copies `files`, if there are any.
+    pub(super) fn begin(files: Option<Files>, memory: &Arc<GuestMemory>) -> io::Result<Self> {
+        let copy = |files: Files| {
+            let (say, done) = sync_channel(1);
             let memory = Arc::clone(memory);
-            thread::named("load").spawn(move || copies.make(&memory))
+            let thread = thread::named("load").spawn(move || {
+                let copied = files.copy(&memory);
+                // A machine that is given up waits for nothing.
+                let _ = say.send(copied);
+            })?;
+            Ok::<_, io::Error>(Copying { thread: Some(thread), done: Some(done) })
         };
-        Ok(Self(Mutex::new(copies.map(fill).transpose()?)))
+        Ok(Self(Mutex::new(files.map(copy).transpose()?.unwrap_or_default())))
     }
 
     /// Waits until RAM is filled. If it cannot be, who asks first is told why, and `gate` never opens.
     pub(super) fn finish(&self, gate: &Gate) -> Result<(), Error> {
         // Held while it waits: another who asks finds RAM filled or the gate closed.
         let mut loading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(thread) = loading.take() else { return Ok(()) };
-        let loaded = thread.join();
+        let Some(done) = loading.done.take() else { return Ok(()) };
+        let loaded = done.recv();
         if !matches!(loaded, Ok(Ok(()))) {
             gate.end();
         }
-        loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        loaded.unwrap_or_else(|_| match loading.thread.take().map(JoinHandle::join) {
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            _ => unreachable!("the thread has ended without a word"),
+        })
+    }
+
+    /// Waits until nobody copies any more: the thread has ended.
+    pub(super) fn join(&self) {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).thread.take();
+        // One that panicked has ended, too, and `finish` tells of it.
+        let _ = thread.map(JoinHandle::join);
     }
 }
 
@@ -162,13 +187,13 @@ impl Kernel {
         let offset = if header.image_size == 0 { OLD_OFFSET } else { header.text_offset };
         let start = KERNEL_BASE.saturating_add(offset);
         let length = file.seek(SeekFrom::End(0)).map_err(read)?.max(header.image_size);
-        Ok(Self { path: path.to_owned(), file, place: start..start.saturating_add(length) })
+        Ok(Self { path: path.to_owned(), file, span: start..start.saturating_add(length) })
     }
 
     fn copy(mut self, memory: &GuestMemory) -> Result<(), Error> {
         let refused = |cause| Error::Kernel { path: self.path, cause };
         match arch::load_image(memory, &mut self.file, KERNEL_BASE) {
-            Ok(loaded) if loaded.start == self.place.start => Ok(()),
+            Ok(loaded) if loaded.start == self.span.start => Ok(()),
             Ok(loaded) => {
                 Err(refused(format!("it changed, and stands at {:#x} now", loaded.start)))
             }
@@ -313,8 +338,8 @@ mod tests {
             disks: vec![],
             cards: vec![],
         };
-        let (_, copies) = place(&memory, &config).unwrap();
-        let (loading, gate) = (Loading::begin(copies, &memory).unwrap(), Gate::new(1).unwrap());
+        let (_, files) = lay_out(&memory, &config).unwrap();
+        let (loading, gate) = (Loading::begin(files, &memory).unwrap(), Gate::new(1).unwrap());
         let error = loading.finish(&gate).unwrap_err();
         assert!(matches!(error, Error::Kernel { .. }), "{error}");
         // Somebody pauses the machine and lets it go on.

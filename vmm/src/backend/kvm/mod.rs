@@ -29,7 +29,7 @@ use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use belljar_abi::control::PORT_NAME;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -47,7 +47,7 @@ use crate::machine::{MAX_CPUS, RAM_BASE, RTC, UART, UART_SPI};
 use crate::metrics::Family;
 use crate::target::{LiveRam, PrivateRam};
 use gate::Gate;
-use io::Loop;
+use io::{Drained, Loop, Subscriber};
 use load::Loading;
 use metrics::{Exits, Threads};
 use stats::Stats;
@@ -235,6 +235,8 @@ struct Kvm {
     vcpus: Vec<Vcpu>,
     shared: Arc<Shared>,
     devices: Loop,
+    /// What the loop serves as soon as there is a guest.
+    unserved: Mutex<Option<(Vec<Subscriber>, Vec<Drained>)>>,
     _vm: Arc<VmFd>,
     /// What [`Machine::memory`] gives out.
     ram: Arc<dyn LiveRam>,
@@ -286,6 +288,10 @@ pub(super) fn start(
             (memory, Arc::new(ram))
         }
     };
+    // RAM is filled while this thread waits for KVM and goes on. What fills it is done before a CPU runs, has ended
+    // before the guest is answered, and need not be confined.
+    let (layout, files) = load::lay_out(&memory, config)?;
+    let loading = Loading::begin(files, &memory).map_err(Error::Host)?;
     let vm = Arc::new(vm);
     give_memory(&vm, &memory)?;
 
@@ -296,13 +302,11 @@ pub(super) fn start(
     let shared = Arc::new(Shared {
         gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
         events: EventsOnce(Mutex::new(Some(events))),
+        answered: OnceLock::new(),
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
-    // RAM is filled, and the threads confine themselves, while this one waits for KVM and goes on. What fills it has
-    // ended before a CPU runs, and need not be confined.
-    let (places, copies) = load::place(&memory, config)?;
-    let loading = Loading::begin(copies, &memory).map_err(Error::Host)?;
+    // These confine themselves meanwhile.
     let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
     let threads: Vec<_> =
         (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
@@ -340,7 +344,7 @@ pub(super) fn start(
     }
     let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;
 
-    let entry = places.describe(&memory, config, &transports)?;
+    let entry = layout.describe(&memory, config, &transports)?;
     for (index, vcpu) in vcpus.iter().enumerate() {
         let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
@@ -350,7 +354,6 @@ pub(super) fn start(
     subscribers.push(uart.clone());
     drained
         .push(Box::new(move || uart.lock().unwrap_or_else(PoisonError::into_inner).is_drained()));
-    devices.serve(subscribers, drained).map_err(Error::Host)?;
     let stats = vcpus
         .iter()
         .map(|vcpu| Stats::of(&vcpu.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -359,6 +362,7 @@ pub(super) fn start(
         vcpus,
         shared,
         devices,
+        unserved: Mutex::new(Some((subscribers, drained))),
         _vm: vm,
         ram,
         counter: Mutex::new(None),
@@ -417,6 +421,10 @@ impl Kvm {
         let vcpu = self.vcpus[0].lock().unwrap_or_else(PoisonError::into_inner);
         act(&vcpu).map_err(failed(what))
     }
+
+    fn take_unserved(&self) -> Option<(Vec<Subscriber>, Vec<Drained>)> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Machine for Kvm {
@@ -431,7 +439,19 @@ impl Machine for Kvm {
             self.with_standing("set the guest's clock", |vcpu| arch::set_counter(vcpu, value))?;
         }
         self.shared.gate.open();
+        // On a host with one CPU to spare, the guest goes before those who serve it.
+        std::thread::yield_now();
+        if let Some((devices, drained)) = self.take_unserved() {
+            self.devices.serve(devices, drained).map_err(Error::Host)?;
+        }
         Ok(())
+    }
+
+    fn answer(&self) {
+        self.loading.join();
+        self.devices.until_confined();
+        // Once is enough.
+        let _ = self.shared.answered.set(());
     }
 
     fn pause(&self) -> Result<(), super::Error> {
@@ -444,6 +464,9 @@ impl Machine for Kvm {
     }
 
     fn quit(&self) {
+        // A vCPU whose exit has no answer yet would never stand.
+        let _ = self.shared.answered.set(());
+        self.take_unserved();
         self.shared.gate.end();
         self.shared.gate.join();
         self.devices.finish();
@@ -483,3 +506,6 @@ impl Drop for Kvm {
         self.quit();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::{error, info, trace};
@@ -24,6 +24,9 @@ const SYSTEM_EVENT_CRASH: u32 = 3;
 /// What every vCPU thread shares with the machine.
 pub(super) struct Shared {
     pub gate: Gate,
+    /// Set once every thread of this process is confined: no exit is answered before. The guest's first instructions
+    /// need not wait for that.
+    pub answered: OnceLock<()>,
     pub events: EventsOnce,
     pub exits: Exits,
     pub threads: Threads,
@@ -54,6 +57,7 @@ fn life(index: u32, vcpu: &Vcpu, bus: &Receiver<Arc<Bus>>, shared: &Shared) {
     };
     // SAFETY: the page is mapped as long as the vCPU's descriptor lives, which `vcpu` keeps.
     let _kickable = unsafe { Kickable::new(immediate_exit) };
+    prepare(&mut vcpu.lock().unwrap_or_else(PoisonError::into_inner));
     while shared.gate.pass() {
         let end = {
             let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,6 +72,15 @@ fn life(index: u32, vcpu: &Vcpu, bus: &Receiver<Arc<Bus>>, shared: &Shared) {
     }
 }
 
+/// Lets KVM do what it does when a vCPU runs for the first time, which takes a while (it puts the interrupt controller
+/// on its bus, and waits for the readers of that). The guest is not entered.
+fn prepare(vcpu: &mut VcpuFd) {
+    vcpu.set_kvm_immediate_exit(1);
+    // It says EINTR. If something else is wrong, that is so when the guest shall run, too.
+    let _ = vcpu.run();
+    vcpu.set_kvm_immediate_exit(0);
+}
+
 /// Runs the guest until the gate closes; or until the machine has come to its end, which is returned.
 fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Event> {
     let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +91,11 @@ fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Even
         return None;
     }
     let cause = loop {
-        match vcpu.run() {
+        let exit = vcpu.run();
+        if !matches!(&exit, Err(error) if error.errno() == libc::EINTR) {
+            shared.answered.wait();
+        }
+        match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 count(&exits.mmio_read);
                 bus.read(address, data);

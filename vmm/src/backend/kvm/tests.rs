@@ -1,0 +1,68 @@
+//! Machines that run, where there is a KVM for such guests; elsewhere nothing happens here.
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::mpsc::channel;
+
+use belljar_abi::image::{HEADER_LEN, IMAGE_SIZE, MAGIC, MAGIC_AT};
+
+use super::*;
+use crate::backend::Boot;
+use crate::metrics::render;
+
+/// Sends a letter to the serial port and switches the machine off.
+const CODE: [u32; 6] = [
+    0xd2a1_2002, // mov  x2, #0x9000000
+    0x5280_0824, // mov  w4, #'A'
+    0xb900_0044, // str  w4, [x2]
+    0xd2b0_8000, // mov  x0, #0x84000000
+    0xf280_0100, // movk x0, #8          PSCI SYSTEM_OFF
+    0xd400_0002, // hvc  #0
+];
+
+/// An arm64 `Image` of [`CODE`] (Linux's arch/arm64/booting.rst).
+fn image() -> Vec<u8> {
+    const SIZE: usize = 4096;
+    let mut image = vec![0; SIZE];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &0x1400_0010_u32.to_le_bytes()); // b HEADER_LEN
+    put(IMAGE_SIZE, &(SIZE as u64).to_le_bytes());
+    put(24, &0xa_u64.to_le_bytes()); // little endian, 4 KiB pages, anywhere
+    put(MAGIC_AT, &MAGIC);
+    CODE.iter().enumerate().for_each(|(i, word)| put(HEADER_LEN + 4 * i, &word.to_le_bytes()));
+    image
+}
+
+#[test]
+fn a_guest_that_runs_is_not_answered_before_all_threads_are_confined() {
+    let Ok(ready) = check() else { return };
+    let mut kernel = tempfile::NamedTempFile::new().unwrap();
+    kernel.write_all(&image()).unwrap();
+    let boot = Boot { kernel: kernel.path().to_owned(), initrd: None, cmdline: String::new() };
+    let config = Config {
+        cpus: 1,
+        memory: 16 << 20,
+        cpu: String::new(),
+        start: Start::Boot(boot),
+        disks: vec![],
+        cards: vec![],
+    };
+    let (send, events) = channel();
+    let on_event = Box::new(move |event| send.send(event).unwrap());
+    let mut started = start(&config, on_event, Some(ready)).unwrap();
+    let (machine, serial) = (&started.machine, &mut started.serial);
+    machine.resume().unwrap();
+    // The guest has run up to its letter, and KVM has told its thread.
+    let figures = || render(&machine.metrics());
+    while !figures().contains("cause=\"mmio_user\"} 1\n") {
+        std::thread::yield_now();
+    }
+    assert!(figures().contains("belljar_vmm_exits_total{cause=\"mmio_write\"} 0\n"));
+    let mut letter = [0];
+    serial.set_nonblocking(true).unwrap();
+    assert_eq!(serial.read(&mut letter).unwrap_err().kind(), ErrorKind::WouldBlock);
+    machine.answer();
+    serial.set_nonblocking(false).unwrap();
+    serial.read_exact(&mut letter).unwrap();
+    assert_eq!(&letter, b"A");
+    assert_eq!(events.recv().unwrap(), Event::Shutdown { reset: false });
+}
