@@ -83,10 +83,10 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// Reads once from `source`, and puts what came where it was to go.
-    fn fill(mut self, source: Transfer<'_>) -> Result<usize> {
-        let room = self.pages.len() * PAGE_SIZE;
-        let mut bytes = crate::net::message::try_zeroed(room)?;
+    /// Reads up to `len` bytes from `source` at once, and puts what came where it was to go.
+    fn fill(mut self, len: usize, source: Transfer<'_>) -> Result<usize> {
+        let slots = self.pages.len();
+        let mut bytes = crate::net::message::try_zeroed(len.min(slots * PAGE_SIZE))?;
         let n = source(&mut UserBuf::into_kernel(&mut bytes))?;
         let was_empty = {
             let mut ring = self.pipe.ring.lock();
@@ -95,7 +95,7 @@ impl Reserved<'_> {
                 page.bytes_mut()[..chunk.len()].copy_from_slice(chunk);
                 ring.push_slot(Slot::lent(page, chunk.len()));
             }
-            ring.reserved -= room / PAGE_SIZE;
+            ring.reserved -= slots;
             self.pipe.publish(&ring);
             was_empty && !ring.is_empty()
         };
@@ -206,7 +206,8 @@ impl Pipe {
         source: Transfer<'_>,
     ) -> Result<usize> {
         if !regular {
-            return self.reserve(len.min(READ_MAX), nonblock)?.fill(source);
+            let len = len.min(READ_MAX);
+            return self.reserve(len, nonblock)?.fill(len, source);
         }
         self.supply(nonblock, |ring, done| {
             while *done < len && !ring.is_full() {
