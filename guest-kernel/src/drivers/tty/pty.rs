@@ -253,12 +253,13 @@ impl MasterFile {
 impl Drop for MasterFile {
     fn drop(&mut self) {
         let master = self.master();
+        // Before the other side can find that it is the last one, and free the number.
+        devpts::remove(&master.sb, master.index);
         let is_last = {
             let state = self.tty.state.lock();
             master.open.store(false, Ordering::Release);
             state.opens == 0
         };
-        devpts::remove(&master.sb, master.index);
         self.tty.hang_up(false);
         if is_last {
             master.release_number();
