@@ -344,7 +344,9 @@ impl Protocol for PacketRef {
         let ready = poll_datagrams(&self.0.common, &self.0.queue, table);
         match self.0.ring() {
             Some(ring) if ring.is_readable() => ready | PollFlags::READABLE,
-            _ => ready,
+            // Nobody reads what was on its way to the queue when the ring was made.
+            Some(_) => ready - PollFlags::READABLE,
+            None => ready,
         }
     }
 

@@ -57,6 +57,7 @@ impl Datagram {
 #[derive(Default)]
 pub struct Queue {
     datagrams: SpinLock<VecDeque<Ref<Datagram>>>,
+    /// How many there are. This, the memory that they take and their bytes in [`Common`] change under the lock.
     count: AtomicUsize,
     /// Memory taken.
     cost: AtomicUsize,
@@ -88,9 +89,9 @@ impl Queue {
             }
             datagrams.push_back(datagram);
             self.count.store(datagrams.len(), Ordering::Release);
+            self.cost.fetch_add(cost, Relaxed);
+            common.rx_queued.fetch_add(len, Relaxed);
         }
-        self.cost.fetch_add(cost, Relaxed);
-        common.rx_queued.fetch_add(len, Relaxed);
         common.wake_readers();
         true
     }
@@ -113,7 +114,6 @@ impl Queue {
         let mut datagrams = self.datagrams.lock();
         let datagram = datagrams.pop_front()?;
         self.count.store(datagrams.len(), Ordering::Release);
-        drop(datagrams);
         self.cost.fetch_sub(datagram.cost(), Relaxed);
         common.rx_queued.fetch_sub(datagram.data().len(), Relaxed);
         Some(datagram)
@@ -126,10 +126,12 @@ impl Queue {
 
     /// Lets go of all.
     pub fn clear(&self, common: &Common) {
-        let old = core::mem::take(&mut *self.datagrams.lock());
+        let mut datagrams = self.datagrams.lock();
+        let old = core::mem::take(&mut *datagrams);
         self.count.store(0, Relaxed);
         self.cost.store(0, Relaxed);
         common.rx_queued.store(0, Relaxed);
+        drop(datagrams);
         drop(old);
     }
 

@@ -213,9 +213,13 @@ impl Ring {
         self.status(last).load(Ordering::Acquire) != KERNEL
     }
 
-    /// Puts a packet into the next frame; false if that is not free.
+    /// Puts a packet into the next frame; false if that is not free, or the packet would begin too far behind its start.
     pub fn put(&self, packet: &Packet<'_>) -> bool {
         let (mac, net) = self.place(packet.link);
+        // The header has room for no more.
+        if net > usize::from(u16::MAX) {
+            return false;
+        }
         let mut head = self.head.lock();
         let status = self.status(*head);
         if status.load(Ordering::Acquire) != KERNEL {
