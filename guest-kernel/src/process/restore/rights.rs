@@ -94,6 +94,10 @@ impl<'a> Rights<'a> {
                 "its files were another user's, and CAP_CHOWN is missing",
             ),
             (
+                has_foreign_filters(plan) && !has(Cap::SysAdmin),
+                "its filters bind programs that gain rights, and CAP_SYS_ADMIN is missing",
+            ),
+            (
                 has_strong_sockets(plan) && !has(Cap::NetAdmin),
                 "its sockets had options for which CAP_NET_ADMIN is missing",
             ),
@@ -160,6 +164,13 @@ impl<'a> Rights<'a> {
     }
 }
 
+/// A thread has a filter, and may still gain rights by execve(2) (seccomp(2)).
+fn has_foreign_filters(plan: &Plan<'_>) -> bool {
+    plan.threads.iter().map(|thread| &thread.record).any(|record| {
+        record.seccomp_filter != 0 && plan.process.no_new_privs | record.no_new_privs == 0
+    })
+}
+
 /// Options that socket(7) calls privileged.
 fn has_strong_sockets(plan: &Plan<'_>) -> bool {
     plan.sockets.iter().map(|socket| &socket.record).any(|socket| {
@@ -221,6 +232,7 @@ mod tests {
         takes(Cap::Chown, "CAP_CHOWN", |plan| plan.nameless[0].record.uid = 7);
         takes(Cap::Chown, "CAP_CHOWN", |plan| plan.ptys[0].record.gid = 7);
         takes(Cap::Chown, "CAP_CHOWN", |plan| plan.sockets[0].record.name_uid = 7);
+        takes(Cap::SysAdmin, "CAP_SYS_ADMIN", |plan| plan.threads[1].record.no_new_privs = 0);
         takes(Cap::NetAdmin, "CAP_NET_ADMIN", |plan| plan.sockets[0].record.mark = 7);
         takes(Cap::NetAdmin, "CAP_NET_ADMIN", |plan| plan.sockets[0].record.rcvbuf = 1 << 30);
         let peer = |plan: &mut Plan<'_>, _: &mut Cred| {

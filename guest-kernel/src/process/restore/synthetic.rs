@@ -78,6 +78,7 @@ pub fn notes() -> Vec<Vec<u8>> {
                 corenote::Thread {
                     seccomp_mode: SeccompMode::Filter as u64,
                     seccomp_filter: 10,
+                    no_new_privs: 1,
                     ..thread(41)
                 },
             ],

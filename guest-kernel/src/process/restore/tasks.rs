@@ -153,6 +153,9 @@ fn make(
         }
         sched::sched_fork(&task.se);
         describe(&task, plan, thread);
+        if caller.has_no_new_privs() {
+            task.set_no_new_privs();
+        }
         parts.filters.apply(&task, plan, thread);
         threads.push(task);
     }
