@@ -46,7 +46,8 @@ fn check(priority: u32) -> Result<()> {
 
 /// ioprio_set(2).
 pub fn sys_ioprio_set(a: &mut Args) -> SysResult {
-    let priority = a.u32(2);
+    // Linux keeps sixteen bits.
+    let priority = u32::from(a.u32(2) as u16);
     check(priority)?;
     let mut result = Ok(0);
     for_each(which(a)?, a.i32(1), |target| {
