@@ -170,6 +170,11 @@ pub trait Machine: Send + Sync {
     /// backend that answers the guest in this process waits for that, and for its own threads: where one thread can be
     /// turned against us, all others are within reach.
     fn answer(&self) {}
+    /// Whether nothing of the guest's reaches this process before [`answer`](Self::answer), so that the guest may run
+    /// before the calling thread is confined.
+    fn holds_back(&self) -> bool {
+        false
+    }
     /// Stops every CPU; on return none of them changes memory any more.
     fn pause(&self) -> Result<(), Error>;
     /// Ends the machine at once and waits until it is gone. May be called more than once.

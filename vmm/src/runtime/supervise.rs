@@ -161,6 +161,10 @@ fn run_guarded(
     let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
     vm.machine().stand()?;
     info!("machine built");
+    let guest_first = vm.machine().holds_back();
+    if !guest_first {
+        sandbox::enter(Role::Supervisor);
+    }
     if let Some(verification) = unverified {
         // Nobody has looked into the memory yet, and no CPU has run.
         verification.finish()?;
@@ -170,7 +174,9 @@ fn run_guarded(
     vm.machine().until_loaded()?;
     let resumed = vm.machine().resume();
     // From here on this thread starts others, cleans up and ends.
-    sandbox::enter(Role::Supervisor);
+    if guest_first {
+        sandbox::enter(Role::Supervisor);
+    }
     if resumed.is_ok() {
         vm.machine().answer();
     }
@@ -373,13 +379,17 @@ impl Life<'_> {
         let deadline = if orderly { self.deadline } else { Some(Instant::now() + PATIENCE) };
         while !self.output_done {
             match self.next(deadline) {
-                Some(Message::Signal(SIGWINCH)) => {}
+                Some(Message::Signal(SIGWINCH | SIGTSTP) | Message::Machine(_)) => {}
+                None if orderly => return Outcome::TimedOut,
+                Some(Message::Kill) if orderly => return Outcome::Killed,
+                Some(Message::Signal(signal)) if orderly => {
+                    return Outcome::Interrupted { signal: signal as u8 };
+                }
                 None | Some(Message::Signal(_) | Message::Kill | Message::Stop) => break,
                 Some(Message::OutputDone(Err(cause))) if orderly => {
                     return Outcome::of_output_error(&cause);
                 }
                 Some(Message::OutputDone(_)) => self.output_done = true,
-                Some(Message::Machine(_)) => {}
             }
         }
         outcome

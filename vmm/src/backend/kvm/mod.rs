@@ -303,6 +303,7 @@ pub(super) fn start(
         gate: Gate::new(vcpus.len()).map_err(Error::Host)?,
         events: EventsOnce(Mutex::new(Some(events))),
         answered: OnceLock::new(),
+        confined: vcpus.iter().map(|_| OnceLock::new()).collect(),
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
@@ -447,9 +448,16 @@ impl Machine for Kvm {
         Ok(())
     }
 
+    fn holds_back(&self) -> bool {
+        true
+    }
+
     fn answer(&self) {
         self.loading.join();
         self.devices.until_confined();
+        for thread in &self.shared.confined {
+            thread.wait();
+        }
         // Once is enough.
         let _ = self.shared.answered.set(());
     }

@@ -27,6 +27,8 @@ pub(super) struct Shared {
     /// Set once every thread of this process is confined: no exit is answered before. The guest's first instructions
     /// need not wait for that.
     pub answered: OnceLock<()>,
+    /// Of each vCPU: set once its thread is confined.
+    pub confined: Vec<OnceLock<()>>,
     pub events: EventsOnce,
     pub exits: Exits,
     pub threads: Threads,
@@ -49,6 +51,8 @@ pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<S
 
 fn life(index: u32, vcpu: &Vcpu, bus: &Receiver<Arc<Bus>>, shared: &Shared) {
     sandbox::enter(Role::Vcpu);
+    // It is set here alone.
+    let _ = shared.confined[index as usize].set(());
     let Ok(bus) = bus.recv() else { return };
     shared.threads.enter(index);
     let immediate_exit = {

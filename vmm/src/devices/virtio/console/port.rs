@@ -105,9 +105,7 @@ impl Port {
             while !chain.readable.is_empty() && !self.output_ended {
                 match chain.readable.send(self.stream.as_fd()) {
                     Ok(count) => self.sent += count,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        return Ok(Served::Later);
-                    }
+                    Err(error) if is_for_now(&error) => return Ok(Served::Later),
                     // The peer hung up.
                     Err(_) => self.output_ended = true,
                 }
@@ -154,4 +152,9 @@ impl Port {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
+}
+
+/// The peer takes no more for now, or the host has no memory for it.
+fn is_for_now(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
 }
