@@ -33,7 +33,7 @@ fn image() -> Vec<u8> {
 }
 
 #[test]
-fn a_guest_that_runs_is_not_answered_before_all_threads_are_confined() {
+fn a_guest_that_runs_is_not_answered_before_that_is_allowed() {
     let Ok(ready) = check() else { return };
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
     kernel.write_all(&image()).unwrap();
@@ -53,6 +53,10 @@ fn a_guest_that_runs_is_not_answered_before_all_threads_are_confined() {
     machine.resume().unwrap();
     // The guest has run up to its letter, and KVM has told its thread.
     let figures = || render(&machine.metrics());
+    if !figures().contains("cause=\"mmio_user\"}") {
+        // An old host's KVM counts nothing (KVM_GET_STATS_FD).
+        return;
+    }
     while !figures().contains("cause=\"mmio_user\"} 1\n") {
         std::thread::yield_now();
     }
