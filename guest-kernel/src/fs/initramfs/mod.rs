@@ -146,7 +146,9 @@ impl Unpacker<'_> {
             Ok(place) => place,
             Err(error) => return Ok(Err(error)),
         };
-        if header.filesize > 0 {
+        // Only regular files take data (the reader skips that of others): to open a FIFO here would
+        // wait for ever.
+        if header.filesize > 0 && header.mode & uapi::S_IFMT == uapi::S_IFREG {
             let file = match open::open_kernel(place.clone(), OpenFlags::WRONLY) {
                 Ok(file) => file,
                 Err(error) => return Ok(Err(error)),

@@ -155,6 +155,20 @@ fn a_broken_gzip_stream_is_an_error() {
 }
 
 #[test]
+fn only_regular_files_take_data() {
+    // Opening the FIFO for writing would wait for a reader for ever.
+    let image = Archive::default()
+        .entry("fifo", 0o10644, 1, 2, b"data")
+        .entry("null", 0o20666, 1, 3, b"data")
+        .entry("dir", 0o40755, 2, 4, b"data")
+        .file("after", b"read")
+        .end();
+    let (w, summary) = unpacked(&image);
+    assert_eq!(summary, Summary { entries: 4, failed: 0, broken: None });
+    assert_eq!(w.read("/after").unwrap(), "read");
+}
+
+#[test]
 fn names_cannot_leave_the_root() {
     let image = Archive::default().file("../../up", b"x").file("/abs", b"y").end();
     let (w, summary) = unpacked(&image);
