@@ -1,13 +1,13 @@
 //! Running programs in a machine through the runner (`tools/runner`): the archive that tells it what
 //! to do, and its reports read back from the console.
 
+use crate::patient::Patient;
 use crate::rootfs::{Recipe, linux_program};
 use crate::{exec, paths};
 use anyhow::{Context, Result};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The package of the runner.
@@ -236,48 +236,6 @@ fn run_machine(
         words.extend(format!("\nno word for {} s\n", SILENCE.as_secs()).bytes());
     }
     Ok(Some((running, words)))
-}
-
-/// A stream that may be silent for a limited time only: then a read fails with `TimedOut`.
-pub struct Patient {
-    chunks: Receiver<Vec<u8>>,
-    rest: Vec<u8>,
-    silence: Duration,
-}
-
-impl Patient {
-    /// Reads `stream` from a thread of its own.
-    pub fn new(mut stream: impl Read + Send + 'static, silence: Duration) -> Patient {
-        let (sender, chunks) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut chunk = [0; 65536];
-            while let Ok(length @ 1..) = stream.read(&mut chunk) {
-                if sender.send(chunk[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Patient { chunks, rest: Vec::new(), silence }
-    }
-}
-
-impl Read for Patient {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() {
-            self.rest = match self.chunks.recv_timeout(self.silence) {
-                Ok(chunk) => chunk,
-                Err(RecvTimeoutError::Disconnected) => return Ok(0),
-                Err(RecvTimeoutError::Timeout) => {
-                    let words = format!("no word for {} s", self.silence.as_secs());
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, words));
-                }
-            };
-        }
-        let length = buffer.len().min(self.rest.len());
-        buffer[..length].copy_from_slice(&self.rest[..length]);
-        self.rest.drain(..length);
-        Ok(length)
-    }
 }
 
 /// The name of a program: its file name.

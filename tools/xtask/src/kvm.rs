@@ -5,9 +5,8 @@
 //! hand (`/bin/belljar` and `/belljar`).
 
 use crate::build::{self, Part, build};
-use crate::guest_run::{
-    Job, Patient, RUNNER_PATH, archive, copy_console, recipe_with_tools, shell,
-};
+use crate::guest_run::{Job, RUNNER_PATH, archive, copy_console, recipe_with_tools, shell};
+use crate::patient::Patient;
 use crate::reference::{self, Machine, SHARE_PATH};
 use crate::rootfs::linux_program;
 use crate::setup::{Need, ensure};

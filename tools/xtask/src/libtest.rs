@@ -2,9 +2,13 @@
 
 use crate::counts::Counts;
 use std::io::Write;
+use std::time::Duration;
 
 /// What stands behind the name of a test that should panic, but not where its output is told.
 const SHOULD_PANIC: &str = " - should panic";
+
+/// What stands behind the name of a test that takes long.
+const SLOW: &str = " has been running for over ";
 
 /// What Rust's test binaries print, in full or terse: shown as it comes, and added up.
 pub struct Libtest<'a> {
@@ -17,6 +21,8 @@ pub struct Libtest<'a> {
     running: bool,
     /// Failures of it that have been named.
     named: usize,
+    /// What it said of its tests that take long.
+    slow: Vec<String>,
     /// Whose output is being read.
     telling: Option<String>,
 }
@@ -24,7 +30,16 @@ pub struct Libtest<'a> {
 impl<'a> Libtest<'a> {
     /// Adds tests to `counts`, with `layer` before their names.
     pub fn new(layer: &'a str, counts: &'a mut Counts) -> Self {
-        Self { layer, counts, line: Vec::new(), failed: 0, running: false, named: 0, telling: None }
+        Self {
+            layer,
+            counts,
+            line: Vec::new(),
+            failed: 0,
+            running: false,
+            named: 0,
+            slow: Vec::new(),
+            telling: None,
+        }
     }
 
     /// Tests that failed.
@@ -32,14 +47,24 @@ impl<'a> Libtest<'a> {
         self.failed
     }
 
+    /// Nothing was heard for `silence`: whether a test binary is to blame, which is noted.
+    pub fn hangs(&mut self, silence: Duration) -> bool {
+        if self.running {
+            self.slow.push(format!("killed: no word for {} s", silence.as_secs()));
+        }
+        self.running
+    }
+
     /// The last binary has ended, in the middle perhaps.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.running) {
             // No test of this name can be asked for again.
-            self.counts.add(&format!("a test binary of {} died", self.layer), false);
+            let slow = std::mem::take(&mut self.slow).join("\n");
+            self.counts.add_with(&format!("a test binary of {} died", self.layer), false, || slow);
             self.failed += 1;
         }
         (self.named, self.telling) = (0, None);
+        self.slow.clear();
     }
 
     fn fail(&mut self, test: &str) {
@@ -69,6 +94,11 @@ impl<'a> Libtest<'a> {
             && self.telling.is_none()
         {
             self.fail(name);
+        }
+        // test NAME has been running for over 60 seconds, in the terse form behind dots
+        if line.contains(SLOW) {
+            let at = line.rfind("test ").unwrap_or(0);
+            self.slow.push(line[at..].to_owned());
         }
         // ---- NAME stdout ----
         // What it printed, up to the next one or the list of names.
@@ -159,5 +189,19 @@ mod tests {
             assert_eq!(told.len(), failures, "{text}");
             assert!(told.iter().all(|(name, _)| name == "a test binary of x died"));
         }
+    }
+
+    #[test]
+    fn a_binary_that_hangs_says_in_which_test() {
+        let mut counts = Counts::default();
+        let mut report = Libtest::new("x", &mut counts);
+        assert!(!report.hangs(Duration::from_secs(9)), "it is being compiled");
+        let slow = "running 2 tests\n.test a::b has been running for over 60 seconds\n";
+        report.write_all(slow.as_bytes()).unwrap();
+        assert!(report.hangs(Duration::from_secs(9)));
+        report.finish();
+        assert!(!report.hangs(Duration::from_secs(9)), "it is gone");
+        let said = "test a::b has been running for over 60 seconds\nkilled: no word for 9 s";
+        assert_eq!(counts.failures().collect::<Vec<_>>(), [("a test binary of x died", said)]);
     }
 }

@@ -19,6 +19,7 @@ mod kernel_image;
 mod kvm;
 mod libtest;
 mod paths;
+mod patient;
 mod reference;
 mod rootfs;
 mod run;

@@ -8,15 +8,16 @@ use crate::counts::{Counts, twice};
 use crate::fuzz::{self, Budget};
 use crate::guest_run::{self, Machines, Outcome, RUNNER, RUNNER_PATH, name_of};
 use crate::libtest::Libtest;
+use crate::patient::{Patient, kill_children};
 use crate::reference::{self, Machine};
 use crate::setup::{ALL, ensure};
 use crate::toolchain::{Toolchain, host};
 use crate::{exec, kvm, paths, same, selftest};
 use anyhow::{Context, Result};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -65,6 +66,9 @@ const LAYERS: &[Layer] = &[
 /// Inputs for each fuzz target: enough to find what a change broke on the beaten track. Looking for
 /// more is `cargo xtask fuzz`.
 const FUZZ_RUNS: u32 = 20_000;
+
+/// A test binary that says nothing for so long hangs: each test ends much sooner, the build of images included.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// How the results on Debian's kernel are called.
 const REFERENCE: &str = "reference";
@@ -172,13 +176,27 @@ fn lints(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command`, a `cargo test`, and adds up what its test binaries say.
+/// Runs `command`, a `cargo test`, and adds up what its test binaries say. One that hangs is killed, and the next one
+/// runs.
 fn cargo_tests(command: &mut Command, layer: &str, counts: &mut Counts) -> Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child =
         command.spawn().with_context(|| format!("cannot start `{}`", exec::show(command)))?;
     let mut report = Libtest::new(layer, counts);
-    std::io::copy(&mut child.stdout.take().context("no pipe")?, &mut report)?;
+    let mut output = Patient::new(child.stdout.take().context("no pipe")?, SILENCE);
+    while let Err(error) = std::io::copy(&mut output, &mut report) {
+        if error.kind() != ErrorKind::TimedOut {
+            return Err(error.into());
+        }
+        // What a test left behind may still hold the pipe.
+        if child.try_wait()?.is_some() {
+            break;
+        }
+        // Cargo may compile for as long as it takes.
+        if report.hangs(SILENCE) {
+            kill_children(child.id()).context("cannot kill a test binary that hangs")?;
+        }
+    }
     report.finish();
     let failed = report.failed();
     // A binary that does not compile gives no result.
