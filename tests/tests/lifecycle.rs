@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use belljar_tests::sandbox::{Done, Sandbox, eventually, is_alive};
 use belljar_tests::terminal::Terminal;
@@ -214,6 +215,20 @@ fn sigkill_leaves_neither_process_nor_memory_nor_file() {
     eventually("every process is gone", || sandbox.processes().is_empty());
     sandbox.assert_clean();
     sandbox.run(&["ps", "t"]).assert_failed(&["no VM named t"]);
+}
+
+#[test]
+fn sigkill_at_any_moment_of_the_start_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    for moment in 0..20 {
+        let mut child = sandbox.spawn(&["run", "small"]);
+        std::thread::sleep(Duration::from_millis(4 * moment));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        eventually("every process is gone", || sandbox.processes().is_empty());
+        let left = std::fs::read_dir(sandbox.path("run")).unwrap().next();
+        assert!(left.is_none(), "killed after {} ms: {left:?}", 4 * moment);
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ enum Misfit {
 pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
     match args.detach {
         true => run::detached(|| plan_of_one(args)),
-        false => run::attached(plan_of_one(args)?),
+        false => run::attached(|| plan_of_one(args)),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::{self, Choice, Config, Initrd, Request, Start};
 use crate::checkpoint::Checkpoint;
 use crate::image::{Boot, Image, Program};
 use crate::runtime::daemon::{self, Side};
-use crate::runtime::{self, Afterwards, Console, Outcome, OwnSnapshots, Plan, terminal};
+use crate::runtime::{self, Afterwards, Console, Guard, Outcome, OwnSnapshots, Plan, terminal};
 use crate::{api, machine, sandbox};
 
 /// Run an image in a new VM
@@ -143,7 +143,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     };
     match detach {
         true => detached(plan),
-        false => attached(plan()?),
+        false => attached(plan),
     }
 }
 
@@ -216,9 +216,10 @@ pub(super) fn choose(backend: Backend) -> Result<Choice, Error> {
     Ok(choice)
 }
 
-/// Runs `plan` in this process, from start to end.
-pub(super) fn attached(plan: Plan) -> Result<ExitCode, Error> {
-    finish(runtime::run(plan, api::server::serve, |_| ())?)
+/// Makes a plan and runs it in this process, from start to end.
+pub(super) fn attached(plan: impl FnOnce() -> Result<Plan, Error>) -> Result<ExitCode, Error> {
+    let guard = Guard::attached()?;
+    finish(runtime::run(guard, plan()?, api::server::serve, |_| ())?)
 }
 
 /// Makes a plan and runs it in a process of its own; returns when the guest runs, or there, when it has ended.
@@ -247,18 +248,19 @@ pub(super) fn detach(plan: impl FnOnce() -> Result<Plan, Error>) -> Result<Detac
         Side::Caller(Err(why)) => return Err(why.into()),
         Side::Keeper(report) => report,
     };
-    let plan = plan().and_then(|plan| {
+    let guarded = Guard::detached().map_err(Error::from).and_then(|guard| {
+        let plan = plan()?;
         report.leave_caller()?;
-        Ok(plan)
+        Ok((guard, plan))
     });
     let mut report = Some(report);
-    let ended = plan.and_then(|plan| {
+    let ended = guarded.and_then(|(guard, plan)| {
         let ready = |name: &str| {
             if let Some(report) = report.take() {
                 report.ready(name);
             }
         };
-        Ok(runtime::run(plan, api::server::serve, ready)?)
+        Ok(runtime::run(guard, plan, api::server::serve, ready)?)
     });
     Ok(Detached::Ended(match (ended, report) {
         (Ok(end), _) => finish(end)?,

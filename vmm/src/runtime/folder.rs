@@ -1,9 +1,9 @@
 //! The folder of running VMs: one subfolder a VM, which exists as long as its process lives.
 //!
 //! It is `$XDG_RUNTIME_DIR/belljar` if that folder is ours, else `/run/user/UID/belljar`, else `/tmp/belljar-UID`; ours, and
-//! open to nobody else. A VM's process holds a lock (flock(2)) on its subfolder, so a subfolder
-//! that nobody locks belongs to a process that died, and whoever meets it removes it. Names are
-//! claimed and removed under a lock on the folder itself. There are no lock files: the folders
+//! open to nobody else. A VM's process holds an exclusive lock (flock(2)) on its subfolder, so a subfolder
+//! that nobody holds so belongs to a process that died, and whoever meets it removes it; who waits for a VM's end wants
+//! a shared lock. Names are claimed and removed under a lock on the folder itself. There are no lock files: the folders
 //! themselves are locked.
 
 use std::fs::{self, File};
@@ -89,7 +89,7 @@ impl Drop for Folder {
 }
 
 /// Removes the subfolder of a VM that has ended, and the folder above if it was the last.
-pub(super) fn remove(path: &Path) {
+fn remove(path: &Path) {
     let held = locked_root();
     // What cannot be removed now is removed as stale by the next command.
     let _ = fs::remove_dir_all(path);
@@ -192,10 +192,11 @@ fn locked_root() -> Result<(PathBuf, File), Error> {
     }
 }
 
-/// Removes a subfolder that no process locks. Whether it is gone.
+/// Removes a subfolder of which no process is the owner. Whether it is gone.
 fn remove_if_stale(path: &Path) -> bool {
     let Ok(dir) = open_dir(path) else { return false };
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+    // Shared: somebody may have waited for the owner's end and not noticed it yet.
+    match flock(&dir, FlockOperation::NonBlockingLockShared) {
         Ok(()) => fs::remove_dir_all(path).is_ok(),
         Err(_) => false,
     }

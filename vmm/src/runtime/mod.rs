@@ -24,6 +24,7 @@ use std::path::PathBuf;
 
 pub use console::{Console, KEYS_HELP};
 pub use freeze::{Afterwards, FREEZE_PATIENCE, OwnSnapshots, Taken, Wanted};
+pub use guard::Guard;
 pub use heap::trim as trim_heap;
 pub use outcome::{FAILURE, Outcome, TIMEOUT};
 pub use processes::Then;

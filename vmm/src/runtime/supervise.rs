@@ -28,7 +28,6 @@ use super::control::Control;
 use super::folder::{self, Folder};
 use super::freeze::{self, OwnSnapshots};
 use super::guard::Guard;
-use super::heap;
 use super::outcome::{self, Outcome};
 use super::terminal::{self, RawMode};
 use super::vm::{Info, Vm};
@@ -79,33 +78,27 @@ pub struct Plan {
     pub unverified: Option<Snapshot>,
 }
 
-/// Runs a VM from start to end. `serve` gets the VM and its socket as soon as the guest runs, and `ready` its name
-/// when both do.
+/// Runs a VM from start to end, with the `guard` that cleans up if this process cannot. `serve` gets the VM and its
+/// socket as soon as the guest runs, and `ready` its name when both do.
 ///
-/// Must be called on the main thread while there is no other one: children are forked, and they die
-/// with the thread that started them.
+/// Must be called on the main thread: a child that runs the machine dies with the thread that started it.
 pub fn run(
+    guard: Guard,
     plan: Plan,
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<(String, Outcome), Error> {
-    heap::set_up();
     let folder = Folder::claim(plan.name.as_deref(), &plan.label)?;
-    let tty = match plan.console {
-        Console::Terminal => terminal::settings(),
-        Console::Pipe | Console::Detached => None,
-    };
-    let guard = Guard::start(folder.path().to_owned(), tty).map_err(Error::Host)?;
-
     let name = folder.name().to_owned();
-    let result = run_guarded(plan, &folder, serve, ready);
+    let result = run_guarded(&guard, plan, &folder, serve, ready);
     terminal::restore();
     drop(folder);
-    guard.dismiss();
+    drop(guard);
     Ok((name, result?))
 }
 
 fn run_guarded(
+    guard: &Guard,
     mut plan: Plan,
     folder: &Folder,
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
@@ -157,8 +150,13 @@ fn run_guarded(
     let vm = Vm::new(info, started.machine, Arc::clone(&tail), sender.clone(), control);
     let vm = Arc::new(vm);
 
-    let terminal = plan.console == Console::Terminal;
-    let raw = terminal.then(RawMode::enter).transpose().map_err(Error::Host)?;
+    let raw = match plan.console {
+        Console::Terminal => {
+            guard.terminal_changes();
+            Some(RawMode::enter().map_err(Error::Host)?)
+        }
+        Console::Pipe | Console::Detached => None,
+    };
     vm.machine().stand()?;
     info!("machine built");
     let guest_first = vm.machine().holds_back();
