@@ -15,7 +15,7 @@
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use belljar_abi::Described;
 
@@ -88,6 +88,9 @@ pub struct Dentry {
     referenced: AtomicBool,
     /// Mounts on it, in whichever namespace.
     mounts: AtomicU32,
+    /// The epoch of [`notify`] in which nobody watched its directory; 0 if that is not known. Guarded as the name is.
+    #[described(skip)]
+    unwatched_in: AtomicU64,
 }
 
 // SAFETY: the cells are guarded by the locks that the module's documentation names.
@@ -125,6 +128,7 @@ impl Dentry {
             hashed: AtomicBool::new(false),
             referenced: AtomicBool::new(false),
             mounts: AtomicU32::new(0),
+            unwatched_in: AtomicU64::new(0),
         })?;
         // SAFETY: nobody else knows the dentry yet, and a `Ref`'s object does not move.
         unsafe { (*this.name.get()).settle() };
@@ -187,6 +191,33 @@ impl Dentry {
     pub fn name_held<'a>(&'a self, _guard: &'a RenameGuard) -> &'a [u8] {
         // SAFETY: the name changes under `RENAME` only.
         unsafe { (*self.name.get()).bytes() }
+    }
+
+    /// Calls `f`, under a spin lock, with the parent and the name, neither of which changes meanwhile. What is cached
+    /// needs only the lock of its bucket for that.
+    pub(super) fn with_place<R>(&self, f: impl FnOnce(Option<&Ref<Dentry>>, &[u8]) -> R) -> R {
+        if self.is_hashed() {
+            let hash = self.hash.load(Ordering::Relaxed);
+            let _chain = bucket(hash).lock();
+            // It may have gone elsewhere before the lock was there.
+            if self.is_hashed() && self.hash.load(Ordering::Relaxed) == hash {
+                // SAFETY: the bucket that it hangs in is locked.
+                return unsafe { f((*self.parent.get()).as_ref(), (*self.name.get()).bytes()) };
+            }
+        }
+        let guard = hold_renames();
+        f(self.parent_held(&guard), self.name_held(&guard))
+    }
+
+    /// True if nobody watched its directory in that epoch of [`notify`].
+    #[inline]
+    pub(super) fn is_unwatched_in(&self, epoch: u64) -> bool {
+        self.unwatched_in.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Nobody watched its directory in that epoch; for [`with_place`](Self::with_place).
+    pub(super) fn set_unwatched_in(&self, epoch: u64) {
+        self.unwatched_in.store(epoch, Ordering::Relaxed);
     }
 
     /// True if the name is in the cache, and so in the file system. False for roots.
@@ -451,6 +482,8 @@ pub fn rename(
         } else {
             Some(old_parent)
         };
+        dentry.set_unwatched_in(0);
+        target.set_unwatched_in(0);
         let (old_chain, new_chain) = match &mut second {
             None => (None, &mut *first),
             Some(second) if old_at < new_at => (Some(&mut *first), &mut **second),

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use super::chrdev::Dev;
 use super::mount::MountFlags;
 use super::mountlist::MountList;
+use super::notify::Watched;
 use super::{Dentry, Mount, Mutex};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -87,6 +88,8 @@ pub struct SuperBlock {
     pub(super) mounts: MountList,
     /// Inodes that have lost their last name and are still in use.
     pub(super) removed: AtomicUsize,
+    /// What of it is watched (inotify(7)).
+    pub watched: Watched,
     /// The file system's own part.
     pub ops: Box<dyn SuperOps>,
 }
@@ -120,6 +123,7 @@ impl SuperBlock {
             next_ino: AtomicU64::new(1),
             mounts: MountList::default(),
             removed: AtomicUsize::new(0),
+            watched: Watched::default(),
             ops,
         })
     }
@@ -127,6 +131,21 @@ impl SuperBlock {
     /// A fresh inode number.
     pub fn new_ino(&self) -> u64 {
         self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The root of its tree, while it is mounted anywhere.
+    pub fn root(&self) -> Option<Ref<Dentry>> {
+        let mut found = None;
+        self.mounts.any(|mount| {
+            found = Some(mount.root.clone());
+            true
+        });
+        // A mount may show a part of it.
+        let mut at = found?;
+        while let Some(parent) = at.parent() {
+            at = parent;
+        }
+        Some(at)
     }
 
     /// True if nobody may write.

@@ -56,6 +56,8 @@ pub struct MemKinds {
     pub file: u64,
     /// Pages of tmpfs and shared anonymous memory.
     pub shmem: u64,
+    /// What the kernel keeps for programs and counts for them.
+    pub kernel: u64,
 }
 
 /// One group's account, in pages.
@@ -67,8 +69,8 @@ pub struct MemGroup {
     high: AtomicU64,
     min: AtomicU64,
     low: AtomicU64,
-    /// Anonymous, cache, shared memory.
-    kinds: [AtomicU64; 3],
+    /// Anonymous, cache, shared memory, the kernel's.
+    kinds: [AtomicU64; 4],
     /// What happened here and below.
     events: [AtomicU64; MemEvent::COUNT],
     /// What happened here.
@@ -123,7 +125,7 @@ impl MemGroup {
             high: AtomicU64::new(UNLIMITED),
             min: AtomicU64::new(0),
             low: AtomicU64::new(0),
-            kinds: [const { AtomicU64::new(0) }; 3],
+            kinds: [const { AtomicU64::new(0) }; 4],
             events: [const { AtomicU64::new(0) }; MemEvent::COUNT],
             local_events: [const { AtomicU64::new(0) }; MemEvent::COUNT],
             oom_group: AtomicBool::new(false),
@@ -207,8 +209,8 @@ impl MemGroup {
 
     /// Pages in use by kind.
     pub fn kinds(&self) -> MemKinds {
-        let [anon, cache, shmem] = self.kinds.each_ref().map(|pages| pages.load(Relaxed));
-        MemKinds { anon, file: cache + shmem, shmem }
+        let [anon, cache, shmem, kernel] = self.kinds.each_ref().map(|pages| pages.load(Relaxed));
+        MemKinds { anon, file: cache + shmem, shmem, kernel }
     }
 
     /// How often something happened, here or below; only here with `local`.
@@ -295,18 +297,21 @@ impl Drop for MemGroup {
     }
 }
 
-/// Which count a kind of page has; `None` for pages that are nobody's.
+/// Which count a kind of page has; `None` for pages that are nobody's. The kernel's are somebody's where they were
+/// asked for so.
 #[inline]
 fn index_of(kind: PageKind) -> Option<usize> {
     match kind {
         PageKind::Anon => Some(0),
         PageKind::Cache => Some(1),
         PageKind::Shmem => Some(2),
+        PageKind::Kernel => Some(3),
         _ => None,
     }
 }
 
-/// A page of `kind` (of a program or a file) that counts for `group`. Never sleeps.
+/// A page of `kind` (of a program or a file, or what the kernel keeps for a program) that counts for `group`. Never
+/// sleeps.
 #[inline]
 pub fn alloc_charged(
     group: Option<&Ref<MemGroup>>,
@@ -426,11 +431,14 @@ mod tests {
         assert_eq!(outer.usage(), 1);
         let shared = alloc_charged(Some(&outer), PageKind::Shmem, flags).ok().unwrap();
         assert_eq!((inner.usage(), outer.usage(), outer.kinds().file), (1, 2, 1));
+        let kept = alloc_charged(Some(&outer), PageKind::Kernel, flags).ok().unwrap();
+        assert_eq!((outer.usage(), outer.kinds().kernel), (3, 1));
+        drop(kept);
         // A page keeps its group.
         drop(inner);
         drop(other);
         drop(shared);
-        assert_eq!((outer.usage(), outer.peak(), outer.kinds()), (0, 2, MemKinds::default()));
+        assert_eq!((outer.usage(), outer.peak(), outer.kinds()), (0, 3, MemKinds::default()));
         assert_eq!(Ref::ref_count(&outer), 1);
     }
 

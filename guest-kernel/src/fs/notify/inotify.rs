@@ -1,20 +1,20 @@
 //! inotify(7): a set of watches on files and directories, read as a queue of events.
 //!
-//! A [`Watch`] is known to its set, by number, and to its inode; whoever takes it out of its set takes it off
-//! the inode too and tells so (`IN_IGNORED`). The set goes with its file.
+//! A [`Watch`] is known to its set, by number, to its inode and to the inode's file system; whoever takes it out
+//! of its set tells so (`IN_IGNORED`). The set goes with its file. What it queues counts for the control group of
+//! who made it.
 
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use super::queue::{Event, Queue};
+use super::queue::{Event, Pushed, Queue};
 use super::{Events, Told};
-use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::fs::{
-    FMode, File, FileKind, FileOps, Inode, OpenFlags, PollFlags, PollTable, SuperBlock, UserBuf,
-    anon,
+    FMode, File, FileKind, FileOps, Inode, OpenFlags, PollFlags, PollTable, UserBuf, anon,
 };
 use crate::kref::Ref;
-use crate::mm::{UserPtr, try_box};
+use crate::mm::memcg::{self, MemGroup};
+use crate::mm::{AllocFlags, FrameRef, PageKind, UserPtr, try_box};
 use crate::ns::Cred;
 use crate::ns::ucounts::{Charge, Counted};
 use crate::ordmap::OrdMap;
@@ -35,7 +35,7 @@ const KNOWN: u32 = uapi::IN_ALL_EVENTS
     | uapi::IN_MASK_ADD
     | uapi::IN_ISDIR
     | uapi::IN_ONESHOT;
-/// Of these, what stays with the watch.
+/// Of these, what stays with the watch, and what it shows.
 const KEPT: u32 = uapi::IN_ALL_EVENTS | uapi::IN_EXCL_UNLINK | uapi::IN_ONESHOT;
 /// Events that happen to the watched file itself as a name: that it is a directory is no news.
 const SELF: Events = Events::DELETE_SELF.union(Events::MOVE_SELF);
@@ -43,46 +43,85 @@ const SELF: Events = Events::DELETE_SELF.union(Events::MOVE_SELF);
 /// /proc/sys/fs/inotify/max_queued_events.
 pub static MAX_QUEUED_EVENTS: AtomicI32 = AtomicI32::new(16384);
 
-/// All sets, for the end of a file system.
-static SETS: SpinLock<Array<Ref<Set>>> = SpinLock::new(Array::new());
+/// How many watches were made.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// The number of the watch that was made last.
+pub(super) fn newest_serial() -> u64 {
+    SERIAL.load(Ordering::Relaxed)
+}
 
 /// One watched file.
 pub struct Watch {
+    /// Its number among all that were ever made.
+    serial: u64,
     wd: i32,
+    /// What it is for; 0 once it was for one event only and has had that.
     mask: AtomicU32,
+    /// The end of it was told: nothing is after that. Under the lock of the queue.
+    is_over: AtomicBool,
     inode: Ref<Inode>,
     set: Ref<Set>,
     _charge: Charge,
 }
 
 impl Watch {
-    /// Queues an event if the watch is for it; true if so.
-    pub(super) fn tell(&self, told: &Told<'_>) -> bool {
-        let mask = self.mask.load(Ordering::Relaxed);
-        let always = Events::UNMOUNT | Events::ISDIR;
-        let events =
-            told.events & (Events::from_bits_truncate(mask & uapi::IN_ALL_EVENTS) | always);
-        let hidden = told.unlinked && !told.name.is_empty() && mask & uapi::IN_EXCL_UNLINK != 0;
-        if (events - Events::ISDIR).is_empty() || hidden {
-            return false;
-        }
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(super) fn inode(&self) -> &Ref<Inode> {
+        &self.inode
+    }
+
+    /// What it is for.
+    pub(super) fn events(&self) -> Events {
+        Events::from_bits_truncate(self.mask.load(Ordering::Relaxed))
+    }
+
+    /// Queues an event if the watch is for it. One that is for one event only is taken off then.
+    pub(super) fn tell(&self, told: &Told<'_>) {
+        let Some((mask, events)) = self.claim(told) else { return };
         let events = if events.intersects(SELF) { events - Events::ISDIR } else { events };
-        self.set.push(Event::new(self.wd, events, told.cookie, told.name));
-        true
+        self.set.push(self, &Event::new(self.wd, events, told.cookie, told.name), false);
+        if mask & uapi::IN_ONESHOT != 0 {
+            self.take_off();
+        }
     }
 
-    /// True if it is for one event only.
-    pub(super) fn is_once(&self) -> bool {
-        self.mask.load(Ordering::Relaxed) & uapi::IN_ONESHOT != 0
+    /// The mask and the events that are to be told. Of several who come at once, one gets the only event of a watch
+    /// that is for one.
+    fn claim(&self, told: &Told<'_>) -> Option<(u32, Events)> {
+        let mut mask = self.mask.load(Ordering::Relaxed);
+        loop {
+            let wanted = Events::from_bits_truncate(mask);
+            let hidden = told.unlinked && !told.name.is_empty() && mask & uapi::IN_EXCL_UNLINK != 0;
+            if !wanted.intersects(told.events - Events::ISDIR) || hidden {
+                return None;
+            }
+            let events = told.events & (wanted | Events::ISDIR);
+            if mask & uapi::IN_ONESHOT == 0 {
+                return Some((mask, events));
+            }
+            match self.mask.compare_exchange(mask, 0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((mask, events)),
+                Err(now) => mask = now,
+            }
+        }
     }
 
-    /// Takes it out of its set and off its inode.
+    /// Takes it out of its set and off all lists.
     pub(super) fn take_off(&self) {
         let own = self.set.watches.lock().remove(&self.wd);
-        if let Some(watch) = own {
-            watch.inode.watches.remove(&watch);
-            self.set.push(Ok(Event::ignored(self.wd)));
+        self.unlist();
+        if own.is_some() {
+            self.set.push(self, &Event::ignored(self.wd), true);
         }
+    }
+
+    fn unlist(&self) {
+        self.inode.watches.remove(self);
+        self.inode.sb.watched.remove(self);
     }
 }
 
@@ -93,17 +132,39 @@ struct Set {
     changes: Mutex<Last>,
     queue: SpinLock<Queue>,
     wait: WaitQueue,
+    /// Whose memory the queue is.
+    group: Option<Ref<MemGroup>>,
     _charge: Charge,
 }
 
 /// The number of the watch that was made last.
 struct Last(i32);
 
+/// A page for events.
+fn new_page(group: Option<&Ref<MemGroup>>) -> Result<FrameRef> {
+    memcg::alloc_charged(group, PageKind::Kernel, AllocFlags::USER).map_err(|_| Errno::ENOMEM)
+}
+
 impl Set {
-    fn push(&self, event: Result<Event>) {
-        let max = MAX_QUEUED_EVENTS.load(Ordering::Relaxed).max(0) as usize;
-        self.queue.lock().push(event, max);
-        self.wait.wake_all();
+    /// Queues what a watch has to tell, and nothing more after what is `last`.
+    fn push(&self, watch: &Watch, event: &Event<'_>, last: bool) {
+        let mut page = None;
+        loop {
+            let pushed = {
+                let mut queue = self.queue.lock();
+                if watch.is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let pushed = queue.push(event, &mut page);
+                watch.is_over.store(last && pushed != Pushed::NeedsPage, Ordering::Relaxed);
+                pushed
+            };
+            match pushed {
+                Pushed::NeedsPage => page = Some(new_page(self.group.as_ref())),
+                Pushed::Told => return self.wait.wake_all(),
+                Pushed::Known => return,
+            }
+        }
     }
 }
 
@@ -112,43 +173,8 @@ pub struct Inotify(Ref<Set>);
 
 /// inotify_init1(2): a file of whoever has `cred`. `EMFILE` if its user has too many.
 pub fn new_file(cred: &Cred, flags: OpenFlags) -> Result<Ref<File>> {
-    let charge = Charge::new(&cred.user_ns, cred.euid, Counted::InotifyInstances)
-        .map_err(|error| if error == Errno::ENOSPC { Errno::EMFILE } else { error })?;
-    let set = Ref::try_new(Set {
-        watches: SpinLock::new(OrdMap::new()),
-        changes: Mutex::new(Last(0)),
-        queue: SpinLock::new(Queue::new()?),
-        wait: WaitQueue::new(),
-        _charge: charge,
-    })?;
-    let ops = try_box(Inotify(set.clone()))?;
-    SETS.lock().try_push(set.clone())?;
-    anon::new_file("inotify", ops, flags).inspect_err(|_| forget_set(&set))
-}
-
-fn forget_set(set: &Ref<Set>) {
-    let mut sets = SETS.lock();
-    if let Some(at) = sets.iter().position(|other| Ref::ptr_eq(other, set)) {
-        let gone = sets.swap_remove(at);
-        drop(sets);
-        drop(gone);
-    }
-}
-
-/// The watched inode of a file system that was made last, if any is watched.
-pub(super) fn watched_in(sb: &SuperBlock) -> Option<Ref<Inode>> {
-    let mut newest: Option<Ref<Inode>> = None;
-    for set in SETS.lock().iter() {
-        let watches = set.watches.lock();
-        let inodes = watches.values().map(|watch| &watch.inode);
-        for inode in inodes.filter(|inode| core::ptr::eq(&raw const *inode.sb, sb)) {
-            if newest.as_ref().is_none_or(|other| inode.ino > other.ino) {
-                // What it replaces has a watch that holds it: nothing is freed under the locks.
-                newest = Some(inode.clone());
-            }
-        }
-    }
-    newest
+    let set = Inotify::new(cred, memcg::current_group())?;
+    anon::new_file("inotify", try_box(set)?, flags)
 }
 
 /// Refuses what inotify_add_watch(2) does not know, before anything else is looked at.
@@ -157,11 +183,35 @@ pub fn check_mask(mask: u32) -> Result<()> {
 }
 
 impl Inotify {
+    /// An empty set of whoever has `cred`, whose queue counts for `group`.
+    pub(super) fn new(cred: &Cred, group: Option<Ref<MemGroup>>) -> Result<Self> {
+        let charge = Charge::new(&cred.user_ns, cred.euid, Counted::InotifyInstances)
+            .map_err(|error| if error == Errno::ENOSPC { Errno::EMFILE } else { error })?;
+        let max = MAX_QUEUED_EVENTS.load(Ordering::Relaxed).max(0) as usize;
+        let queue = Queue::new(new_page(group.as_ref())?, max)?;
+        let set = Ref::try_new(Set {
+            watches: SpinLock::new(OrdMap::new()),
+            changes: Mutex::new(Last(0)),
+            queue: SpinLock::new(queue),
+            wait: WaitQueue::new(),
+            group,
+            _charge: charge,
+        })?;
+        Ok(Self(set))
+    }
+
+    /// The first event, if there is one.
+    #[cfg(test)]
+    pub(super) fn pop(&self) -> Option<super::queue::Record> {
+        self.0.queue.lock().pop(usize::MAX).unwrap()
+    }
+
     /// Watches `inode` for the events in `mask`, or changes for what it is watched; the watch's number.
     pub fn watch(&self, inode: &Ref<Inode>, mask: u32, cred: &Cred) -> Result<i32> {
         let set = &self.0;
         let mut last = set.changes.lock();
-        let kept = mask & KEPT;
+        // The end of a file system is always told.
+        let kept = mask & KEPT | uapi::IN_UNMOUNT;
         if let Some(watch) = inode.watches.find(|watch| Ref::ptr_eq(&watch.set, set)) {
             if mask & uapi::IN_MASK_CREATE != 0 {
                 return Err(Errno::EEXIST);
@@ -171,22 +221,31 @@ impl Inotify {
             } else {
                 watch.mask.store(kept, Ordering::Relaxed);
             }
+            inode.watches.changed();
             return Ok(watch.wd);
         }
         let charge = Charge::new(&cred.user_ns, cred.euid, Counted::InotifyWatches)?;
         let wd = self.next_number(&mut last);
         let watch = Ref::try_new(Watch {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed) + 1,
             wd,
             mask: AtomicU32::new(kept),
+            is_over: AtomicBool::new(false),
             inode: inode.clone(),
             set: set.clone(),
             _charge: charge,
         })?;
         set.watches.lock().try_insert(wd, watch.clone())?;
-        if let Err(error) = inode.watches.add(watch) {
+        // The inode's list comes last: who tells takes it from there, and may take it off at once.
+        let listed = inode.sb.watched.add(&watch).and_then(|()| inode.watches.add(watch.clone()));
+        if let Err(error) = listed {
             let unused = set.watches.lock().remove(&wd);
             drop(unused);
+            watch.unlist();
             return Err(error);
+        }
+        if inode.is_dir() {
+            super::directory_is_watched();
         }
         Ok(wd)
     }
@@ -218,11 +277,7 @@ impl FileOps for Inotify {
         loop {
             let next = set.queue.lock().pop(buf.remaining());
             match next {
-                Ok(Some(event)) => {
-                    done += buf.put(&event.header())?;
-                    done += buf.put(event.name())?;
-                    done += buf.put_zeros(event.padding())?;
-                }
+                Ok(Some(record)) => done += buf.put(record.bytes())?,
                 Ok(None) | Err(_) if done > 0 => return Ok(done),
                 Err(error) => return Err(error),
                 Ok(None) if file.is_nonblocking() => return Err(Errno::EAGAIN),
@@ -248,11 +303,10 @@ impl FileOps for Inotify {
     }
 
     fn release(&self, _file: &File) {
-        forget_set(&self.0);
         loop {
             let first = self.0.watches.lock().pop_first();
             let Some((_, watch)) = first else { break };
-            watch.inode.watches.remove(&watch);
+            watch.unlist();
         }
     }
 
@@ -265,14 +319,18 @@ impl FileOps for Inotify {
     }
 
     fn show_fdinfo(&self, _file: &File, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        for watch in self.0.watches.lock().values() {
-            let (inode, mask) = (&watch.inode, watch.mask.load(Ordering::Relaxed));
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let next = self.0.watches.lock().range_from(&at).next().map(|(_, watch)| watch.clone());
+            let Some(watch) = next else { break };
+            let (inode, mask) = (&watch.inode, watch.mask.load(Ordering::Relaxed) & KEPT);
             let (ino, dev) = (inode.ino, (inode.dev.major() << 20) | inode.dev.minor());
             writeln!(
                 out,
                 "inotify wd:{:x} ino:{ino:x} sdev:{dev:x} mask:{mask:x} ignored_mask:0",
                 watch.wd
             )?;
+            from = watch.wd.checked_add(1);
         }
         Ok(())
     }

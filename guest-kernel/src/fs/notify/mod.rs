@@ -4,22 +4,29 @@
 //! each looks for the watches of the inode itself and, for what happens to a file under a name, for those of
 //! the directory that the name is in. While nobody watches anything that is one load.
 //!
+//! [`Watches`] of an inode say without a lock what they are for. Whether the directory of an open file is watched
+//! is asked once for each dentry, and again when a directory is watched anew ([`EPOCH`]) or the name moves: I/O
+//! takes no lock on account of files that others watch.
+//!
 //! A watch holds its inode, so the end of an inode is told when it has lost its last name and its last
 //! dentry goes ([`forgotten`]): nobody has it open any more.
 //!
-//! Lock order: a set's `changes`, an inode's list of watches, a set's watches, its queue. All spin but the first.
+//! All of it is called without spin locks. A set's `changes` is a sleeping lock, held while a watch is put on the
+//! lists; the lists' locks and the queue's spin, and none is taken under another one.
 
 pub mod inotify;
 mod queue;
+#[cfg(test)]
+mod tests;
+mod watches;
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use self::inotify::Watch;
-use super::{Dentry, FMode, File, Inode, NAME_MAX, Path, SuperBlock, dentry};
-use crate::array::Array;
-use crate::errno::Result;
+use self::watches::anybody_watches;
+pub use self::watches::{Watched, Watches};
+use super::{Dentry, FMode, File, Inode, NAME_MAX, Path, SuperBlock};
 use crate::kref::Ref;
-use crate::sync::SpinLock;
 use crate::uapi;
 
 bitflags::bitflags! {
@@ -57,54 +64,8 @@ bitflags::bitflags! {
     }
 }
 
-/// All watches that there are.
-static WATCHES: AtomicUsize = AtomicUsize::new(0);
-
-/// True if anybody watches anything.
-#[inline]
-fn anybody_watches() -> bool {
-    WATCHES.load(Ordering::Relaxed) != 0
-}
-
-/// The watches of an inode.
-#[derive(Default)]
-pub struct Watches(SpinLock<Array<Ref<Watch>>>);
-
-impl Watches {
-    /// None.
-    pub const fn new() -> Self {
-        Self(SpinLock::new(Array::new()))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-
-    fn find(&self, which: impl Fn(&Watch) -> bool) -> Option<Ref<Watch>> {
-        self.0.lock().iter().find(|watch| which(watch)).cloned()
-    }
-
-    fn add(&self, watch: Ref<Watch>) -> Result<()> {
-        self.0.lock().try_push(watch)?;
-        WATCHES.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn remove(&self, watch: &Ref<Watch>) {
-        let mut watches = self.0.lock();
-        if let Some(at) = watches.iter().position(|other| Ref::ptr_eq(other, watch)) {
-            let removed = watches.swap_remove(at);
-            drop(watches);
-            WATCHES.fetch_sub(1, Ordering::Relaxed);
-            drop(removed);
-        }
-    }
-
-    /// One of them, for who takes them off one by one.
-    fn any(&self) -> Option<Ref<Watch>> {
-        self.0.lock().first().cloned()
-    }
-}
+/// How often a directory came to be watched. A dentry remembers in which epoch its own was not; none has 0.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
 
 /// An event as it is told to one watch after the other.
 #[derive(Clone, Copy)]
@@ -120,16 +81,18 @@ struct Told<'a> {
 
 /// Tells the watches of `inode`.
 fn tell(inode: &Inode, told: Told<'_>) {
-    // One that was for once is taken off afterwards: its set is not locked under the list.
-    let mut spent = Array::new();
-    for watch in inode.watches.0.lock().iter() {
-        if watch.tell(&told) && watch.is_once() {
-            // Without the memory it goes on, which is better than an event that is lost.
-            let _ = spent.try_push(watch.clone());
-        }
+    if inode.watches.want(told.events) {
+        tell_each(&told, |serial| inode.watches.next(serial));
     }
-    for watch in spent.iter() {
-        watch.take_off();
+}
+
+/// Tells the watches that `next` gives, but none that is made meanwhile.
+fn tell_each(told: &Told<'_>, next: impl Fn(u64) -> Option<Ref<Watch>>) {
+    let newest = inotify::newest_serial();
+    let mut at = 0;
+    while let Some(watch) = next(at).filter(|watch| watch.serial() <= newest) {
+        at = watch.serial();
+        watch.tell(told);
     }
 }
 
@@ -147,23 +110,46 @@ pub fn inode(inode: &Inode, events: Events) {
 
 /// It happened to `inode` under the name `dentry`: the directory is told as well.
 fn named(dentry: &Dentry, inode: &Inode, events: Events) {
-    let events = marked(inode, events);
-    let told = Told { events, name: b"", cookie: 0, unlinked: !dentry.is_hashed() };
-    if let Some(parent) = dentry.parent()
-        && let Some(dir) = parent.inode()
-        && !dir.watches.is_empty()
-    {
-        let mut name = [0; NAME_MAX];
-        let len = {
-            let guard = dentry::hold_renames();
-            let text = dentry.name_held(&guard);
-            let len = text.len().min(name.len());
-            name[..len].copy_from_slice(&text[..len]);
-            len
-        };
-        tell(dir, Told { name: &name[..len], ..told });
+    if !is_watched(&inode.sb) {
+        return;
     }
-    tell(inode, told);
+    let events = marked(inode, events);
+    let epoch = EPOCH.load(Ordering::Acquire);
+    if !dentry.is_unwatched_in(epoch) {
+        tell_parent(dentry, epoch, events);
+    }
+    tell(inode, Told { events, name: b"", cookie: 0, unlinked: false });
+}
+
+/// Tells the directory that `dentry` is in, or lets the dentry remember that nobody watches that.
+#[cold]
+fn tell_parent(dentry: &Dentry, epoch: u64, events: Events) {
+    let mut name = [0; NAME_MAX];
+    let place = dentry.with_place(|parent, text| {
+        let Some((parent, dir)) = parent.and_then(|parent| Some((parent, parent.inode()?))) else {
+            dentry.set_unwatched_in(epoch);
+            return None;
+        };
+        if dir.watches.is_empty() {
+            dentry.set_unwatched_in(epoch);
+        }
+        if !dir.watches.want(events) {
+            return None;
+        }
+        let len = text.len().min(name.len());
+        name[..len].copy_from_slice(&text[..len]);
+        Some((parent.clone(), len, !dentry.is_hashed()))
+    });
+    if let Some((parent, len, unlinked)) = place
+        && let Some(dir) = parent.inode()
+    {
+        tell(dir, Told { events, name: &name[..len], cookie: 0, unlinked });
+    }
+}
+
+/// A directory is watched from now on: what its dentries remember holds no longer.
+fn directory_is_watched() {
+    EPOCH.fetch_add(1, Ordering::Release);
 }
 
 /// It happened to what is at `path`.
@@ -197,6 +183,21 @@ pub fn entry(dir: &Inode, name: &[u8], child: &Inode, events: Events) {
     }
 }
 
+/// True if anything of `sb` is watched.
+pub fn is_watched(sb: &SuperBlock) -> bool {
+    !sb.watched.is_empty()
+}
+
+/// The content of the file with the number `ino`, whose name in the directory with the number `dir` is `name`,
+/// changed though nobody wrote to it.
+pub fn changed(sb: &SuperBlock, dir: u64, name: &[u8], ino: u64) {
+    if is_watched(sb) {
+        let told = Told { events: Events::MODIFY, name, cookie: 0, unlinked: false };
+        tell_each(&told, |serial| sb.watched.next(dir, serial));
+        tell_each(&Told { name: b"", ..told }, |serial| sb.watched.next(ino, serial));
+    }
+}
+
 /// `inode` moved from one name to another.
 pub fn moved(old: (&Inode, &[u8]), new: (&Inode, &[u8]), moved: &Inode) {
     static COOKIE: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(1);
@@ -218,17 +219,18 @@ pub fn forgotten(inode: &Inode) {
 }
 
 fn take_all_off(inode: &Inode) {
-    while let Some(watch) = inode.watches.any() {
+    while let Some(watch) = inode.watches.pop() {
         watch.take_off();
     }
 }
 
 /// `sb` is mounted nowhere any more.
 pub fn unmounted(sb: &SuperBlock) {
-    while anybody_watches()
-        && let Some(inode) = inotify::watched_in(sb)
-    {
-        self::inode(&inode, Events::UNMOUNT);
-        take_all_off(&inode);
+    while let Some(watch) = sb.watched.newest() {
+        let inode = watch.inode();
+        self::inode(inode, Events::UNMOUNT);
+        take_all_off(inode);
+        // Its file was closed at the same time, perhaps, and has let go of the rest of it only.
+        watch.take_off();
     }
 }

@@ -227,15 +227,21 @@ pub(super) fn memory_events_local(group: &Ref<Cgroup>, out: &mut Text) -> Result
 
 /// Those rows of Linux's that are about what is counted here.
 pub(super) fn memory_stat(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {
-    let MemKinds { anon, file, shmem } = match &group.memory {
+    let MemKinds { anon, file, shmem, kernel } = match &group.memory {
         Some(memory) => memory.kinds(),
         None => {
             let of = |kind| frame::frames_of(kind) as u64;
             let shmem = of(PageKind::Shmem);
-            MemKinds { anon: of(PageKind::Anon), file: of(PageKind::Cache) + shmem, shmem }
+            let kernel = [PageKind::Kernel, PageKind::Slab, PageKind::Stack, PageKind::Table];
+            MemKinds {
+                anon: of(PageKind::Anon),
+                file: of(PageKind::Cache) + shmem,
+                shmem,
+                kernel: kernel.map(of).iter().sum(),
+            }
         }
     };
-    for (name, pages) in [("anon", anon), ("file", file), ("shmem", shmem)] {
+    for (name, pages) in [("anon", anon), ("file", file), ("kernel", kernel), ("shmem", shmem)] {
         put!(out, "{name} {}\n", pages * PAGE)?;
     }
     Ok(())
