@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::changes::Changed;
 use super::{Cgroup, TreeGuard, Watch};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -108,7 +109,7 @@ impl Cgroup {
                     below.pids.current.fetch_sub(1, Relaxed);
                 }
                 self.pids.failures.fetch_add(1, Relaxed);
-                self.pids.watch.notify();
+                self.changed(Changed::PIDS);
                 return Err(Errno::EAGAIN);
             }
         }

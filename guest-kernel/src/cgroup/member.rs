@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 use belljar_abi::Described;
 
 use super::Cgroup;
+use super::changes::Changed;
 use crate::errno::Result;
 use crate::kref::Ref;
 use crate::list::Link;
@@ -232,7 +233,7 @@ impl Cgroup {
             if is == was {
                 return;
             }
-            at.events.notify();
+            at.changed(Changed::EVENTS);
             let Some(parent) = at.parent.as_deref() else { return };
             was = parent.is_populated();
             let count = if at.is_threaded() {
@@ -293,7 +294,7 @@ impl Cgroup {
             if at.frozen.swap(frozen, Relaxed) == frozen {
                 return;
             }
-            at.events.notify();
+            at.changed(Changed::EVENTS);
             let Some(parent) = at.parent.as_deref() else { return };
             for outer in parent.levels() {
                 if frozen {

@@ -5,6 +5,7 @@
 //! | this one | [`Cgroup`]: a node of the tree; making and removing nodes; paths |
 //! | [`rules`] | domains and threaded subtrees, which controllers are where, who may host tasks |
 //! | [`member`] | [`Member`]: a task's place in its group; population and frozenness |
+//! | [`changes`] | changes that are told to who watches the files |
 //! | [`control`] | what the controllers keep for a group: pids, cpu, memory |
 //!
 //! # Locks
@@ -18,13 +19,14 @@
 //! Every group has what each controller keeps, whether the controller is enabled for it or not: counts
 //! add up outwards either way, and without the controller there are no limits.
 
+pub mod changes;
 pub mod control;
 pub mod member;
 pub mod rules;
 
 use alloc::vec::Vec;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use belljar_abi::Described;
 
@@ -148,6 +150,12 @@ pub struct Cgroup {
     /// What chown(2) and chmod(2) changed.
     #[described(skip)]
     pub attrs: SpinLock<Array<FileAttr>>,
+    /// What of it changed and is to be told of ([`changes`]).
+    #[described(skip)]
+    untold: AtomicU32,
+    /// The next group in the chain of those, under its lock.
+    #[described(skip)]
+    next_untold: AtomicPtr<Cgroup>,
 }
 
 list_link!(
@@ -232,6 +240,8 @@ impl Cgroup {
             events: Watch::default(),
             owner,
             attrs: SpinLock::new(Array::new()),
+            untold: AtomicU32::new(0),
+            next_untold: AtomicPtr::new(core::ptr::null_mut()),
         })
     }
 

@@ -37,5 +37,5 @@ use crate::fs::register_filesystem;
 pub fn init() {
     register_filesystem(&root::ProcFs);
     register_filesystem(&sysfs::SysFs);
-    register_filesystem(&cgroupfs::CgroupFs);
+    cgroupfs::init();
 }

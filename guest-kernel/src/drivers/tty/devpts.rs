@@ -14,9 +14,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::pty::{NR_PTYS, PTS_MAJOR};
 use super::{Tty, job};
 use crate::errno::{Errno, Result};
+use crate::fs::notify::{self, Events};
 use crate::fs::{
     Dentry, Dev, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, InodeOps, MountRequest,
-    OpenFlags, Path, SuperBlock, SuperOps, namei,
+    OpenFlags, Path, SuperBlock, SuperOps, dentry, namei,
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
@@ -143,9 +144,13 @@ impl Instance {
     }
 
     /// The node goes; its number is still taken.
-    fn remove(&self, index: usize) {
-        if let Some(Slot::Used(node)) = self.put(index, Slot::Reserved) {
-            node.set_nlink(0);
+    fn remove(&self, index: usize) -> Option<Ref<Inode>> {
+        match self.put(index, Slot::Reserved)? {
+            Slot::Used(node) => {
+                node.set_nlink(0);
+                Some(node)
+            }
+            _ => None,
         }
     }
 
@@ -221,6 +226,7 @@ pub(super) fn allocate(
     match made {
         Ok((tty, node)) => {
             instance.slots.lock()[index] = Slot::Used(node.clone());
+            tell(sb, index as u32, &node, Events::CREATE);
             Ok((tty, node))
         }
         Err(error) => {
@@ -232,8 +238,25 @@ pub(super) fn allocate(
 
 /// The master of pair `index` was closed: its node goes.
 pub(super) fn remove(sb: &SuperBlock, index: u32) {
-    if let Some(instance) = Instance::of(sb) {
-        instance.remove(index as usize);
+    let Some(node) = Instance::of(sb).and_then(|instance| instance.remove(index as usize)) else {
+        return;
+    };
+    let cached = sb.root().and_then(|root| dentry::lookup(&root, Digits::of(index).as_bytes()));
+    let is_node = |cached: &Ref<Dentry>| cached.inode().is_some_and(|it| Ref::ptr_eq(it, &node));
+    let cached = cached.filter(is_node);
+    if let Some(cached) = &cached {
+        dentry::unhash(cached);
+    }
+    tell(sb, index, &node, Events::DELETE);
+}
+
+/// Tells who watches the directory that a node came or went.
+fn tell(sb: &SuperBlock, index: u32, node: &Inode, events: Events) {
+    if notify::is_watched(sb)
+        && let Some(root) = sb.root()
+        && let Some(dir) = root.inode()
+    {
+        notify::entry(dir, Digits::of(index).as_bytes(), node, events);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::controllers::{self as c};
 use super::{Opener, attach};
 use crate::cgroup;
+use crate::cgroup::changes::Changed;
 use crate::cgroup::{Cgroup, Controllers, NO_LIMIT, Watch};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
@@ -31,6 +32,8 @@ pub struct FileSpec {
     pub store: Option<Store>,
     /// What poll(2) waits for.
     pub watch: Option<fn(&Cgroup) -> &Watch>,
+    /// As what it is told of to who watches it.
+    pub changes_with: Option<Changed>,
 }
 
 impl FileSpec {
@@ -53,6 +56,11 @@ impl FileSpec {
         self
     }
 
+    const fn told_as(mut self, changed: Changed) -> Self {
+        self.changes_with = Some(changed);
+        self
+    }
+
     const fn of(mut self, controller: Controllers) -> Self {
         self.controller = Some(controller);
         self
@@ -69,6 +77,7 @@ const fn file(name: &'static str, show: Show) -> FileSpec {
         show: Some(show),
         store: None,
         watch: None,
+        changes_with: None,
     }
 }
 
@@ -90,7 +99,7 @@ pub static FILES: &[FileSpec] = &[
     setting("cgroup.type", group_type, set_type),
     file("cgroup.controllers", controllers).in_root(),
     setting("cgroup.subtree_control", subtree_control, set_subtree_control).in_root(),
-    file("cgroup.events", events).watched(|group| &group.events),
+    file("cgroup.events", events).watched(|group| &group.events).told_as(Changed::EVENTS),
     setting("cgroup.max.depth", max_depth, set_max_depth).in_root(),
     setting("cgroup.max.descendants", max_descendants, set_max_descendants).in_root(),
     file("cgroup.stat", stat).in_root(),
@@ -114,7 +123,10 @@ pub static FILES: &[FileSpec] = &[
     file("pids.current", c::pids_current).of(PIDS),
     file("pids.peak", c::pids_peak).of(PIDS),
     setting("pids.max", c::pids_max, c::set_pids_max).of(PIDS),
-    file("pids.events", c::pids_events).of(PIDS).watched(|group| &group.pids.watch),
+    file("pids.events", c::pids_events)
+        .of(PIDS)
+        .watched(|group| &group.pids.watch)
+        .told_as(Changed::PIDS),
 ];
 
 fn procs(group: &Ref<Cgroup>, out: &mut Text) -> Result<()> {

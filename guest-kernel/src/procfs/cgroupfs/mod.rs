@@ -21,17 +21,19 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::text::{Source, Text, TextFile};
 use super::tree::ino_of;
+use crate::cgroup::changes::{self, Teller};
 use crate::cgroup::{self, Cgroup, DIRECTORY, FileAttr};
 use crate::errno::{Errno, Result};
 use crate::fs::inode::{InodeOps, NewNode};
 use crate::fs::superblock::SuperOps;
 use crate::fs::{
     Dentry, DirSink, File, FileOps, FileSystem, Inode, InodeFlags, MountRequest, OpenFlags, Path,
-    PollFlags, PollTable, SetAttr, SuperBlock, UserBuf, Whence, namei,
+    PollFlags, PollTable, SetAttr, SuperBlock, UserBuf, Whence, namei, notify, register_filesystem,
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
 use crate::ns::{CgroupNs, Cred, Namespace};
+use crate::sched::workqueue::{Work, schedule_work};
 use crate::sync::Once;
 use crate::task;
 use crate::uapi::{S_IFDIR, S_IFMT, S_IFREG};
@@ -119,6 +121,36 @@ fn top() -> Result<&'static Ref<Dentry>> {
     let sb = SuperBlock::new("cgroup2", CGROUP2_SUPER_MAGIC, try_box(CgroupSuper)?)?;
     let dentry = Dentry::new_root(dir_inode(&sb, cgroup::root())?)?;
     Ok(TOP.set(dentry))
+}
+
+/// Makes the type known, and tells of changes; boot order calls it once.
+pub fn init() {
+    register_filesystem(&CgroupFs);
+    changes::set_teller(Teller {
+        is_wanted: || sb().is_some_and(notify::is_watched),
+        schedule: || {
+            static WORK: Work = Work::new(|_| tell_of_changes());
+            schedule_work(&WORK);
+        },
+    });
+}
+
+/// The file system, once it was mounted.
+fn sb() -> Option<&'static SuperBlock> {
+    Some(&TOP.try_get()?.inode()?.sb)
+}
+
+/// Tells who watches of changes that nobody wrote.
+fn tell_of_changes() {
+    while let Some((group, changed)) = changes::next() {
+        let Some(sb) = sb().filter(|_| !group.is_dead()) else { continue };
+        for (at, spec) in FILES.iter().enumerate() {
+            if spec.changes_with.is_some_and(|file| changed.contains(file)) {
+                let (dir, name) = (group.id, spec.name.as_bytes());
+                notify::changed(sb, dir, name, file_ino(&group, at));
+            }
+        }
+    }
 }
 
 /// The directory of a group.
