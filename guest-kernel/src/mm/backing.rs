@@ -25,6 +25,11 @@ pub trait Backing: Send + Sync + Any {
         None
     }
 
+    /// Whether `len` bytes from `start` on may be mapped at once.
+    fn check_range(&self, _start: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// The page at `index`, brought in if need be; may sleep. `write`: a shared mapping will write it.
     /// [`Fault::BusErr`] beyond the end.
     fn page(&self, index: u64, write: bool) -> Result<FrameRef, Fault> {

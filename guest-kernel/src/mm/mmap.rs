@@ -279,6 +279,9 @@ impl Mm {
                 vm_flags |= VmFlags::LOCKED;
             }
             let pgoff = if file.is_some() { pgoff } else { 0 };
+            if let Some(file) = &file {
+                file.backing().check_range(pgoff << PAGE_SHIFT, len)?;
+            }
             let file = match file {
                 None if vm_flags.contains(VmFlags::SHARED) => Some(shared_memory(len)?),
                 file => file,

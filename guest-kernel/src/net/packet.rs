@@ -27,6 +27,7 @@ use crate::kref::Ref;
 use crate::mm::{Backing, try_collect, try_to_vec};
 use crate::ns::Cap;
 use crate::sched::clock::realtime_ns;
+use crate::sched::{TaskState, current};
 use crate::sync::SpinLock;
 
 /// `AF_PACKET`.
@@ -114,7 +115,8 @@ impl PacketSock {
         }
         self.before_ring()?;
         let version = Version::from_number(self.version.load(Relaxed) as i32)?;
-        let new = Ring::new(request, version, self.reserve.load(Relaxed))?;
+        let killed = || current().signal_pending_state(TaskState::KILLABLE);
+        let new = Ring::new(request, version, self.reserve.load(Relaxed), killed)?;
         let mut ring = self.ring.lock();
         if ring.is_some() {
             return Err(Errno::EBUSY);
@@ -407,5 +409,8 @@ impl Protocol for PacketRef {
         sock.stack.packet.lock().sockets.retain(|there| !Ref::ptr_eq(there, sock));
         sock.common.shutdown.store(SHUT_RECEIVE | SHUT_SEND, Relaxed);
         sock.queue.clear(&sock.common);
+        // Who is about to put a packet in holds it that long; a mapping holds it as long as it is one.
+        let ring = sock.ring.lock().take();
+        drop(ring);
     }
 }

@@ -151,8 +151,13 @@ pub struct Packet<'a> {
 }
 
 impl Ring {
-    /// A ring as the program asks for.
-    pub fn new(request: Request, version: Version, reserve: u32) -> Result<Arc<Self>> {
+    /// A ring as the program asks for. `EINTR` once `must_end` says that nobody will want it.
+    pub fn new(
+        request: Request,
+        version: Version,
+        reserve: u32,
+        must_end: impl Fn() -> bool,
+    ) -> Result<Arc<Self>> {
         let frames_per_block = request.frames_per_block(reserve)?;
         let size = u64::from(request.block_size) * u64::from(request.block_nr);
         let count = size / PAGE_SIZE as u64;
@@ -164,6 +169,9 @@ impl Ring {
         let mut pages = Vec::new();
         pages.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
         for index in 0..count {
+            if must_end() {
+                return Err(Errno::EINTR);
+            }
             pages.push(mapping.get_or_zero(index)?);
         }
         try_arc(Self {
@@ -261,6 +269,16 @@ impl Backing for Ring {
         Some(&self.mapping)
     }
 
+    /// All of it or nothing.
+    fn check_range(&self, start: u64, len: u64) -> Result<()> {
+        if (start, len) == (0, self.mapping.size()) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// A socket has no holes (fallocate(2)).
+    fn punch_hole(&self, _start: u64, _len: u64) -> Result<()> {
+        Err(Errno::ENODEV)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -293,8 +311,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_nobody_will_want_is_not_made_to_its_end() {
+        crate::mm::testing::setup();
+        let before = crate::mm::frame::NET.get();
+        let asked = core::cell::Cell::new(0);
+        let must_end = || asked.replace(asked.get() + 1) == 10;
+        let made = Ring::new(request(4096, 1000, 4096, 1000), Version::Two, 0, must_end);
+        assert_eq!(made.err(), Some(Errno::EINTR));
+        assert_eq!((asked.get(), crate::mm::frame::NET.get()), (11, before));
+    }
+
+    #[test]
+    fn a_ring_is_mapped_whole_and_stays_so() {
+        let ring = Ring::new(request(8192, 2, 4096, 4), Version::Two, 0, || false).unwrap();
+        assert_eq!(ring.check_range(0, 16384), Ok(()));
+        for (start, len) in [(0, 4096), (0, 20480), (4096, 12288), (4096, 16384)] {
+            assert_eq!(ring.check_range(start, len), Err(Errno::EINVAL), "{start} {len}");
+        }
+        assert_eq!(ring.punch_hole(0, 4096), Err(Errno::ENODEV));
+    }
+
+    #[test]
     fn a_packet_goes_into_the_next_frame_that_is_free() {
-        let ring = Ring::new(request(8192, 1, 4096, 2), Version::Two, 0).unwrap();
+        let ring = Ring::new(request(8192, 1, 4096, 2), Version::Two, 0, || false).unwrap();
         let from = Address::new(&[7; 20]).unwrap();
         let packet = Packet {
             kept: b"frame",

@@ -113,11 +113,12 @@ fn main() {
     });
 
     // A ring must be there to be mapped, and its numbers must fit each other.
-    let map = || {
-        let (access, len) = (libc::PROT_READ | libc::PROT_WRITE, FRAME * FRAMES);
+    let map_part = |len, from| {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping.
-        unsafe { libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED, fd, 0) }
+        unsafe { libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED, fd, from) }
     };
+    let map = || map_part(FRAME * FRAMES, 0);
     check_eq!(map(), libc::MAP_FAILED);
     check_eq!(belljar_guest_tests::errno(), libc::EINVAL);
     check_eq!(get(fd, HDRLEN, [VERSION_2 as u32]), Ok([HEADER as u32]));
@@ -142,8 +143,15 @@ fn main() {
     check_eq!(set(fd, RX_RING, &request()), 0);
     check_eq!(err(set(fd, RX_RING, &request())), libc::EBUSY);
     check_eq!(err(set(fd, VERSION, &[VERSION_2 as u32])), libc::EBUSY);
+    // All of it is mapped or nothing.
+    for (len, from) in [(BLOCK, 0), (FRAME * FRAMES + BLOCK, 0), (FRAME * FRAMES, BLOCK as i64)] {
+        check_eq!(map_part(len, from), libc::MAP_FAILED);
+        check_eq!(belljar_guest_tests::errno(), libc::EINVAL);
+    }
     let memory = map();
     check!(memory != libc::MAP_FAILED);
+    // SAFETY: the mapping, which stays whole.
+    check_eq!(err(unsafe { libc::madvise(memory, BLOCK, libc::MADV_REMOVE) }), libc::ENODEV);
     check_eq!(err(set(fd, RX_RING, &[0; 4])), libc::EBUSY);
     let mut ring = Ring { fd, memory: memory.cast(), next: 0 };
     ok(get(fd, STATISTICS, [0; 2]).map_or(-1, |_| 0));
@@ -181,4 +189,15 @@ fn main() {
     // SAFETY: the mapping from above, of which nothing is used any more.
     ok(unsafe { libc::munmap(memory, FRAME * FRAMES) });
     check_eq!(set(fd, RX_RING, &[0; 4]), 0);
+
+    // Of a socket that is closed the ring stays as long as it is mapped.
+    check_eq!(set(fd, RX_RING, &request()), 0);
+    let memory = map();
+    check!(memory != libc::MAP_FAILED);
+    // SAFETY: a descriptor of ours, and the mapping from above.
+    unsafe {
+        ok(libc::close(fd));
+        memory.cast::<u32>().write_volatile(1);
+        ok(libc::munmap(memory, FRAME * FRAMES));
+    }
 }
