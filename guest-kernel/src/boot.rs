@@ -10,6 +10,7 @@ use belljar_kernel::arch::TIMER_IRQ;
 use belljar_kernel::drivers::fdt::{self, Few, Machine, Span};
 use belljar_kernel::drivers::{self, irq, klog, pl011, pl031, tty};
 use belljar_kernel::sched::cpu;
+use belljar_kernel::sched::softirq::{self, Softirq};
 use belljar_kernel::{
     arch, fs, introspect, ipc, kerr, kinfo, kwarn, mm, net, ns, panic, process, procfs, sched,
     suspend,
@@ -192,6 +193,7 @@ fn init_interrupts(machine: &Machine<'_>) {
         irq::register(ipi, sched::handle_ipi);
     }
     irq::register(cpu::IPI_STOP, panic::stop_this_cpu);
+    softirq::register(Softirq::Log, klog::wake_readers);
     irq::register(TIMER_IRQ, |_| sched::timer_interrupt(arch::interrupted_user()));
 }
 

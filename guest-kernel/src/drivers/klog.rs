@@ -2,13 +2,16 @@
 //!
 //! Each record is one line, `[    0.012345] text`. In the ring a level in Linux's form (`<6>`) stands in
 //! front of it. What is at least as urgent as the console's level is written to the console too;
-//! errors always are. `kinfo!`, `kwarn!` and `kerr!` are the way in, from any context.
+//! errors always are. `kinfo!`, `kwarn!` and `kerr!` are the way in, from any context: who waits for the log is
+//! therefore woken a little later, by a softirq.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use belljar_abi::root::LogRing;
 
+use crate::sched::WaitQueue;
+use crate::sched::softirq::{self, Softirq};
 use crate::sync::IrqLock;
 
 /// Bytes that the ring keeps.
@@ -42,6 +45,9 @@ static SAVED_LEVEL: AtomicU8 = AtomicU8::new(0);
 /// Keeps lines of different CPUs apart on the console.
 static WRITER: IrqLock<()> = IrqLock::new(());
 
+/// Where those wait who read the log.
+pub static READERS: WaitQueue = WaitQueue::new();
+
 /// A line under construction. Full means that the rest is dropped.
 struct Line {
     text: [u8; LINE],
@@ -68,11 +74,26 @@ pub fn log(level: Level, message: fmt::Arguments<'_>) {
     let _ = line.write_fmt(message);
     line.text[line.len] = b'\n';
     let text = &line.text[..line.len + 1];
-    let _writer = WRITER.lock();
-    RING.append(text);
-    if (level as u8) < CONSOLE_LEVEL.load(Ordering::Relaxed) || level == Level::Error {
-        super::console::put(&text[3..]);
+    {
+        let _writer = WRITER.lock();
+        RING.append(text);
+        if (level as u8) < CONSOLE_LEVEL.load(Ordering::Relaxed) || level == Level::Error {
+            super::console::put(&text[3..]);
+        }
     }
+    if READERS.has_waiters() {
+        softirq::raise_anywhere(Softirq::Log);
+    }
+}
+
+/// The softirq: wakes who waits for the log.
+pub fn wake_readers() {
+    READERS.wake_all();
+}
+
+/// The place behind all that was ever logged.
+pub fn head() -> u64 {
+    RING.head.load(Ordering::Acquire)
 }
 
 /// A part of the log, by places counted over all that was ever logged.
@@ -86,7 +107,7 @@ pub struct Span {
 
 /// What there is of the log from `from` on, beginning with a whole line.
 pub fn span(from: u64) -> Span {
-    let end = RING.head.load(Ordering::Acquire);
+    let end = head();
     let oldest = end.saturating_sub(RING_SIZE as u64);
     if from >= oldest {
         return Span { start: from.min(end), end };
@@ -186,6 +207,8 @@ macro_rules! kerr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sched::{TaskState, Wait};
+    use crate::wait_channel;
 
     fn ring_text() -> String {
         let head = RING.head.load(Ordering::Relaxed) as usize;
@@ -208,6 +231,24 @@ mod tests {
         let text = ring_text();
         let line = text.lines().find(|l| l.contains("klog long")).unwrap();
         assert_eq!(line.len(), LINE - 1);
+    }
+
+    #[test]
+    fn who_waits_for_the_log_is_woken_on_the_way_out_of_the_next_interrupt() {
+        softirq::register(Softirq::Log, wake_readers);
+        let seen = head();
+        let reader = std::thread::spawn(move || {
+            let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("test"));
+            READERS.wait_until(how, || head() != seen)
+        });
+        while !READERS.has_waiters() {
+            std::thread::yield_now();
+        }
+        let irq = crate::arch::irq_save();
+        kinfo!("for who waits");
+        softirq::irq_exit();
+        crate::arch::irq_restore(irq);
+        assert_eq!(reader.join().unwrap(), Ok(()));
     }
 
     #[test]

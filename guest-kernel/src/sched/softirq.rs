@@ -16,7 +16,7 @@ use super::state::TaskState;
 use crate::arch;
 use crate::errno::Result;
 use crate::mm::KernelStack;
-use crate::sync::{MAX_CPUS, Once, PerCpu, PreemptGuard};
+use crate::sync::{MAX_CPUS, Once, PerCpu, PreemptGuard, this_cpu};
 
 /// Kinds of work, the most urgent first.
 #[repr(u32)]
@@ -30,9 +30,11 @@ pub enum Softirq {
     Block = 2,
     /// Timers of network connections rang, or more packets wait than are worked off at once.
     Net = 3,
+    /// The kernel log has grown and somebody waits for that.
+    Log = 4,
 }
 
-const COUNT: usize = 4;
+const COUNT: usize = 5;
 /// Rounds on the way out of one interrupt before `ksoftirqd` takes over.
 const MAX_ROUNDS: u32 = 10;
 
@@ -81,6 +83,17 @@ pub fn raise(softirq: Softirq) {
         // Not in an interrupt: there is no way out to run on.
         wake_daemon(cpu);
     }
+}
+
+/// [`raise`], from wherever: under the scheduler's own locks as well. The CPU interrupts itself, as soon as it lets
+/// itself be interrupted, and the way out of that runs the softirq (irq_work of Linux).
+pub fn raise_anywhere(softirq: Softirq) {
+    let irq = arch::irq_save();
+    let bit = 1 << softirq as u32;
+    if CPUS.this().pending.fetch_or(bit, Relaxed) & bit == 0 {
+        arch::irq::send_ipi(this_cpu(), super::cpu::IPI_RESCHEDULE);
+    }
+    arch::irq_restore(irq);
 }
 
 fn wake_daemon(cpu: &Cpu) {

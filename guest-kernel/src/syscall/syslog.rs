@@ -5,10 +5,9 @@ use crate::drivers::klog::{self, Span};
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
 use crate::ns::Cap;
-use crate::sched::{Deadline, TaskState, Wait, WaitQueue};
 use crate::sync::Mutex;
 use crate::task;
-use crate::wait_channel;
+use crate::wait_event_interruptible;
 
 const CLOSE: i32 = 0;
 const OPEN: i32 = 1;
@@ -22,9 +21,6 @@ const CONSOLE_LEVEL: i32 = 8;
 const SIZE_UNREAD: i32 = 9;
 const SIZE_BUFFER: i32 = 10;
 
-/// Nobody wakes who waits for the log, which any context may write to: they look again this often.
-const LOOK_AGAIN_NS: u64 = 100_000_000;
-
 /// Where in the log its readers are, counted over all that was ever logged.
 struct Places {
     /// Behind what `READ` has given away.
@@ -34,7 +30,6 @@ struct Places {
 }
 
 static PLACES: Mutex<Places> = Mutex::new(Places { read: 0, cleared: 0 });
-static IDLE: WaitQueue = WaitQueue::new();
 
 /// syslog(2).
 pub fn sys_syslog(a: &mut Args) -> SysResult {
@@ -102,12 +97,7 @@ fn read(room: &mut UserBuf<'_>) -> SysResult {
             return Ok(n);
         }
         drop(places);
-        let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("syslog_read"))
-            .until(Deadline::after(LOOK_AGAIN_NS));
-        match IDLE.wait_until(how, || false) {
-            Ok(()) | Err(Errno::ETIMEDOUT) => {}
-            Err(error) => return Err(error),
-        }
+        wait_event_interruptible!(klog::READERS, klog::head() != span.end)?;
     }
 }
 

@@ -2,10 +2,9 @@
 
 use alloc::boxed::Box;
 use core::fmt::Write;
-use core::sync::atomic::Ordering;
 
 use super::mem::MEM_MAJOR;
-use crate::drivers::klog::{RING, RING_SIZE, byte};
+use crate::drivers::klog::{self, Span, byte};
 use crate::errno::{Errno, Result};
 use crate::fs::chrdev::{CharDevice, Dev, register_chrdev};
 use crate::fs::file::{FMode, File, FileOps, OpenFlags, Whence};
@@ -13,15 +12,11 @@ use crate::fs::{Inode, Path, PollFlags, PollTable, UserBuf};
 use crate::kinfo;
 use crate::kref::Ref;
 use crate::mm::try_box;
-use crate::sched::{Deadline, TaskState, Wait, WaitQueue};
 use crate::sync::SpinLock;
-use crate::wait_channel;
+use crate::wait_event_interruptible;
 
 /// Longest record that is read or written.
 const RECORD: usize = 512;
-
-/// Nobody wakes who waits for the log, which any context may write to: they look again this often.
-const LOOK_AGAIN_NS: u64 = 100_000_000;
 
 struct Kmsg;
 
@@ -31,18 +26,22 @@ pub(super) fn register() {
 
 impl CharDevice for Kmsg {
     fn open(&self, _: Dev, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
-        Ok(try_box(OpenKmsg { at: SpinLock::new(0), idle: WaitQueue::new() })?)
+        Ok(try_box(OpenKmsg { at: SpinLock::new(klog::span(0).start) })?)
     }
 }
 
 struct OpenKmsg {
     /// The offset of the next record to read, counted over all that was ever logged.
     at: SpinLock<u64>,
-    idle: WaitQueue,
 }
 
-fn head() -> u64 {
-    RING.head.load(Ordering::Acquire)
+impl OpenKmsg {
+    /// Where it is in the log; `EPIPE`, once, if what was there has been overwritten.
+    fn place(&self) -> Result<u64> {
+        let mut at = self.at.lock();
+        let there = klog::span(*at).start;
+        if core::mem::replace(&mut *at, there) == there { Ok(there) } else { Err(Errno::EPIPE) }
+    }
 }
 
 /// A line of the log.
@@ -54,22 +53,10 @@ struct Record {
 }
 
 /// The first whole record from `at` on; one that was overwritten meanwhile is skipped.
-fn record_at(mut at: u64) -> Option<Record> {
-    let head = head();
-    let oldest = head.saturating_sub(RING_SIZE as u64);
-    if at < oldest {
-        // In the middle of a record: the next one starts after the end of its line.
-        at = oldest;
-        while at < head && byte(at) != b'\n' {
-            at += 1;
-        }
-        at += 1;
-    }
-    if at >= head {
-        return None;
-    }
-    let mut record = Record { text: [0; RECORD], len: 0, start: at, next: at };
-    while record.next < head {
+fn record_at(at: u64) -> Option<Record> {
+    let Span { start, end } = klog::span(at);
+    let mut record = Record { text: [0; RECORD], len: 0, start, next: start };
+    while record.next < end {
         let b = byte(record.next);
         record.next += 1;
         if b == b'\n' {
@@ -117,18 +104,14 @@ impl Write for Line {
 impl FileOps for OpenKmsg {
     fn read(&self, file: &File, buf: &mut UserBuf<'_>, _pos: &mut u64) -> Result<usize> {
         let record = loop {
-            if let Some(record) = record_at(*self.at.lock()) {
+            let seen = klog::head();
+            if let Some(record) = record_at(self.place()?) {
                 break record;
             }
             if file.is_nonblocking() {
                 return Err(Errno::EAGAIN);
             }
-            let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("kmsg_read"))
-                .until(Deadline::after(LOOK_AGAIN_NS));
-            match self.idle.wait_until(how, || false) {
-                Ok(()) | Err(Errno::ETIMEDOUT) => {}
-                Err(error) => return Err(error),
-            }
+            wait_event_interruptible!(klog::READERS, klog::head() != seen)?;
         };
         let (level, micros, text) = record.parse();
         let mut line = Line { text: [0; RECORD + 64], len: 0 };
@@ -166,16 +149,23 @@ impl FileOps for OpenKmsg {
             return Err(Errno::ESPIPE);
         }
         *self.at.lock() = match whence {
-            Whence::Set | Whence::Data => 0,
-            Whence::End => head(),
+            Whence::Set | Whence::Data => klog::span(0).start,
+            Whence::End => klog::head(),
             _ => return Err(Errno::EINVAL),
         };
         Ok(0)
     }
 
-    fn poll(&self, _file: &File, _table: &mut PollTable<'_>) -> PollFlags {
-        let ready = record_at(*self.at.lock()).is_some();
-        if ready { PollFlags::READABLE } else { PollFlags::empty() }
+    fn poll(&self, _file: &File, table: &mut PollTable<'_>) -> PollFlags {
+        table.wait(&klog::READERS);
+        let at = *self.at.lock();
+        match record_at(at) {
+            Some(record) if record.start != at => {
+                PollFlags::READABLE | PollFlags::ERR | PollFlags::PRI
+            }
+            Some(_) => PollFlags::READABLE,
+            None => PollFlags::empty(),
+        }
     }
 
     fn abilities(&self) -> FMode {

@@ -1,6 +1,8 @@
 //! syslog(2): the log is read whole, piece by piece and never twice, and who may not read it cannot.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 
 use belljar_guest_tests::{check, check_eq, child, err, ok, wait_ok};
 
@@ -30,6 +32,39 @@ fn log(line: &str) {
     fs::write("/dev/kmsg", format!("{line}\n")).unwrap();
 }
 
+/// Who waits for the log is woken by what comes, be it that they read it or wait with others for it.
+fn who_waits_is_woken() {
+    let mut kmsg = fs::File::open("/dev/kmsg").unwrap();
+    check_eq!(kmsg.seek(SeekFrom::End(0)).unwrap(), 0);
+    let by_poll = child(|| {
+        let mut poll = libc::pollfd { fd: kmsg.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid entry.
+        check_eq!(ok(unsafe { libc::poll(&raw mut poll, 1, -1) }), 1);
+        check_eq!(poll.revents, libc::POLLIN);
+        0
+    });
+    let by_read = child(|| {
+        while ok(syslog(SIZE_UNREAD, &mut [])) > 0 {
+            text(READ, 1000);
+        }
+        check!(text(READ, 1000).contains("for who waits\n"));
+        0
+    });
+    for pid in [by_poll, by_read] {
+        let sleeps = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ");
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+    }
+    log("for who waits");
+    wait_ok(by_poll);
+    wait_ok(by_read);
+    let mut record = [0; 1000];
+    let n = kmsg.read(&mut record).unwrap();
+    let record = String::from_utf8_lossy(&record[..n]);
+    check!(record.ends_with(";for who waits\n"), "{record}");
+}
+
 fn main() {
     let size = ok(syslog(SIZE_BUFFER, &mut [])) as usize;
     check!(size >= 4096);
@@ -55,6 +90,8 @@ fn main() {
     for line in ["first", "second", "third"] {
         check_eq!(read.matches(&format!("{line} of three\n")).count(), 1, "{read}");
     }
+
+    who_waits_is_woken();
 
     ok(syslog(CONSOLE_OFF, &mut []));
     ok(syslog(CONSOLE_ON, &mut []));

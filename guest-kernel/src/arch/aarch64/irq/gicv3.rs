@@ -9,7 +9,6 @@ use super::{
     PRIORITY_MASK, SPURIOUS, line_count, read, write,
 };
 use crate::addr::PhysAddr;
-use crate::arch::current_thread;
 use crate::arch::{cpu_id, cpu_relax, mpidr};
 
 const GICD_IROUTER: u64 = 0x6000;
@@ -163,7 +162,6 @@ pub(super) fn end(irq: u32) {
 
 /// Interrupts another CPU with a software-generated interrupt (0 to 15).
 pub(super) fn send_ipi(cpu: usize, number: u32) {
-    debug_assert!(cpu != current_thread().info.cpu());
     let id = cpu_id(cpu);
     let [aff0, aff1, aff2, aff3] = [0, 8, 16, 32].map(|shift| id >> shift & 0xff);
     let value = 1 << (aff0 & 0xf)
