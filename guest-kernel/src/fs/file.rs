@@ -440,6 +440,12 @@ impl File {
         &self.owner
     }
 
+    /// True if it can pass by the cache (`O_DIRECT`): block devices can; a file that is in memory only has nowhere
+    /// to go past it.
+    pub fn takes_direct(&self) -> bool {
+        self.inode.file_type() == uapi::S_IFBLK
+    }
+
     /// Reads at the shared position and moves it.
     #[inline]
     pub fn read(&self, buf: &mut UserBuf<'_>) -> Result<usize> {

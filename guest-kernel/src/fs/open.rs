@@ -248,6 +248,10 @@ pub fn open_path(
         writer.hand_over();
     }
     let file = File::new(path, flags, fmode, ops)?;
+    // Only now: the file was made, if it was to be (do_dentry_open of Linux).
+    if flags.contains(OpenFlags::DIRECT) && !file.takes_direct() {
+        return Err(Errno::EINVAL);
+    }
     if truncate {
         verbs::set_length(&inode, 0)?;
         notify::place(&file.path, Events::MODIFY);

@@ -9,7 +9,7 @@ use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::Cap;
 use crate::task;
-use crate::uapi::{self, S_IFBLK, S_IFIFO, S_IFMT, S_IFREG};
+use crate::uapi::{self, S_IFIFO};
 
 /// `struct flock` of 64-bit systems.
 #[repr(C)]
@@ -110,9 +110,9 @@ fn set_flags(file: &File, new: OpenFlags) -> SysResult {
     if gains.contains(OpenFlags::NOATIME) && !perm::owner_or_capable(&file.inode, cred) {
         return Err(Errno::EPERM);
     }
-    // O_DIRECT makes packets of what goes through a pipe, and passes by the cache of a file that has one.
-    let kind = file.inode.mode() & S_IFMT;
-    if new.contains(OpenFlags::DIRECT) && ![S_IFIFO, S_IFREG, S_IFBLK].contains(&kind) {
+    // O_DIRECT makes packets of what goes through a pipe.
+    let is_pipe = file.inode.file_type() == S_IFIFO;
+    if new.contains(OpenFlags::DIRECT) && !is_pipe && !file.takes_direct() {
         return Err(Errno::EINVAL);
     }
     file.set_flags(new);

@@ -440,7 +440,7 @@ fn polling() {
     check_eq!(recv(b, &mut buf, 0), 11);
 }
 
-/// O_DIRECT means something to pipes and files, and is refused elsewhere.
+/// O_DIRECT means something to pipes, and to files that are not in memory only; it is refused elsewhere.
 fn direct() {
     let (a, _b) = pair(libc::SOCK_STREAM);
     let mut pipe = [0; 2];
@@ -449,6 +449,25 @@ fn direct() {
         check_eq!(err(libc::fcntl(a, libc::F_SETFL, libc::O_DIRECT)), libc::EINVAL);
         ok(libc::pipe(pipe.as_mut_ptr()));
         ok(libc::fcntl(pipe[1], libc::F_SETFL, libc::O_DIRECT));
+    }
+    // SAFETY: plain calls with valid strings.
+    unsafe {
+        let open = |name: &std::ffi::CStr, flags| libc::open(name.as_ptr(), flags, 0o600);
+        let fd = ok(libc::memfd_create(c"direct".as_ptr(), 0));
+        check_eq!(err(libc::fcntl(fd, libc::F_SETFL, libc::O_DIRECT)), libc::EINVAL);
+        ok(libc::mkdir(c"/tmp/direct".as_ptr(), 0o755));
+        let kind = c"tmpfs".as_ptr();
+        ok(libc::mount(kind, c"/tmp/direct".as_ptr(), kind, 0, std::ptr::null()));
+        let name = c"/tmp/direct/file";
+        // The file is made all the same, but it is not cut off.
+        check_eq!(err(open(name, libc::O_DIRECT | libc::O_CREAT | libc::O_RDWR)), libc::EINVAL);
+        check_eq!(libc::write(ok(open(name, libc::O_WRONLY)), c"xyz".as_ptr().cast(), 3), 3);
+        check_eq!(err(open(name, libc::O_DIRECT | libc::O_TRUNC | libc::O_RDWR)), libc::EINVAL);
+        check_eq!(std::fs::read("/tmp/direct/file").unwrap(), b"xyz");
+        check_eq!(err(open(c"/tmp/direct", libc::O_DIRECT)), libc::EINVAL);
+        check_eq!(err(open(c"/dev/null", libc::O_DIRECT)), libc::EINVAL);
+        check_eq!(err(open(c"/proc/self/stat", libc::O_DIRECT)), libc::EINVAL);
+        ok(open(name, libc::O_DIRECT | libc::O_PATH));
     }
 }
 
