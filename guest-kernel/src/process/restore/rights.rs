@@ -11,8 +11,11 @@ use belljar_abi::corenote;
 
 use super::Failure;
 use super::plan::Plan;
+use crate::addr::PAGE_SIZE;
 use crate::errno::Errno;
+use crate::fs::pipe::PIPE_MAX_SIZE;
 use crate::kref::Ref;
+use crate::mm::VmFlags;
 use crate::net::common::{BUFFER_DEFAULT, flag};
 use crate::ns::user::init_user_ns;
 use crate::ns::{Cap, CapSet, Cred};
@@ -94,6 +97,14 @@ impl<'a> Rights<'a> {
                 "its files were another user's, and CAP_CHOWN is missing",
             ),
             (
+                has_large_pipes(plan) && !has(Cap::SysResource),
+                "its pipes were larger than pipe-max-size, and CAP_SYS_RESOURCE is missing",
+            ),
+            (
+                locked_bytes(plan) > self.limits.soft(Resource::Memlock) && !has(Cap::IpcLock),
+                "it had more memory locked than RLIMIT_MEMLOCK allows here, and CAP_IPC_LOCK is missing",
+            ),
+            (
                 has_foreign_filters(plan) && !has(Cap::SysAdmin),
                 "its filters bind programs that gain rights, and CAP_SYS_ADMIN is missing",
             ),
@@ -171,6 +182,20 @@ fn has_foreign_filters(plan: &Plan<'_>) -> bool {
     })
 }
 
+/// A pipe is larger than one may make it (pipe(7), `pipe-max-size`).
+fn has_large_pipes(plan: &Plan<'_>) -> bool {
+    let pipes = plan.files.iter().filter(|file| file.record.kind == Carried::Pipe as u64);
+    let most = (PIPE_MAX_SIZE / PAGE_SIZE) as u64;
+    pipes.map(|file| file.record.value).any(|slots| slots > most)
+}
+
+/// How much memory is locked (mlock(2)).
+fn locked_bytes(plan: &Plan<'_>) -> u64 {
+    let locked = plan.vmas.iter().filter(|vma| vma.flags.contains(VmFlags::LOCKED));
+    // The ranges of an address space do not overlap, so that the sum fits.
+    locked.map(|vma| vma.record.end - vma.record.start).fold(0, u64::saturating_add)
+}
+
 /// Options that socket(7) calls privileged.
 fn has_strong_sockets(plan: &Plan<'_>) -> bool {
     plan.sockets.iter().map(|socket| &socket.record).any(|socket| {
@@ -234,6 +259,15 @@ mod tests {
         takes(Cap::Chown, "CAP_CHOWN", |plan| plan.sockets[0].record.name_uid = 7);
         takes(Cap::SysAdmin, "CAP_SYS_ADMIN", |plan| plan.threads[1].record.no_new_privs = 0);
         takes(Cap::NetAdmin, "CAP_NET_ADMIN", |plan| plan.sockets[0].record.mark = 7);
+        takes(Cap::SysResource, "pipe-max-size", |plan| {
+            let file = &mut plan.files[0].record;
+            (file.kind, file.value) = (Carried::Pipe as u64, 257);
+        });
+        takes(Cap::IpcLock, "RLIMIT_MEMLOCK", |plan| {
+            let vma = &mut plan.vmas[0];
+            vma.flags |= VmFlags::LOCKED;
+            vma.record.end = vma.record.start + (1 << 40);
+        });
         takes(Cap::NetAdmin, "CAP_NET_ADMIN", |plan| plan.sockets[0].record.rcvbuf = 1 << 30);
         let peer = |plan: &mut Plan<'_>, _: &mut Cred| {
             (plan.sockets[1].record.cred_pid, plan.sockets[1].record.cred_uid) = (40, 7);
