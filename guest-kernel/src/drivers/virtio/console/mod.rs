@@ -144,6 +144,8 @@ struct News {
 
 struct State<T: Transport> {
     transport: Option<T>,
+    /// There is no device because the machine freezes.
+    quiesced: bool,
     control: Option<Control>,
     features: Features,
     ports: [Port; PORTS],
@@ -160,6 +162,7 @@ pub struct Console<T: Transport> {
 
 impl<T: Transport> State<T> {
     fn setup(&mut self, mut transport: T) -> Result<(), Error> {
+        self.quiesced = false;
         let wanted = Features::VERSION_1 | Features::CONSOLE_MULTIPORT | Features::CONSOLE_SIZE;
         self.features = negotiate(&mut transport, wanted)?;
         let several = self.features.contains(Features::CONSOLE_MULTIPORT);
@@ -209,6 +212,15 @@ impl<T: Transport> State<T> {
         if let Some(mut transport) = self.transport.take() {
             kerr!("virtio console: the device broke the rules of its queues; it is given up");
             reset(&mut transport);
+        }
+        self.disconnect();
+    }
+
+    /// Lets go of a device until there is another.
+    fn quiesce(&mut self) {
+        if let Some(mut transport) = self.transport.take() {
+            reset(&mut transport);
+            self.quiesced = true;
         }
         self.disconnect();
     }
@@ -320,6 +332,7 @@ impl<T: Transport> Console<T> {
         let [a, b, c, d] = ports;
         let state = IrqLock::new(State {
             transport: None,
+            quiesced: false,
             control: None,
             features: Features::empty(),
             ports: [a?, b?, c?, d?],
@@ -387,9 +400,10 @@ impl<T: Transport> Console<T> {
         state.ports[port].present && state.ports[port].host_open
     }
 
-    /// True if there is no device any more.
+    /// True if there is no device any more, and none to come: one that is quiesced goes on with what was queued.
     pub fn is_gone(&self) -> bool {
-        self.state.lock().transport.is_none()
+        let state = self.state.lock();
+        state.transport.is_none() && !state.quiesced
     }
 
     /// See [`SerialDevice::open`].
@@ -428,11 +442,7 @@ impl<T: Transport> Console<T> {
             // What is not read in time goes to the next device.
             let _ = wait_event_timeout!(self.sent, is_drained(), deadline);
         }
-        let mut state = self.state.lock();
-        if let Some(mut transport) = state.transport.take() {
-            reset(&mut transport);
-        }
-        state.disconnect();
+        self.state.lock().quiesce();
     }
 }
 
@@ -479,10 +489,14 @@ impl Driver for Console<Mmio> {
     }
 
     fn reinit(&self, transport: Option<Mmio>) {
-        if let Some(transport) = transport
-            && let Err(error) = self.state.lock().setup(transport)
         {
-            kerr!("virtio console: {error}");
+            let mut state = self.state.lock();
+            state.quiesced = false;
+            if let Some(transport) = transport
+                && let Err(error) = state.setup(transport)
+            {
+                kerr!("virtio console: {error}");
+            }
         }
         // Whoever waited for the old device looks at the new one.
         LINE.pull();

@@ -221,11 +221,9 @@ fn another_device_goes_on_where_the_first_stopped() {
     console.queue(TERMINAL, b"not taken");
     console.start(TERMINAL);
     console.pending(TERMINAL);
-    {
-        let mut state = console.state.lock();
-        state.transport = None;
-        state.disconnect();
-    }
+    console.state.lock().quiesce();
+    assert!(!console.is_gone());
+    assert_eq!(console.pending(TERMINAL), b"not taken".len());
     let features = device.lock().unwrap().features;
     let config = device.lock().unwrap().config.clone();
     let other = Arc::new(Mutex::new(Device::new(features, config)));
