@@ -112,6 +112,45 @@ fn core_holds_the_headers_of_its_program_even_if_that_has_none_in_memory() {
 }
 
 #[test]
+fn core_that_a_signal_left_is_read_by_gdb_and_readelf() {
+    let guest = Guest::new();
+    let program = home().join("guest-tests/core_dumps");
+    let done = guest.run(&["run", program.to_str().unwrap(), "--", "emit"], "");
+    assert_eq!(done.code, 0, "{done:?}");
+    let mut bytes = vec![];
+    for (at, piece) in done.stdout.lines().filter_map(|line| line.split_once(' ')) {
+        bytes.resize(usize::from_str_radix(at, 16).unwrap(), 0);
+        let digits: Vec<char> = piece.trim_end().chars().collect();
+        let byte = |two: &[char]| two.iter().fold(0, |b, c| b << 4 | c.to_digit(16).unwrap() as u8);
+        bytes.extend(digits.chunks(2).map(byte));
+    }
+    let (core, root) = (guest.path("core"), guest.path("root"));
+    std::fs::write(&core, bytes).unwrap();
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    let copy = root.join("bin/core_dumps");
+    std::fs::copy(&program, &copy).unwrap();
+    File::options().write(true).open(&copy).unwrap().set_modified(UNIX_EPOCH).unwrap();
+    let look = ["x/i $pc", "print $_siginfo.si_signo", "info threads"];
+    let said = belljar_tests::gdb::gdb(&root, &copy, &core, &look);
+    for wanted in ["str\tx", "= 11", "  4    LWP"] {
+        assert!(said.contains(wanted), "no {wanted} in {said}");
+    }
+    // All others sleep in their system calls, and none got there any other way than the second.
+    let said = belljar_tests::gdb::gdb(&root, &copy, &core, &["thread apply 2-4 bt"]);
+    let frames = |thread: &str| {
+        let from = said.find(thread).unwrap_or_else(|| panic!("no {thread} in {said}"));
+        let bt = said[from..].lines().skip(1).take_while(|line| line.starts_with('#'));
+        bt.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(frames("Thread 2").len() > 3, "{said}");
+    assert_eq!(frames("Thread 2"), frames("Thread 3"));
+    assert_eq!(frames("Thread 2"), frames("Thread 4"));
+    let readelf = Command::new("readelf").args(["-hlW"]).arg(&core).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&readelf.stderr), "");
+    assert!(String::from_utf8_lossy(&readelf.stdout).contains("CORE (Core file)"));
+}
+
+#[test]
 fn cores_that_cannot_be_are_refused_and_leave_no_file() {
     let vm = Waiting::start("echo END; sleep 1000");
     let core = vm.guest.path("core");

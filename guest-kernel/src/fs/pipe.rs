@@ -29,7 +29,7 @@ use crate::mm::{try_arc, try_box};
 use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::signal::{self, SIGPIPE};
 use crate::sync::Mutex;
-use crate::{wait_channel, wait_event_interruptible_exclusive};
+use crate::{wait_channel, wait_event_interruptible, wait_event_interruptible_exclusive};
 
 /// Slots of a new pipe: 64 KiB.
 const DEFAULT_SLOTS: usize = 16;
@@ -431,6 +431,11 @@ impl Pipe {
             self.write_wait.wake_all();
         }
         Ok(bytes)
+    }
+
+    /// Sleeps until nobody reads from it any more, or a signal comes.
+    pub fn wait_for_readers_end(&self) {
+        let _ = wait_event_interruptible!(self.write_wait, !self.has_readers());
     }
 
     fn open_end(&self, end: &AtomicU32, opens: &AtomicU32) {

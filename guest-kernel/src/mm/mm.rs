@@ -208,6 +208,29 @@ pub struct MmLayout {
     pub sigreturn: AtomicU64,
 }
 
+/// Who may have what an address space holds (prctl(2), `PR_SET_DUMPABLE`): look into it, and find it in a core.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dumpable {
+    /// Nobody but who has the privilege.
+    No = 0,
+    /// Its user.
+    User = 1,
+    /// Root alone finds it in cores; nobody else may look into it (proc(5), `suid_dumpable`).
+    Root = 2,
+}
+
+impl Dumpable {
+    /// By its number.
+    pub fn from_number(n: u32) -> Option<Self> {
+        [Self::No, Self::User, Self::Root].into_iter().find(|d| *d as u32 == n)
+    }
+}
+
+/// What goes into cores unless a process wants it otherwise (core(5), `coredump_filter`): anonymous memory, private and
+/// shared, the headers of ELF files, huge pages.
+pub const DEFAULT_DUMP_FILTER: u32 = 0x33;
+
 /// An address space.
 #[repr(C)]
 #[derive(Described)]
@@ -231,8 +254,11 @@ pub struct Mm {
     /// What its program registered with membarrier(2).
     #[described(as = "hex")]
     pub membarrier: AtomicU32,
-    /// Tasks of the same user may look into it (prctl(2), `PR_SET_DUMPABLE`).
-    dumpable: AtomicBool,
+    /// [`Dumpable`].
+    dumpable: AtomicU32,
+    /// Which mappings go into cores (core(5), `coredump_filter`).
+    #[described(as = "hex")]
+    pub dump_filter: AtomicU32,
     /// No huge pages are wanted (prctl(2), `PR_SET_THP_DISABLE`). There are none; a program sees what it set.
     pub no_huge_pages: AtomicBool,
     /// The auxiliary vector, for /proc/PID/auxv.
@@ -265,7 +291,8 @@ impl Mm {
             layout: MmLayout::default(),
             exe: SpinLock::new(None),
             membarrier: AtomicU32::new(0),
-            dumpable: AtomicBool::new(true),
+            dumpable: AtomicU32::new(Dumpable::User as u32),
+            dump_filter: AtomicU32::new(DEFAULT_DUMP_FILTER),
             no_huge_pages: AtomicBool::new(false),
             auxv: SpinLock::new(Array::new()),
             last_vma: AtomicU32::new(0),
@@ -299,7 +326,8 @@ impl Mm {
         mm.membarrier.store(self.membarrier.load(Ordering::Relaxed), Ordering::Relaxed);
         let exe = self.exe.lock().clone();
         *mm.exe.lock() = exe;
-        mm.set_dumpable(self.is_dumpable());
+        mm.set_dumpable(self.dumpable());
+        mm.dump_filter.store(self.dump_filter.load(Ordering::Relaxed), Ordering::Relaxed);
         mm.no_huge_pages.store(self.no_huge_pages.load(Ordering::Relaxed), Ordering::Relaxed);
         let auxv = self.auxv.lock().try_clone()?;
         *mm.auxv.lock() = auxv;
@@ -310,14 +338,19 @@ impl Mm {
         Ok(mm)
     }
 
-    /// True if tasks of the same user may look into it.
-    pub fn is_dumpable(&self) -> bool {
-        self.dumpable.load(Ordering::Relaxed)
+    /// Who may have what it holds.
+    pub fn dumpable(&self) -> Dumpable {
+        Dumpable::from_number(self.dumpable.load(Ordering::Relaxed)).unwrap_or(Dumpable::No)
     }
 
-    /// Allows or forbids that.
-    pub fn set_dumpable(&self, on: bool) {
-        self.dumpable.store(on, Ordering::Relaxed);
+    /// True if tasks of the same user may look into it.
+    pub fn is_dumpable(&self) -> bool {
+        self.dumpable() == Dumpable::User
+    }
+
+    /// Says who may have what it holds.
+    pub fn set_dumpable(&self, to: Dumpable) {
+        self.dumpable.store(to as u32, Ordering::Relaxed);
     }
 
     /// madvise(2): takes from a new child what `MADV_DONTFORK` and `MADV_WIPEONFORK` keep from it.

@@ -55,7 +55,9 @@ pub use kstack::KernelStack;
 pub use mapping::Mapping;
 pub use memcg::{MemGroup, alloc_file_page, try_alloc_file_page};
 pub use meminfo::{MemInfo, meminfo};
-pub use mm::{Mm, MmLayout, MmLimits, RemoteBuf, RemoteRights, Space};
+pub use mm::{
+    DEFAULT_DUMP_FILTER, Dumpable, Mm, MmLayout, MmLimits, RemoteBuf, RemoteRights, Space,
+};
 pub use mmap::MmapRequest;
 pub use user::{Pod, UserPtr, copy_in, copy_out};
 pub use vma::{VmFlags, Vma};

@@ -1,13 +1,21 @@
 //! [`commit_creds`]: a task's new credentials take effect; and [`mm_limits`], which depend on them.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::kref::Ref;
-use crate::mm::MmLimits;
 use crate::mm::fault::MMAP_MIN_ADDR;
+use crate::mm::{Dumpable, MmLimits};
 use crate::ns::{Cap, Cred};
 use crate::task::Task;
 use crate::task::rlimit::{Resource, Rlimits};
+
+/// Who may have the memory of programs with other rights than their callers' (proc(5), `suid_dumpable`).
+pub static SUID_DUMPABLE: AtomicI32 = AtomicI32::new(Dumpable::No as i32);
+
+/// See [`SUID_DUMPABLE`].
+pub fn suid_dumpable() -> Dumpable {
+    Dumpable::from_number(SUID_DUMPABLE.load(Ordering::Relaxed) as u32).unwrap_or(Dumpable::No)
+}
 
 /// Installs credentials. Whoever changes ids, or gets capabilities, holds secrets from before that its
 /// new peers must not read: until it execs, only privileged tasks may look into it (prctl(2),
@@ -24,7 +32,7 @@ pub fn commit_creds(task: &Task, new: Ref<Cred>) {
     .any(|(old, new)| old != new);
     if other_ids || !gains_nothing(old, &new) {
         if let Some(mm) = task.mm() {
-            mm.set_dumpable(false);
+            mm.set_dumpable(suid_dumpable());
         }
         task.pdeath_signal.store(0, Ordering::Relaxed);
     }

@@ -8,6 +8,7 @@ use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::{Pid, PidNs, PidType};
 use crate::process::cgroup;
+use crate::process::coredump;
 use crate::process::pidfd;
 use crate::process::ptrace;
 use crate::process::signal::{self, notify_parent};
@@ -65,6 +66,7 @@ pub fn kill_other_threads(task: &Task) -> u32 {
 pub fn do_exit(code: i32) -> ! {
     let task = task::current();
     debug_assert!(!task.is_exiting(), "a task exits once");
+    coredump::task_exit(task);
     ptrace::stop::exit_event(code);
     task.set_flags(TaskFlags::EXITING);
     exit_signals(task);

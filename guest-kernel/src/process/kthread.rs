@@ -17,6 +17,7 @@ use super::{exit, fork};
 use crate::errno::{Errno, Result};
 use crate::fs::block;
 use crate::kref::Ref;
+use crate::mm::{try_arc, try_box};
 use crate::sched::{self, Completion, TaskState, Wait, WaitQueue, softirq, workqueue};
 use crate::signal::{NSIG, SigAction};
 use crate::sync::{Mutex, Once, SpinLock};
@@ -142,24 +143,32 @@ fn create(
     cpu: Option<usize>,
     body: impl FnOnce(&Kthread) -> i32 + Send + 'static,
 ) -> Result<Arc<Kthread>> {
-    let thread = Arc::new(Kthread {
+    let body: Body = try_box(body)?;
+    let thread = try_arc(Kthread {
         task: Once::new(),
-        body: Mutex::new(Some(Box::new(body))),
+        body: Mutex::new(Some(body)),
         started: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         park: AtomicBool::new(false),
         parked: Completion::new(),
         result: AtomicI32::new(NEVER_RAN),
         exited: Completion::new(),
-    });
-    let request = Arc::new(Request {
-        name: name.into(),
+    })?;
+    let mut own_name = String::new();
+    own_name.try_reserve(name.len()).map_err(|_| Errno::ENOMEM)?;
+    own_name.push_str(name);
+    let request = try_arc(Request {
+        name: own_name,
         cpu,
         thread: thread.clone(),
         outcome: SpinLock::new(None),
         done: Completion::new(),
-    });
-    KTHREADD.requests.lock().push_back(request.clone());
+    })?;
+    {
+        let mut requests = KTHREADD.requests.lock();
+        requests.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        requests.push_back(request.clone());
+    }
     KTHREADD.queue.wake_one();
     request.done.wait();
     let outcome = request.outcome.lock().take();
@@ -205,7 +214,10 @@ extern "C" fn kthread(arg: usize) {
     }
     thread.exited.complete_all();
     drop(thread);
-    exit::do_exit(0)
+    // Its function may have made a program of it, which begins when this returns.
+    if task::current().is_kthread() {
+        exit::do_exit(0)
+    }
 }
 
 fn serve(request: &Request) -> Result<()> {

@@ -6,6 +6,7 @@
 //! | [`exec`], [`elf`] | a new program for an old task |
 //! | [`hold`], [`restore`] | processes held to be taken out as cores; processes from cores |
 //! | [`exit`] | `do_exit`, `do_group_exit`, zombies, orphans, `release_task` |
+//! | [`coredump`] | the core that a process leaves when a signal ends it |
 //! | [`wait`] | `wait4`, `waitid` |
 //! | [`signal`], [`sigframe`], `sigpage` | sending, choosing and delivering signals |
 //! | [`namespaces`] | `unshare`, `setns` |
@@ -24,6 +25,7 @@
 pub mod access;
 pub mod cgroup;
 pub mod clocks;
+pub mod coredump;
 pub mod creds;
 pub mod elf;
 pub mod exec;

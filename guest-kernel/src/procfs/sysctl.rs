@@ -17,10 +17,12 @@ use crate::ns::ucounts::Counted;
 use crate::ns::user::init_user_ns;
 use crate::ns::uts::{UTS_LEN, uts_name};
 use crate::ns::{Cap, NsKind, UserNs, pid};
+use crate::process::coredump::{CORE_PIPE_LIMIT, name as core_name};
+use crate::process::creds::SUID_DUMPABLE;
 use crate::process::seccomp::log;
 use crate::put;
 use crate::seccomp::{Action, ActionSet};
-use crate::sync::{Once, SpinLock};
+use crate::sync::Once;
 use crate::syscall::system::{RELEASE, VERSION};
 use crate::task::{self, list};
 
@@ -218,6 +220,11 @@ pub static ENTRIES: &[Entry] = &[
             text("nr_open", |_, out| out.bytes(b"1048576\n")),
             text("overflowgid", |_, out| out.bytes(b"65534\n")),
             text("overflowuid", |_, out| out.bytes(b"65534\n")),
+            setting(
+                "suid_dumpable",
+                |_, out| put!(out, "{}\n", SUID_DUMPABLE.load(Ordering::Relaxed)),
+                |data| store_number(data, 0..=2, &SUID_DUMPABLE),
+            ),
             text("pipe-max-size", |_, out| put!(out, "{PIPE_MAX_SIZE}\n")),
         ],
     ),
@@ -225,7 +232,28 @@ pub static ENTRIES: &[Entry] = &[
         "kernel",
         &[
             text("cap_last_cap", |_, out| put!(out, "{}\n", Cap::CheckpointRestore as u8)),
-            setting("core_pattern", show_core_pattern, store_core_pattern),
+            setting(
+                "core_pattern",
+                |_, out| {
+                    let pattern = core_name::pattern();
+                    out.bytes(pattern.as_bytes())?;
+                    out.bytes(b"\n")
+                },
+                |data| {
+                    core_name::set_pattern(line(data));
+                    Ok(())
+                },
+            ),
+            setting(
+                "core_pipe_limit",
+                |_, out| put!(out, "{}\n", CORE_PIPE_LIMIT.load(Ordering::Relaxed)),
+                |data| store_number(data, 0..=i64::from(i32::MAX), &CORE_PIPE_LIMIT),
+            ),
+            setting(
+                "core_uses_pid",
+                |_, out| put!(out, "{}\n", core_name::USES_PID.load(Ordering::Relaxed)),
+                |data| store_number(data, i32::MIN.into()..=i32::MAX.into(), &core_name::USES_PID),
+            ),
             setting("domainname", show_domainname, store_domainname),
             setting("hostname", show_hostname, store_hostname),
             ipc_setting!("msgmax", msgmax, AtomicI32),
@@ -400,28 +428,6 @@ fn store_domainname(data: &[u8]) -> Result<()> {
     let name = line(data);
     let name = uts_name(&name[..name.len().min(UTS_LEN)])?;
     task::current().nsproxy().uts.names.lock().domainname = name;
-    Ok(())
-}
-
-/// core(5): kept as programs set it.
-static CORE_PATTERN: SpinLock<([u8; 128], usize)> = {
-    let mut bytes = [0; 128];
-    (bytes[0], bytes[1], bytes[2], bytes[3]) = (b'c', b'o', b'r', b'e');
-    SpinLock::new((bytes, 4))
-};
-
-fn show_core_pattern(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    let (bytes, len) = *CORE_PATTERN.lock();
-    out.bytes(&bytes[..len])?;
-    out.bytes(b"\n")
-}
-
-fn store_core_pattern(data: &[u8]) -> Result<()> {
-    let new = line(data);
-    let mut pattern = CORE_PATTERN.lock();
-    let room = pattern.0.get_mut(..new.len()).ok_or(Errno::EINVAL)?;
-    room.copy_from_slice(new);
-    pattern.1 = new.len();
     Ok(())
 }
 

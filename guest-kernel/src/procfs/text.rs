@@ -252,6 +252,18 @@ pub fn parse_number(data: &[u8]) -> Result<i64> {
     text.parse().map_err(|_| Errno::EINVAL)
 }
 
+/// A number as C writes it: in hexadecimal behind `0x`, in octal behind `0`.
+pub fn parse_unsigned(data: &[u8]) -> Result<u32> {
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+    let (digits, radix) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (&text[2..], 16),
+        [b'0', _, ..] => (&text[1..], 8),
+        _ => (text, 10),
+    };
+    u32::from_str_radix(digits, radix).map_err(|_| Errno::EINVAL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

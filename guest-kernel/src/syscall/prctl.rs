@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use super::{Args, SysResult};
 use crate::errno::{Errno, Result};
-use crate::mm::UserPtr;
+use crate::mm::{Dumpable, UserPtr};
 use crate::ns::cred::{SECBIT_KEEP_CAPS, SECBIT_NO_CAP_AMBIENT_RAISE};
 use crate::ns::{Cap, CapSet, Cred};
 use crate::process::creds::commit_creds;
@@ -32,11 +32,11 @@ pub fn sys_prctl(a: &mut Args) -> SysResult {
         // PR_GET_PDEATHSIG
         2 => UserPtr::<i32>::new(arg2).write(task.pdeath_signal.load(Ordering::Relaxed))?,
         // PR_GET_DUMPABLE, PR_SET_DUMPABLE
-        3 => return Ok(usize::from(task.mm().is_some_and(|mm| mm.is_dumpable()))),
+        3 => return Ok(task.mm().map_or(Dumpable::No, |mm| mm.dumpable()) as usize),
         4 => {
-            let on = flag(arg2)?;
+            let to = if flag(arg2)? { Dumpable::User } else { Dumpable::No };
             if let Some(mm) = task.mm() {
-                mm.set_dumpable(on);
+                mm.set_dumpable(to);
             }
         }
         // PR_GET_KEEPCAPS, PR_SET_KEEPCAPS

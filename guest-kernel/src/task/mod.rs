@@ -61,10 +61,14 @@ bitflags! {
         const IDLE = 0x0000_0002;
         /// On its way out.
         const EXITING = 0x0000_0004;
+        /// On its way out, and no part of a core any more (`PF_POSTCOREDUMP`).
+        const POSTCOREDUMP = 0x0000_0008;
         /// Forked and has not exec'ed yet.
         const FORKNOEXEC = 0x0000_0040;
         /// Superuser rights were used.
         const SUPERPRIV = 0x0000_0100;
+        /// Writes its process's core.
+        const DUMPCORE = 0x0000_0200;
         /// Killed by a signal.
         const SIGNALED = 0x0000_0400;
         /// A kernel thread.

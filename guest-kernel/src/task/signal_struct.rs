@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use super::rlimit::Rlimits;
 use super::timers::ProcessTimers;
 use super::{Task, ThreadLink};
+use crate::array::Array;
 use crate::drivers::tty::Tty;
 use crate::errno::Result;
 use crate::kref::Ref;
@@ -96,6 +97,30 @@ impl ControllingTty {
     }
 }
 
+/// A core that one thread of a process writes while the others wait at their ends (core(5)).
+#[derive(Default)]
+pub struct CoreDump {
+    /// The threads that wait; `None` if no core is being written. Changed under [`SignalStruct::shared`], too, so that
+    /// who begins to write one knows whom to wait for.
+    pub threads: IrqLock<Option<Array<Ref<Task>>>>,
+    /// Where the writer waits for them.
+    pub arrived: WaitQueue,
+    /// Where they wait for the writer.
+    pub finished: WaitQueue,
+}
+
+impl CoreDump {
+    /// True while a core is being written.
+    pub fn is_under_way(&self) -> bool {
+        self.threads.lock().is_some()
+    }
+
+    /// How many threads wait.
+    pub fn waiting(&self) -> usize {
+        self.threads.lock().as_ref().map_or(0, |threads| threads.len())
+    }
+}
+
 /// What the threads of a process share.
 #[repr(C)]
 #[derive(Described)]
@@ -137,6 +162,9 @@ pub struct SignalStruct {
     /// Who waits for signals through a signalfd.
     #[described(as = "opaque")]
     pub signalfd_wait: WaitQueue,
+    /// The core that is being written.
+    #[described(skip)]
+    pub core_dump: CoreDump,
     /// The controlling terminal.
     pub tty: ControllingTty,
     /// Resource limits.
@@ -169,6 +197,7 @@ impl SignalStruct {
             shared_pending: AtomicU64::new(0),
             wait_chldexit: WaitQueue::new(),
             signalfd_wait: WaitQueue::new(),
+            core_dump: CoreDump::default(),
             tty: ControllingTty::default(),
             rlimits,
             timers: ProcessTimers::default(),

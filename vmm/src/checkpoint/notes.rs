@@ -2,22 +2,15 @@
 
 use super::Result;
 use super::memory::{MappedFile, Vma, read_some};
-use crate::elfcore::regs::{CORE, NT_AUXV, Status};
+use crate::elfcore::regs::{
+    CORE, NT_AUXV, NT_FILE, NT_PRPSINFO, NT_SIGINFO, PSARGS_SIZE, PsInfo, Status,
+};
 use crate::elfcore::{Note, regs};
 use crate::introspect::{Object, Process, optional};
 use crate::target::PAGE_SIZE;
 
-/// Kind: what `ps` shows of the process.
-pub(super) const NT_PRPSINFO: u32 = 3;
-/// Kind: the signal that ended it.
-pub(super) const NT_SIGINFO: u32 = 0x5349_4749;
-/// Kind: which files are mapped where.
-pub(super) const NT_FILE: u32 = 0x4649_4c45;
-
 /// Bytes of `siginfo_t`.
 const SIGINFO_SIZE: usize = 128;
-/// Bytes of `pr_psargs`.
-const PSARGS: usize = 80;
 
 /// `NT_PRPSINFO`.
 pub(super) fn prpsinfo(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> Result<Note> {
@@ -31,25 +24,24 @@ pub(super) fn prpsinfo(process: &Process<'_>, mm: &Object<'_>, vmas: &[Vma]) -> 
     };
     let (pgid, sid) = process.pgid_sid()?;
     let ids = [process.pid()?, process.ppid()?.unwrap_or(0), pgid, sid];
-    let mut desc = vec![number, state as u8, u8::from(state == 'Z'), process.nice()? as u8];
-    desc.extend([0; 4]);
-    desc.extend(task.uint("flags")?.to_le_bytes());
-    desc.extend(uid.to_le_bytes());
-    desc.extend(gid.to_le_bytes());
-    desc.extend(ids.iter().flat_map(|id| (*id as u32).to_le_bytes()));
-    let mut comm = task.text("comm")?.into_bytes();
-    comm.resize(16, 0);
-    desc.extend(&comm);
-    let args = mm.uint("layout.arg_start")?..mm.uint("layout.arg_end")?;
+    let mut comm = [0; 16];
+    comm.iter_mut().zip(task.text("comm")?.bytes()).for_each(|(to, from)| *to = from);
+    let range = mm.uint("layout.arg_start")?..mm.uint("layout.arg_end")?;
     let ram = task.kernel().space().ram();
-    let mut args = read_some(ram, vmas, args, PSARGS as u64 - 1);
-    if args.last() == Some(&0) {
-        args.pop();
-    }
+    let mut args = read_some(ram, vmas, range, PSARGS_SIZE as u64 - 1);
     args.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
-    args.resize(PSARGS, 0);
-    desc.extend(args);
-    Ok(Note::new(CORE, NT_PRPSINFO, desc))
+    args.resize(PSARGS_SIZE, 0);
+    let info = PsInfo {
+        state: number,
+        letter: state as u8,
+        nice: process.nice()? as i8,
+        flags: task.uint("flags")?,
+        owner: [uid, gid],
+        ids: ids.map(|id| id as u32),
+        comm,
+        args: args.try_into().unwrap_or([0; PSARGS_SIZE]),
+    };
+    Ok(Note::new(CORE, NT_PRPSINFO, info.write()))
 }
 
 /// `NT_AUXV`.

@@ -9,7 +9,7 @@ use crate::arch;
 use crate::arch::{FpState, PtRegs};
 use crate::kref::Ref;
 use crate::mm::Mm;
-use crate::process::creds::commit_creds;
+use crate::process::creds::{commit_creds, suid_dumpable};
 use crate::process::exit;
 use crate::task::{AltStack, Task, TaskFlags};
 
@@ -21,12 +21,13 @@ pub(super) fn commit(task: &Task, binary: &Binary, mm: Ref<Mm>, entry: Entry, re
     let readable = may_read(task, &binary.file);
     if set_id || !readable {
         // Before anybody can find it at this task.
-        mm.set_dumpable(false);
+        mm.set_dumpable(suid_dumpable());
     }
     let owner = memory_owner(&entry.cred, &binary.file, readable);
     drop(task.mm_user_ns.replace(owner));
     if let Some(old) = task.mm() {
         mm.no_huge_pages.store(old.no_huge_pages.load(Ordering::Relaxed), Ordering::Relaxed);
+        mm.dump_filter.store(old.dump_filter.load(Ordering::Relaxed), Ordering::Relaxed);
     }
     let old = task.se.replace_mm(Some(mm));
     if let Some(old) = old {

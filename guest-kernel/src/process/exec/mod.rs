@@ -120,7 +120,7 @@ fn exec_name(dir: i32, path: &[u8]) -> Result<Vec<u8>> {
     try_collect(parts.into_iter().flatten().copied())
 }
 
-/// The first program: init's kernel thread becomes it once its function returns.
+/// A program that the kernel starts itself: the kernel thread that asks becomes it once its function returns.
 pub fn exec_init(path: &[u8], argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> {
     let task = task::current();
     let caller = Caller { fs: task.fs(), cred: task.cred() };

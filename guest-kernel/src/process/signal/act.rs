@@ -7,6 +7,7 @@ use super::{
     is_unkillable, notify_job_control, recalc_sigpending, set_blocked, wake_up_for_signal,
 };
 use crate::process::cgroup;
+use crate::process::coredump;
 use crate::process::exit::{self, do_group_exit};
 use crate::process::hold;
 use crate::process::ptrace;
@@ -116,7 +117,7 @@ pub struct Delivery {
 pub fn get_signal(task: &Task) -> Option<Delivery> {
     loop {
         if task.signal.shared.lock().flags.contains(GroupFlags::EXIT) && exit::fatal_pending(task) {
-            fatal(task, SIGKILL);
+            fatal(task, SigInfo::kernel(SIGKILL));
         }
         if hold::wait_if_held(task) {
             // Also if a fatal signal ended the wait.
@@ -174,14 +175,17 @@ pub fn get_signal(task: &Task) -> Option<Delivery> {
             group_stop(task, sig);
             continue;
         }
-        fatal(task, sig);
+        fatal(task, info);
     }
 }
 
-/// Ends the process for a signal.
-fn fatal(task: &Task, sig: i32) -> ! {
+/// Ends the process for a signal, with a core if it is one that leaves one.
+fn fatal(task: &Task, info: SigInfo) -> ! {
     task.set_flags(TaskFlags::SIGNALED);
-    do_group_exit(sig)
+    if default_disposition(info.signo) == Disposition::Core {
+        coredump::do_coredump(task, &info);
+    }
+    do_group_exit(info.signo)
 }
 
 /// Takes the first signal that the mask lets through: this thread's own first, then the process's.

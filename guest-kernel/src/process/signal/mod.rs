@@ -244,7 +244,8 @@ fn complete(target: &Task, sig: i32, group: bool) {
     let certain = sig == SIGKILL || !taker.ptrace.is_traced();
     if fatal && killed && certain {
         let mut shared = taker.signal.shared.lock();
-        if !shared.flags.contains(GroupFlags::EXIT) {
+        // What ends the writing of a core is what the process dies of.
+        if !shared.flags.contains(GroupFlags::EXIT) || taker.signal.core_dump.is_under_way() {
             shared.flags = shared.flags & GroupFlags::UNKILLABLE | GroupFlags::EXIT;
             shared.exit_code = sig;
             shared.stop_count = 0;

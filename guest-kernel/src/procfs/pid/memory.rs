@@ -11,7 +11,8 @@ use crate::mm::Mm;
 use crate::mm::vma::{VmFlags, Vma};
 use crate::ns::Pid;
 use crate::process::access::{AccessMode, mm_access};
-use crate::procfs::text::{Source, Text};
+use crate::process::coredump;
+use crate::procfs::text::{Source, Text, parse_unsigned};
 use crate::put;
 use crate::task::list;
 
@@ -98,6 +99,17 @@ pub(super) fn environ(mm: &Mm, out: &mut Text) -> Result<()> {
 /// /proc/PID/auxv.
 pub(super) fn auxv(mm: &Mm, out: &mut Text) -> Result<()> {
     mm.auxv()?.iter().try_for_each(|word| out.bytes(&word.to_ne_bytes()))
+}
+
+/// /proc/PID/coredump_filter: which mappings go into a core (core(5)).
+pub(super) fn coredump_filter(subject: &Subject, out: &mut Text) -> Result<()> {
+    let filter = subject.with_mm(|mm| mm.dump_filter.load(Ordering::Relaxed));
+    filter.map_or(Ok(()), |filter| put!(out, "{filter:08x}\n"))
+}
+
+pub(super) fn set_coredump_filter(subject: &Subject, data: &[u8]) -> Result<()> {
+    let filter = parse_unsigned(data)? & coredump::FILTER_BITS;
+    subject.with_mm(|mm| mm.dump_filter.store(filter, Ordering::Relaxed)).ok_or(Errno::ESRCH)
 }
 
 /// The memory that a file stays with once it is open, whatever its process becomes (`proc_mem_open`). `EACCES` if

@@ -165,6 +165,11 @@ static THREAD_ENTRIES: &[Entry] = &[
 
 /// What a process's directory has besides its main thread's entries.
 static PROCESS_ENTRIES: &[Entry] = &[
+    entry(
+        "coredump_filter",
+        0o644,
+        Kind::Setting(memory::coredump_filter, memory::set_coredump_filter),
+    ),
     entry("task", 0o555, Kind::Threads),
     entry(
         "timens_offsets",

@@ -76,7 +76,8 @@ pub(super) fn status(subject: &Subject, out: &mut Text) -> Result<()> {
     out.bytes(b"\n")?;
     if let Some(shown) = subject.with_mm(|mm| memory(mm, out)) {
         shown?;
-        out.bytes(b"CoreDumping:\t0\nTHP_enabled:\t0\n")?;
+        let dumping = u8::from(task.signal.core_dump.is_under_way());
+        put!(out, "CoreDumping:\t{dumping}\nTHP_enabled:\t0\n")?;
     }
     put!(out, "Threads:\t{}\n", task.signal.nr_threads.load(relaxed))?;
     signals(subject, out)?;
