@@ -10,6 +10,7 @@ use crate::arch::exception::{Abort, BadEntry, Exception, FaultStatus, SysReg};
 use crate::arch::{self, PtRegs, ThreadFlags};
 use crate::drivers;
 use crate::errno::Errno;
+use crate::fs::fasync;
 use crate::mm::{Access, Fault, UserPtr};
 use crate::process::ptrace::stop;
 use crate::process::{exit, seccomp, sigframe, signal, timers};
@@ -288,6 +289,7 @@ extern "C" fn exit_to_user_work(regs: &mut PtRegs) {
             // Where it stands still is where signals are looked at.
             info.set(ThreadFlags::SIGPENDING);
         }
+        fasync::deliver();
         timers::check_cpu_timers();
         crate::process::oom::throttle();
         sched::bandwidth::throttle();

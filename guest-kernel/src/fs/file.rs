@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use belljar_abi::Described;
 use belljar_abi::carried::Carried;
 
+use super::fasync::{self, Fasync};
 use super::notify::{self, Events};
 use super::perm::Access;
 use super::{Inode, Mutex, Path, PollFlags, PollTable, UserBuf};
@@ -324,15 +325,6 @@ impl FileOps for PathOnly {
     }
 }
 
-/// Who gets `SIGIO` (`F_SETOWN`): a pid or, negative, a process group; and which signal.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Owner {
-    /// As `F_GETOWN` shows it.
-    pub pid: i32,
-    /// `F_SETSIG`; 0 is `SIGIO`.
-    pub signal: u32,
-}
-
 /// An open file.
 #[repr(C)]
 #[derive(Described)]
@@ -351,7 +343,7 @@ pub struct File {
     #[described(skip)]
     pos_lock: Mutex<()>,
     #[described(skip)]
-    owner: crate::sync::SpinLock<Owner>,
+    fasync: Fasync,
     /// The epoll sets that watch it.
     #[described(skip)]
     pub watchers: super::epoll::Watchers,
@@ -383,7 +375,7 @@ impl File {
             inode,
             path,
             pos_lock: Mutex::new(()),
-            owner: crate::sync::SpinLock::new(Owner::default()),
+            fasync: Fasync::new(),
             watchers: super::epoll::Watchers::new(),
             detail: ops.described(),
             ops,
@@ -435,9 +427,9 @@ impl File {
         self.pos.store(pos, Ordering::Relaxed);
     }
 
-    /// Who gets `SIGIO`.
-    pub fn owner(&self) -> &crate::sync::SpinLock<Owner> {
-        &self.owner
+    /// Its signals.
+    pub fn fasync(&self) -> &Fasync {
+        &self.fasync
     }
 
     /// True if it can pass by the cache (`O_DIRECT`): block devices can; a file that is in memory only has nowhere
@@ -580,6 +572,7 @@ impl Drop for File {
     fn drop(&mut self) {
         notify::closed(self);
         super::epoll::release_file(self);
+        fasync::release_file(self);
         self.ops.release(self);
         self.inode.locks.release_file(self);
         if self.fmode.contains(FMode::WRITER) {

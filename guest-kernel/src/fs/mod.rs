@@ -14,6 +14,7 @@
 //! | [`file`], [`files`], [`fs_struct`] | [`File`]: an open file; [`Files`]: the descriptor table; [`FsStruct`]: root, working directory, umask |
 //! | [`userbuf`], [`poll`], [`poller`] | how data and readiness get out of a file, and waiting for several |
 //! | [`pipe`], [`eventfd`], [`epoll`] | pipes and FIFOs, counters to wait for, sets of files to watch |
+//! | [`fasync`] | signals that say when I/O is possible (SIGIO) |
 //! | [`notify`] | who watches files, and telling them (inotify) |
 //! | [`chrdev`], [`dev`] | the registry of character devices, /dev and the memory devices |
 //! | [`tmpfs`], [`initramfs`], [`anon`] | the file system in memory, what fills it at boot, files without a name |
@@ -33,6 +34,7 @@ pub mod detached;
 pub mod dev;
 pub mod epoll;
 pub mod eventfd;
+pub mod fasync;
 pub mod file;
 pub mod files;
 pub mod fs_struct;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`address`], [`message`] | addresses and messages as system calls carry them |
 //! | [`common`] | [`Common`](common::Common): what every socket has, whatever its protocol |
-//! | [`socket`], [`options`], [`ioctl`] | [`Socket`](socket::Socket): a socket as a file, its options |
+//! | [`socket`], [`options`] | [`Socket`](socket::Socket): a socket as a file, its options |
 //! | [`unix`] | Unix sockets |
 //! | [`dev`] | network interfaces |
 //! | [`filter`] | programs that say what a socket receives |
@@ -23,7 +23,6 @@ pub mod dev;
 pub mod filter;
 pub mod hooks;
 pub mod inet;
-pub mod ioctl;
 pub mod message;
 pub mod namespace;
 pub mod netlink;

@@ -8,7 +8,7 @@ use super::address::Address;
 use super::common::{Common, Patience};
 use super::message::{RecvMsg, SendMsg};
 use super::options::OptionValue;
-use super::{MsgFlags, ioctl};
+use super::{MsgFlags, inet};
 use crate::errno::{Errno, Result};
 use crate::fs::anon::{self, Pseudo};
 use crate::fs::{Caller, FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable, UserBuf};
@@ -163,9 +163,10 @@ impl FileOps for Socket {
         self.protocol.send(&mut SendMsg::plain(buf, flags, file.is_nonblocking()))
     }
 
-    fn ioctl(&self, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+    fn ioctl(&self, _file: &File, cmd: u32, arg: u64) -> Result<usize> {
         match self.protocol.ioctl(cmd, arg) {
-            Err(Errno::ENOTTY) => ioctl::ioctl(self, file, cmd, arg),
+            // What the protocol does not know is about interfaces.
+            Err(Errno::ENOTTY) => inet::ioctl::ioctl(&*self.common.net()?, cmd, arg),
             result => result,
         }
     }

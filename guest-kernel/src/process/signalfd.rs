@@ -14,7 +14,7 @@ use crate::fs::{FMode, File, FileKind, FileOps, OpenFlags, PollFlags, PollTable,
 use crate::kref::Ref;
 use crate::mm::try_box;
 use crate::signal::info::SI_TIMER;
-use crate::signal::{SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGTRAP, SigInfo, SigSet};
+use crate::signal::{SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, SigInfo, SigSet};
 use crate::sync::SpinLock;
 use crate::task::{self, SignalStruct, Task};
 use crate::wait_event_interruptible;
@@ -84,7 +84,7 @@ fn encode(info: &SigInfo) -> [u8; INFO_SIZE] {
             put32(44, second as u32);
             bytes[48..56].copy_from_slice(&second.to_ne_bytes());
         }
-        SIGIO if info.code > 0 => {
+        _ if info.is_io() => {
             put32(28, first as u32);
             put32(20, second as u32);
         }

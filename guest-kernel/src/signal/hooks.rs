@@ -2,8 +2,22 @@
 
 use super::SigInfo;
 use crate::errno::Result;
-use crate::ns::Pid;
+use crate::kref::Ref;
+use crate::ns::{Pid, PidType};
 use crate::sync::Once;
+
+/// Who gets the signals of a file (fcntl(2), `F_SETOWN`), and by whose right.
+#[derive(Clone)]
+pub struct IoOwner {
+    /// `None` for nobody.
+    pub pid: Option<Ref<Pid>>,
+    /// Whether that is a thread, a process or a process group.
+    pub kind: PidType,
+    /// The real user who said so.
+    pub uid: u32,
+    /// The effective user who said so.
+    pub euid: u32,
+}
 
 /// What the process floor provides.
 pub struct Hooks {
@@ -13,6 +27,8 @@ pub struct Hooks {
     pub send_pgrp: fn(&Pid, SigInfo) -> Result<()>,
     /// Sends to every group of a session's leader and its foreground (tty hangup).
     pub send_session_leader: fn(&Pid, SigInfo) -> Result<()>,
+    /// Sends to a file's owner what that may know.
+    pub send_io: fn(&IoOwner, SigInfo),
     /// True if the caller blocks or ignores the signal (background access to a tty).
     pub current_blocks_or_ignores: fn(i32) -> bool,
     /// True if the caller's process group is orphaned.
@@ -46,6 +62,13 @@ pub fn send_pgrp(pgrp: &Pid, sig: i32) -> Result<()> {
 /// Sends to the leader of a session.
 pub fn send_session_leader(session: &Pid, sig: i32) -> Result<()> {
     hooks().map_or(Ok(()), |h| (h.send_session_leader)(session, SigInfo::kernel(sig)))
+}
+
+/// Says to a file's owner that I/O is possible.
+pub fn send_io(owner: &IoOwner, info: SigInfo) {
+    if let Some(h) = hooks() {
+        (h.send_io)(owner, info);
+    }
 }
 
 /// True if the caller blocks or ignores `sig`.

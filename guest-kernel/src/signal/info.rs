@@ -1,5 +1,7 @@
 //! [`SigInfo`]: what `siginfo_t` tells about one signal.
 
+use super::{SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+
 /// `si_code`: sent by kill(2).
 pub const SI_USER: i32 = 0;
 /// `si_code`: sent by the kernel.
@@ -10,6 +12,8 @@ pub const SI_QUEUE: i32 = -1;
 pub const SI_TIMER: i32 = -2;
 /// `si_code`: a message came to a queue.
 pub const SI_MESGQ: i32 = -3;
+/// `si_code`: I/O is possible, where the signal's own codes mean something else.
+pub const SI_SIGIO: i32 = -5;
 /// `si_code`: sent by tkill(2).
 pub const SI_TKILL: i32 = -6;
 
@@ -29,6 +33,9 @@ pub struct SigInfo {
 }
 
 const _: () = assert!(size_of::<SigInfo>() == 48, "as much of siginfo_t as Linux keeps");
+
+/// The signals whose positive codes below [`SI_KERNEL`] mean something of their own (sigaction(2)).
+const HAVE_CODES: [i32; 7] = [SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGCHLD, SIGSYS];
 
 fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
@@ -59,7 +66,7 @@ impl SigInfo {
 
     /// A child changed its state (times in clock ticks of 1/100 s).
     pub fn child(code: i32, pid: u32, uid: u32, status: i32, utime: u64, stime: u64) -> Self {
-        Self::new(super::SIGCHLD, code, [pair(pid, uid), u64::from(status as u32), utime, stime])
+        Self::new(SIGCHLD, code, [pair(pid, uid), u64::from(status as u32), utime, stime])
     }
 
     /// A POSIX timer expired.
@@ -72,9 +79,20 @@ impl SigInfo {
         Self::new(signo, SI_MESGQ, [pair(pid, uid), value, 0, 0])
     }
 
+    /// I/O is possible (fcntl(2), `F_SETSIG`): why (`POLL_IN` and so on), events of poll(2), descriptor.
+    pub fn io(signo: i32, reason: i32, band: u32, fd: i32) -> Self {
+        let code = if HAVE_CODES.contains(&signo) { SI_SIGIO } else { reason };
+        Self::new(signo, code, [u64::from(band), u64::from(fd as u32), 0, 0])
+    }
+
+    /// True if I/O is possible: the signal has `si_band` and `si_fd`.
+    pub fn is_io(&self) -> bool {
+        self.code == SI_SIGIO || (1..=6).contains(&self.code) && !HAVE_CODES.contains(&self.signo)
+    }
+
     /// A system call that seccomp refused.
     pub fn sys(addr: u64, syscall: i32, arch: u32, data: i32) -> Self {
-        let mut info = Self::new(super::SIGSYS, 1, [addr, pair(syscall as u32, arch), 0, 0]);
+        let mut info = Self::new(SIGSYS, 1, [addr, pair(syscall as u32, arch), 0, 0]);
         info.errno = data;
         info
     }
@@ -103,7 +121,7 @@ impl SigInfo {
 
     /// True if a program sent it; the kernel's timers look like programs otherwise.
     pub fn is_from_user(&self) -> bool {
-        self.code <= 0 && self.code != SI_TIMER
+        self.code <= 0 && ![SI_TIMER, SI_SIGIO].contains(&self.code)
     }
 
     /// True if `si_pid` and `si_uid` say who sent it.

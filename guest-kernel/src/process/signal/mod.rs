@@ -23,11 +23,11 @@ use crate::process::exit;
 use crate::process::ptrace;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
-use crate::signal::hooks::{self, Hooks};
+use crate::signal::hooks::{self, Hooks, IoOwner};
 use crate::signal::info::SI_USER;
 use crate::signal::{
-    Disposition, NSIG, SIGCONT, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet, default_disposition,
-    is_valid,
+    Disposition, NSIG, SIGCONT, SIGIO, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet,
+    default_disposition, is_valid,
 };
 use crate::task::list::{self, TaskList};
 use crate::task::ptrace::JobControl;
@@ -75,7 +75,7 @@ pub fn send_locked(list: &TaskList, info: SigInfo, target: &Task, group: bool) -
 
 /// A real-time signal that a program queued is refused when its owner has too many (sigqueue(3)).
 fn check_queue_limit(info: &SigInfo, queued: usize, target: &Task) -> Result<()> {
-    let limited = info.signo >= crate::signal::SIGRTMIN && info.code < 0;
+    let limited = info.signo >= crate::signal::SIGRTMIN && (info.code < 0 || info.is_io());
     if limited && queued as u64 >= target.signal.rlimits.soft(Resource::Sigpending) {
         return Err(Errno::EAGAIN);
     }
@@ -438,6 +438,28 @@ pub fn flush_ignored(task: &Task, sig: i32) {
     flush_group(&list, task, SigSet::of(&[sig]));
 }
 
+/// Says to a file's owner that I/O is possible (`send_sigio`). One who has too many signals waiting is told no more
+/// than that.
+fn send_io(owner: &IoOwner, info: SigInfo) {
+    let Some(pid) = &owner.pid else { return };
+    let list = list::lock();
+    let tell = |target: &Task| {
+        let allowed = target.cred.with(|cred| {
+            let users = [cred.suid, cred.uid];
+            owner.euid == 0 || users.contains(&owner.euid) || users.contains(&owner.uid)
+        });
+        let group = owner.kind != PidType::Pid;
+        if allowed && send_locked(&list, info, target, group).is_err() {
+            let _ = send_locked(&list, SigInfo::kernel(SIGIO), target, group);
+        }
+    };
+    match owner.kind {
+        PidType::Pid => list.thread_of(pid).into_iter().for_each(tell),
+        PidType::Tgid => list.process_of(pid).into_iter().for_each(tell),
+        kind => list.members(pid, kind).for_each(tell),
+    }
+}
+
 /// What lower floors call to raise signals.
 pub fn install_hooks() {
     hooks::install(Hooks {
@@ -453,6 +475,7 @@ pub fn install_hooks() {
                 .ok_or(Errno::ESRCH)?;
             send_locked(&list, info, leader, true)
         },
+        send_io,
         current_blocks_or_ignores: |sig| {
             let task = task::current();
             let blocked = task.sig.lock().blocked.has(sig);

@@ -1,10 +1,10 @@
 //! fcntl and flock.
 
-use super::{Args, SysResult, fd_limit, fget};
+use super::{Args, SysResult, fd_limit, fget, owner};
 use crate::errno::{Errno, Result};
 use crate::fs::locks::{Lock, LockKind};
 use crate::fs::tmpfs::memfd;
-use crate::fs::{FMode, File, OpenFlags, perm, pipe};
+use crate::fs::{FMode, File, OpenFlags, fasync, perm, pipe};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
 use crate::ns::Cap;
@@ -29,9 +29,6 @@ crate::pod!(Flock);
 const RDLCK: i16 = uapi::F_RDLCK as i16;
 const WRLCK: i16 = uapi::F_WRLCK as i16;
 const UNLCK: i16 = uapi::F_UNLCK as i16;
-
-/// `F_GETOWN_EX` and `F_SETOWN_EX`: thread, process, process group.
-const F_OWNER_PGRP: i32 = 2;
 
 /// fcntl(2).
 pub fn sys_fcntl(a: &mut Args) -> SysResult {
@@ -58,35 +55,19 @@ pub fn sys_fcntl(a: &mut Args) -> SysResult {
         return Err(Errno::EBADF);
     }
     match cmd {
-        uapi::F_SETFL => set_flags(&file, OpenFlags::from_bits_truncate(arg as u32)),
+        uapi::F_SETFL => set_flags(&file, fd, OpenFlags::from_bits_truncate(arg as u32)),
         uapi::F_GETLK | uapi::F_OFD_GETLK => get_lock(&file, cmd, UserPtr::new(arg)),
         uapi::F_SETLK | uapi::F_SETLKW | uapi::F_OFD_SETLK | uapi::F_OFD_SETLKW => {
             set_lock(&file, cmd, UserPtr::new(arg))
         }
-        uapi::F_GETOWN => Ok(file.owner().lock().pid as isize as usize),
-        uapi::F_SETOWN => {
-            file.owner().lock().pid = arg as i32;
-            Ok(0)
-        }
-        uapi::F_GETOWN_EX => {
-            let pid = file.owner().lock().pid;
-            let owner = if pid < 0 { [F_OWNER_PGRP, pid.wrapping_neg()] } else { [1, pid] };
-            UserPtr::<[i32; 2]>::new(arg).write(owner)?;
-            Ok(0)
-        }
-        uapi::F_SETOWN_EX => {
-            let [kind, pid] = UserPtr::<[i32; 2]>::new(arg).read()?;
-            if !(0..=F_OWNER_PGRP).contains(&kind) {
-                return Err(Errno::EINVAL);
-            }
-            let pid = if kind == F_OWNER_PGRP { pid.wrapping_neg() } else { pid };
-            file.owner().lock().pid = pid;
-            Ok(0)
-        }
-        uapi::F_GETSIG => Ok(file.owner().lock().signal as usize),
+        uapi::F_GETOWN => Ok(owner::get(&file) as isize as usize),
+        uapi::F_SETOWN => owner::set(&file, arg as i32),
+        uapi::F_GETOWN_EX => owner::get_ex(&file, UserPtr::new(arg)),
+        uapi::F_SETOWN_EX => owner::set_ex(&file, UserPtr::new(arg)),
+        uapi::F_GETSIG => Ok(file.fasync().signal() as usize),
         uapi::F_SETSIG => {
             let signal = u32::try_from(arg).ok().filter(|&s| s <= uapi::_NSIG);
-            file.owner().lock().signal = signal.ok_or(Errno::EINVAL)?;
+            file.fasync().set_signal(signal.ok_or(Errno::EINVAL)?);
             Ok(0)
         }
         uapi::F_GETLEASE => Ok(UNLCK as usize),
@@ -104,7 +85,7 @@ pub fn sys_fcntl(a: &mut Args) -> SysResult {
     }
 }
 
-fn set_flags(file: &File, new: OpenFlags) -> SysResult {
+fn set_flags(file: &File, fd: i32, new: OpenFlags) -> SysResult {
     let gains = new - file.flags();
     let cred = task::current().cred();
     if gains.contains(OpenFlags::NOATIME) && !perm::owner_or_capable(&file.inode, cred) {
@@ -114,6 +95,9 @@ fn set_flags(file: &File, new: OpenFlags) -> SysResult {
     let is_pipe = file.inode.file_type() == S_IFIFO;
     if new.contains(OpenFlags::DIRECT) && !is_pipe && !file.takes_direct() {
         return Err(Errno::EINVAL);
+    }
+    if (file.flags() ^ new).contains(OpenFlags::ASYNC) && fasync::is_supported(file) {
+        owner::set_async(file, fd, new.contains(OpenFlags::ASYNC))?;
     }
     file.set_flags(new);
     Ok(0)

@@ -2,10 +2,17 @@
 
 use linux_raw_sys::ioctl::{FIGETBSZ, FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD};
 
-use super::{Args, SysResult, fget};
-use crate::fs::{File, OpenFlags};
+use super::{Args, SysResult, fget, owner};
+use crate::errno::Errno;
+use crate::fs::{File, FileKind, OpenFlags, fasync};
 use crate::mm::UserPtr;
 use crate::task;
+
+/// Whom a socket tells (socket(7)).
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+const FIOGETOWN: u32 = 0x8903;
+const SIOCGPGRP: u32 = 0x8904;
 
 fn change_flag(file: &File, flag: OpenFlags, arg: u64) -> SysResult {
     let on = UserPtr::<i32>::new(arg).read()? != 0;
@@ -25,7 +32,23 @@ pub fn sys_ioctl(a: &mut Args) -> SysResult {
             Ok(0)
         }
         FIONBIO => change_flag(&file, OpenFlags::NONBLOCK, arg),
-        FIOASYNC => change_flag(&file, OpenFlags::ASYNC, arg),
+        FIOASYNC => {
+            let on = UserPtr::<i32>::new(arg).read()? != 0;
+            if on != file.flags().contains(OpenFlags::ASYNC) {
+                if !fasync::is_supported(&file) {
+                    return Err(Errno::ENOTTY);
+                }
+                owner::set_async(&file, fd, on)?;
+            }
+            change_flag(&file, OpenFlags::ASYNC, arg)
+        }
+        FIOSETOWN | SIOCSPGRP if file.kind == FileKind::Socket => {
+            owner::set(&file, UserPtr::<i32>::new(arg).read()?)
+        }
+        FIOGETOWN | SIOCGPGRP if file.kind == FileKind::Socket => {
+            UserPtr::<i32>::new(arg).write(owner::get(&file))?;
+            Ok(0)
+        }
         FIGETBSZ => {
             let bsize = file.inode.sb.ops.statfs(&file.inode.sb)?.bsize;
             UserPtr::<i32>::new(arg).write(bsize as i32)?;

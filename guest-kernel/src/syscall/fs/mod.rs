@@ -8,6 +8,7 @@ pub mod link;
 pub mod mount;
 pub mod mount_fd;
 pub mod open;
+pub mod owner;
 pub mod rw;
 pub mod special;
 pub mod splice;
