@@ -248,6 +248,10 @@ pub(super) fn remove(sb: &SuperBlock, index: u32) {
         dentry::unhash(cached);
     }
     tell(sb, index, &node, Events::DELETE);
+    // A name that is cached tells of the node when it goes.
+    if cached.is_none() {
+        notify::forgotten(&node);
+    }
 }
 
 /// Tells who watches the directory that a node came or went.

@@ -13,8 +13,8 @@ use crate::fs::{
     FMode, File, FileKind, FileOps, Inode, OpenFlags, PollFlags, PollTable, UserBuf, anon,
 };
 use crate::kref::Ref;
-use crate::mm::memcg::{self, MemGroup};
-use crate::mm::{AllocFlags, FrameRef, PageKind, UserPtr, try_box};
+use crate::mm::memcg::{self, MemGroup, NoPage};
+use crate::mm::{AllocFlags, FrameRef, PageKind, UserPtr, oom, try_box};
 use crate::ns::Cred;
 use crate::ns::ucounts::{Charge, Counted};
 use crate::ordmap::OrdMap;
@@ -140,9 +140,17 @@ struct Set {
 /// The number of the watch that was made last.
 struct Last(i32);
 
-/// A page for events.
+/// A page for events. What caches hold without need goes before there is none.
 fn new_page(group: Option<&Ref<MemGroup>>) -> Result<FrameRef> {
-    memcg::alloc_charged(group, PageKind::Kernel, AllocFlags::USER).map_err(|_| Errno::ENOMEM)
+    let page = || memcg::alloc_charged(group, PageKind::Kernel, AllocFlags::USER);
+    let page = page().or_else(|why| match why {
+        NoPage::OverLimit => {
+            oom::reclaim();
+            page()
+        }
+        NoPage::NoMemory => Err(why),
+    });
+    page.map_err(|_| Errno::ENOMEM)
 }
 
 impl Set {
@@ -236,13 +244,16 @@ impl Inotify {
             _charge: charge,
         })?;
         set.watches.lock().try_insert(wd, watch.clone())?;
-        // The inode's list comes last: who tells takes it from there, and may take it off at once.
         let listed = inode.sb.watched.add(&watch).and_then(|()| inode.watches.add(watch.clone()));
         if let Err(error) = listed {
             let unused = set.watches.lock().remove(&wd);
             drop(unused);
             watch.unlist();
             return Err(error);
+        }
+        // Who tells may have taken it off while it stood on one list only, or on none. It leaves the set before the lists.
+        if !set.watches.lock().contains_key(&wd) {
+            watch.unlist();
         }
         if inode.is_dir() {
             super::directory_is_watched();

@@ -173,3 +173,28 @@ fn fdinfo_has_a_line_for_each_watch() {
     assert_eq!(masks, ["mask:80000002", "mask:100"]);
     close(&set, &file);
 }
+
+#[test]
+fn sets_that_begin_to_watch_at_once_let_go_of_everything() {
+    let world = World::new();
+    let file = world.create("/a", "x");
+    for _ in 0..500 {
+        let sets = [set(&world), set(&world), set(&world)];
+        let start = Barrier::new(sets.len());
+        std::thread::scope(|scope| {
+            for set in &sets {
+                let (start, world) = (&start, &world);
+                scope.spawn(move || {
+                    start.wait();
+                    watch(set, world, "/a", uapi::IN_MODIFY);
+                });
+            }
+        });
+        inode(&file.inode, Events::MODIFY);
+        for set in &sets {
+            assert_eq!(events(set).len(), 1);
+            close(set, &file);
+        }
+        assert!(file.inode.watches.is_empty());
+    }
+}

@@ -61,10 +61,12 @@ impl Watches {
         self.list.lock().iter().find(|watch| which(watch)).cloned()
     }
 
-    /// Adds one that was made after all others here.
+    /// Adds one. Of two sets that begin to watch the inode at the same time, the one whose watch was made first may come
+    /// second.
     pub(super) fn add(&self, watch: Ref<Watch>) -> Result<()> {
         let mut list = self.list.lock();
-        list.try_push(watch)?;
+        let at = list.partition_point(|other| other.serial() < watch.serial());
+        list.try_insert(at, watch)?;
         self.count(&list);
         drop(list);
         WATCHES.fetch_add(1, Ordering::Relaxed);

@@ -143,7 +143,8 @@ fn sb() -> Option<&'static SuperBlock> {
 /// Tells who watches of changes that nobody wrote.
 fn tell_of_changes() {
     while let Some((group, changed)) = changes::next() {
-        let Some(sb) = sb().filter(|_| !group.is_dead()) else { continue };
+        // Of a group that has been removed meanwhile, too: its last change is what is waited for.
+        let Some(sb) = sb() else { continue };
         for (at, spec) in FILES.iter().enumerate() {
             if spec.changes_with.is_some_and(|file| changed.contains(file)) {
                 let (dir, name) = (group.id, spec.name.as_bytes());
