@@ -329,14 +329,18 @@ impl State {
         unsafe {
             wait_for_bytes(gone.fd, gone.incoming);
             wait_for_bytes(left.fd, left.incoming);
+            // Who closes without having read everything resets the connection, too (RFC 2525, 2.17).
+            let mut resets = gone.incoming > 0;
             if random.one_in(4) {
                 let linger = libc::linger { l_onoff: 1, l_linger: 0 };
                 let p = (&raw const linger).cast();
                 ok(libc::setsockopt(gone.fd, libc::SOL_SOCKET, libc::SO_LINGER, p, 8));
                 self.trace.line("tcp reset");
+                resets = true;
             }
             libc::close(gone.fd);
-            let came = wait_for(left.fd, libc::POLLRDHUP);
+            // The end of what it sends may have come long before.
+            let came = wait_for(left.fd, if resets { libc::POLLHUP } else { libc::POLLRDHUP });
             self.trace.line(&format!("tcp end {first} {} came {came}", gone.incoming));
             if !gone.ended || gone.incoming > 0 {
                 self.poll_fd(left.fd);
