@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::guest::Guest;
 
@@ -84,6 +84,11 @@ impl<'a> Journey<'a> {
         let dir = self.guest.path(&format!("stop-{}", self.moves));
         let saved = self.guest.run(&["snapshot", NAME, dir.to_str().unwrap(), "--stop"], "");
         if saved.code != 0 {
+            if !machine.ends_soon() {
+                let ask = |view: &str| self.guest.run(&[view, NAME], "").stdout;
+                let [tasks, running, log] = ["ps", "runq", "log"].map(ask);
+                panic!("{saved:?}\nIt goes on:\n{tasks}\n{running}\n{log}");
+            }
             let (code, text) = machine.end();
             self.printed += &text;
             assert!(!self.printed.is_empty() && code != 125, "{saved:?}, and it ended: {text}");
@@ -139,6 +144,18 @@ impl Machine {
         let mut command = guest.command(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         Self { child: command.spawn().unwrap(), ended: None }
+    }
+
+    /// Whether it ends within a time that is long for what can still be on its way.
+    fn ends_soon(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            if self.ended.is_some() || self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
     }
 
     /// Its exit status, and what it printed that was not yet asked for.
