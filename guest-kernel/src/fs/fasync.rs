@@ -13,7 +13,6 @@ use super::poll::PollWaiter;
 use super::{File, FileKind, PollFlags, PollTable};
 use crate::arch::{self, ThreadFlags};
 use crate::errno::{Errno, Result};
-use crate::kref::Ref;
 use crate::list::{Link, List};
 use crate::list_link;
 use crate::mm::try_box;
@@ -219,7 +218,12 @@ pub fn set(file: &File, fd: i32, on: bool) -> Result<()> {
 /// The file goes: nothing is due any more.
 pub(super) fn release_file(file: &File) {
     let fasync = file.fasync();
+    if fasync.file.load(Ordering::Acquire).is_null() {
+        return; // Nobody has ever asked for them.
+    }
     unhook(&mut fasync.hooks.lock());
+    // Who tells of it at this moment is done with it first.
+    let _sender = SENDER.lock();
     let _due = DUE.lock();
     if fasync.due.is_linked() {
         // SAFETY: the list's lock is held.
@@ -228,35 +232,26 @@ pub(super) fn release_file(file: &File) {
     }
 }
 
-/// Sends the signals that are due. May sleep.
+/// Sends the signals that are due; those that become so meanwhile are left to the kworker. May sleep. No reference to a
+/// file is taken: it might be the last, and some files take their time to go.
 pub fn deliver() {
-    if UNSENT.load(Ordering::Acquire) == 0 {
-        return;
-    }
-    loop {
-        let sender = SENDER.lock();
+    for _ in 0..UNSENT.load(Ordering::Acquire) {
+        let _sender = SENDER.lock();
         let Some(file) = next_due() else { return };
+        // SAFETY: a file goes only after `release_file`, which waits for the sender.
+        let file = unsafe { &*file };
         let news = file.fasync().news.swap(0, Ordering::AcqRel);
-        tell(&file, news);
+        tell(file, news);
         UNSENT.fetch_sub(1, Ordering::AcqRel);
-        // The file may go with this reference, which takes it as long as it wants.
-        drop(sender);
     }
 }
 
-fn next_due() -> Option<Ref<File>> {
+/// The caller is the sender.
+fn next_due() -> Option<*const File> {
     let due = DUE.lock();
-    loop {
-        // SAFETY: the list's lock is held; a file takes itself off the list, under it, before it goes.
-        let file = unsafe {
-            let fasync = due.pop_front()?;
-            Ref::try_from_ref(&*fasync.file.load(Ordering::Acquire))
-        };
-        if file.is_some() {
-            return file;
-        }
-        UNSENT.fetch_sub(1, Ordering::AcqRel);
-    }
+    // SAFETY: the list's lock is held; a file takes itself off the list, under it, before it goes.
+    let fasync = unsafe { due.pop_front() }?;
+    Some(fasync.file.load(Ordering::Acquire).cast_const())
 }
 
 /// Sends what `news` is about.

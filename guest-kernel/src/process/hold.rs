@@ -120,7 +120,8 @@ fn mark(list: &TaskList, root: &Task, tree: bool) {
         thread.hold.store(true, Ordering::Release);
         // A thread that comes to EL0 on its own looks there.
         thread.se.thread.info.set(ThreadFlags::NOTIFY_RESUME);
-        if !stays_asleep(thread) {
+        // One that dumps core is on its way out: a signal would cut the core short.
+        if !stays_asleep(thread) && !thread.signal.core_dump.is_under_way() {
             signal::wake_up_for_signal(thread, false);
         }
     };
@@ -164,7 +165,10 @@ fn stays_asleep(task: &Task) -> bool {
 /// Stands where it can be taken out: here, in a stop, or asleep in a call that it would start over.
 fn is_at_rest(task: &Task) -> bool {
     let stopped = TaskState::TRACED | TaskState::STOPPED;
-    !task.se.is_on_cpu() && (task.se.state().intersects(stopped) || stays_asleep(task))
+    // While it dumps core, its registers still say in which call the signal met it.
+    !task.signal.core_dump.is_under_way()
+        && !task.se.is_on_cpu()
+        && (task.se.state().intersects(stopped) || stays_asleep(task))
 }
 
 /// Waits while the caller is held; true if it was. On its way to EL0.

@@ -25,6 +25,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::ns::Pid;
 use crate::sched::clock::Deadline;
 use crate::sync::Once;
 
@@ -230,6 +231,11 @@ pub struct TtyFile {
     /// [`Tty::generation`] when it was opened.
     generation: u32,
     is_console: bool,
+}
+
+/// The foreground process group of the terminal that `file` is.
+pub fn foreground_of(file: &File) -> Option<Ref<Pid>> {
+    file.ops_as::<TtyFile>()?.tty.foreground()
 }
 
 impl TtyFile {

@@ -46,7 +46,7 @@ use crate::mm::try_arc;
 use crate::ns::Pid;
 use crate::sched::WaitQueue;
 use crate::sync::IrqLock;
-pub use console::console;
+pub use console::{console, foreground_of};
 use io::OpenedAs;
 pub use job::disassociate_ctty;
 use ldisc::LineDiscipline;

@@ -30,7 +30,8 @@ pub(super) fn run(argv: Vec<Vec<u8>>, stdin: Ref<File>) -> Result<()> {
         told.done.complete();
         0
     })?;
-    start.done.wait();
+    // What it takes to start may have to come from the very process that dumps.
+    start.done.wait_killable(crate::wait_channel!())?;
     let outcome = start.outcome.lock().take();
     outcome.unwrap_or(Err(Errno::EINTR))
 }

@@ -77,8 +77,12 @@ pub fn do_coredump(task: &Task, info: &SigInfo) {
     let limit = task.signal.rlimits.soft(Resource::Core);
     let dump = Dump { task, mm, info, threads, dumpable, limit };
     let dumped = dump.run();
-    if dumped && !fatal_pending(task) {
-        task.signal.shared.lock().exit_code |= 0x80;
+    {
+        // A SIGKILL that came meanwhile is what it dies of.
+        let mut shared = task.signal.shared.lock();
+        if dumped && shared.exit_code == info.signo {
+            shared.exit_code |= 0x80;
+        }
     }
     let waiting = task.signal.core_dump.threads.lock().take();
     drop(waiting);
@@ -118,13 +122,13 @@ fn gather(task: &Task, sig: i32) -> Result<Array<Ref<Task>>> {
             other.sig.lock().pending.add(SigInfo::kernel(SIGKILL));
             signal::wake_up_for_signal(other, true);
         }
+        task.stop_pending.store(false, Ordering::Release);
+        task.set_flags(TaskFlags::DUMPCORE);
+        // Of all signals only SIGKILL still comes, and sets this again: cleared under the lock that it takes.
+        task.se.thread.info.clear(ThreadFlags::SIGPENDING);
         drop(shared);
         break others;
     };
-    task.stop_pending.store(false, Ordering::Release);
-    task.set_flags(TaskFlags::DUMPCORE);
-    // Of all signals only SIGKILL still comes, and sets this again.
-    task.se.thread.info.clear(ThreadFlags::SIGPENDING);
     wait_event!(signal.core_dump.arrived, signal.core_dump.waiting() == others);
     let mut threads = Array::new();
     let gathered = threads.try_reserve(others + 1).map(|()| {

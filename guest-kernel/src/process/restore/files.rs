@@ -155,8 +155,13 @@ pub(super) fn verify(file: &Ref<File>, expected: &Expected<'_>) -> Result<(), Wh
 fn open(around: Around<'_>, file: &FilePlan<'_>, objects: &mut Objects) -> Result<Ref<File>, Why> {
     let caller = around.caller;
     let record = &file.record;
+    // Whom O_ASYNC tells is not carried: better no flag than one that means nothing.
     let flags = OpenFlags::from_bits_truncate(record.flags as u32)
-        - (OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::TRUNC | OpenFlags::TMPFILE_BIT);
+        - (OpenFlags::ASYNC
+            | OpenFlags::CREAT
+            | OpenFlags::EXCL
+            | OpenFlags::TRUNC
+            | OpenFlags::TMPFILE_BIT);
     let open = |more| {
         let how = OpenHow { flags: flags | more, ..OpenHow::default() };
         fs::open::open(caller, None, file.path, how)

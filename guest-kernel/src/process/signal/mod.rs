@@ -24,7 +24,7 @@ use crate::process::ptrace;
 use crate::process::wait::cld;
 use crate::sched::{self, TaskState};
 use crate::signal::hooks::{self, Hooks, IoOwner};
-use crate::signal::info::SI_USER;
+use crate::signal::info::{SI_KERNEL, SI_USER};
 use crate::signal::{
     Disposition, NSIG, SIGCONT, SIGIO, SIGKILL, SIGSTOP, SigAction, SigInfo, SigSet,
     default_disposition, is_valid,
@@ -135,7 +135,8 @@ pub fn own_info(sig: i32, code: i32) -> SigInfo {
 /// what the kernel or somebody outside the namespace sends does (pid_namespaces(7)).
 fn for_namespace(mut info: SigInfo, target: &Task) -> (SigInfo, bool) {
     if !info.is_from_user() {
-        return (info, true);
+        // The kernel's own word alone, not what its timers and files send for programs.
+        return (info, info.code == SI_KERNEL);
     }
     let sender = task::current();
     let ns = target.active_pid_ns();
@@ -454,8 +455,7 @@ fn send_io(owner: &IoOwner, info: SigInfo) {
         }
     };
     match owner.kind {
-        PidType::Pid => list.thread_of(pid).into_iter().for_each(tell),
-        PidType::Tgid => list.process_of(pid).into_iter().for_each(tell),
+        PidType::Pid | PidType::Tgid => list.thread_of(pid).into_iter().for_each(tell),
         kind => list.members(pid, kind).for_each(tell),
     }
 }

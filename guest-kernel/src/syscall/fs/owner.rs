@@ -1,6 +1,7 @@
 //! Whom a file tells by signals that I/O is possible (fcntl(2), `F_SETOWN` and `F_SETOWN_EX`; ioctl(2), `FIOSETOWN`).
 
 use super::SysResult;
+use crate::drivers::tty::foreground_of;
 use crate::errno::{Errno, Result};
 use crate::fs::{File, FileKind, fasync};
 use crate::kref::Ref;
@@ -76,13 +77,13 @@ pub fn get_ex(file: &File, to: UserPtr<OwnerEx>) -> SysResult {
     Ok(0)
 }
 
-/// Turns the signals on, or off. A terminal without an owner gets its foreground process group, or the caller.
+/// Turns the signals on, or off. A terminal without an owner gets its foreground process group; a master, which has none,
+/// the caller.
 pub fn set_async(file: &File, fd: i32, on: bool) -> Result<()> {
     let terminal = matches!(file.kind, FileKind::Tty | FileKind::PtyMaster);
     if on && terminal && file.fasync().owner().pid.is_none() {
         let task = task::current();
-        let foreground = task.signal.tty.get().and_then(|tty| tty.foreground());
-        let (pid, kind): (Option<Ref<Pid>>, _) = match foreground {
+        let (pid, kind): (Option<Ref<Pid>>, _) = match foreground_of(file) {
             Some(group) => (Some(group), PidType::Pgid),
             None => (task.signal.pid(PidType::Tgid), PidType::Tgid),
         };

@@ -336,8 +336,52 @@ fn others() {
     std::fs::remove_file("/tmp/io-signals").unwrap();
 }
 
+/// The first process of a pid namespace is not killed from inside that way.
+fn reaper() {
+    wait_ok(child(|| {
+        // SAFETY: a plain call.
+        ok(unsafe { libc::unshare(libc::CLONE_NEWPID) });
+        let first = child(|| {
+            let (reader, writer) = pipe();
+            wait_ok(child(|| {
+                ok(fcntl(&reader, F_SETSIG, i64::from(libc::SIGKILL)));
+                ok(fcntl(&reader, libc::F_SETOWN, 1));
+                set_async(&reader, true);
+                check_eq!(write(&writer, b"x"), 1);
+                0
+            }));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            7
+        });
+        check_eq!(wait(first), 7 << 8);
+        0
+    }));
+}
+
+/// A thread's number stands for its process.
+fn thread() {
+    handle(libc::SIGUSR1, 0, note);
+    let (reader, writer) = pipe();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: a plain call.
+            let tid = unsafe { libc::gettid() };
+            ok(fcntl(&reader, libc::F_SETOWN, i64::from(tid)));
+            ok(fcntl(&reader, F_SETSIG, i64::from(libc::SIGUSR1)));
+            set_async(&reader, true);
+            seen();
+            check_eq!(write(&writer, b"x"), 1);
+            await_signal();
+        });
+    });
+    set_async(&reader, false);
+    seen();
+}
+
 fn main() {
     owners();
+    reaper();
+    thread();
     let (reader, writer) = pipe();
     plain(&reader, &writer);
     drop((reader, writer));
