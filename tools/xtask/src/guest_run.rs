@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 pub const RUNNER: &str = "belljar-runner";
 /// Where the runner stands in an archive.
 pub const RUNNER_PATH: &str = "/.runner/init";
-/// A machine that says nothing for so long hangs. The runner itself ends a program after 180 s, and waits as long again for what it left.
+/// A machine that says nothing for so long hangs. The runner itself ends a program after 180 s, and waits as long again
+/// for what it left.
 const SILENCE: Duration = Duration::from_secs(420);
 const MARK: &[u8] = b"\x1e\x1e";
 
