@@ -3,7 +3,9 @@
 //! A sleeper is woken where it ran before unless another allowed CPU is idle and that one is not; a
 //! real-time one goes where it can run at once. A CPU that runs out of work, and every busy CPU now and
 //! then, pulls from the busiest; one that has more to do than it can and sees an idle CPU wakes that up to
-//! pull. Another CPU's queue is only ever *tried*, never waited for, so two CPUs that pull from each other
+//! pull. Where the entities cannot be divided evenly those of a CPU with one more get less time: a CPU that
+//! had less to do than another for a [`WINDOW`] takes one from there, so that it is others' turn to get
+//! less. Another CPU's queue is only ever *tried*, never waited for, so two CPUs that pull from each other
 //! cannot deadlock.
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -11,9 +13,12 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::cpu;
 use super::entity::Entity;
 use super::prio;
-use super::runqueue::RunQueue;
+use super::runqueue::{LOAD_SCALE, RunQueue};
 use super::schedule::{RUNQUEUES, RqGuard, idle_of, lock_rq, resched_curr};
 use crate::arch::{self, ThreadFlags};
+
+/// For how long, in ns, CPUs average what they have to do before they compare: a few slices of nice 0.
+const WINDOW: u64 = 500_000_000;
 
 /// The online CPUs that an entity may run on: all of them if those that it is bound to are taken out.
 fn allowed(entity: &Entity) -> u64 {
@@ -84,34 +89,65 @@ fn choose(
     best.map_or(last, |(_, cpu)| cpu)
 }
 
-/// Pulls one entity to `rq` from the queue that has the most, if that has `margin` more than here. True
-/// if the one that runs here should make room for it.
-pub(super) fn pull(rq: &mut RunQueue, margin: u32) -> bool {
+/// The other CPU on which most is to do, and how much more than on the one of `rq`, if it is more.
+fn busiest(rq: &RunQueue) -> Option<(usize, u32)> {
     let here = look(rq.cpu()).0;
     let mut busiest = None;
     for cpu in cpu::each(cpu::online_mask() & !(1 << rq.cpu())) {
         let (load, _) = look(cpu);
-        if load > here + margin && busiest.is_none_or(|(most, _)| load > most) {
-            busiest = Some((load, cpu));
+        if load > here && busiest.is_none_or(|(_, more)| load - here > more) {
+            busiest = Some((cpu, load - here));
         }
     }
-    let Some((_, cpu)) = busiest else { return false };
-    let Some(from) = RUNQUEUES.of(cpu).try_lock() else { return false };
-    let mut from = RqGuard::new(from);
-    let Some(entity) = from.find_movable(rq.cpu()).map(core::ptr::from_ref) else { return false };
-    // SAFETY: it is queued there, and that queue is locked.
+    busiest
+}
+
+/// Pulls one entity from the queue of `cpu` to `rq`, if there is one that may move.
+fn pull(rq: &mut RunQueue, cpu: usize) -> Option<&'static Entity> {
+    let mut from = RqGuard::new(RUNQUEUES.of(cpu).try_lock()?);
+    let entity = core::ptr::from_ref(from.find_movable(rq.cpu())?);
+    // SAFETY: it is queued, there and then here, and the queue is locked.
     let entity = unsafe { &*entity };
     from.dequeue_task(entity);
     entity.thread.info.set_cpu(rq.cpu());
     entity.timestamp.store(super::clock::monotonic_ns(), Relaxed);
     rq.enqueue_task(entity);
-    rq.preempts_curr(entity)
+    Some(entity)
+}
+
+/// A CPU that has nothing to do pulls what waits elsewhere.
+pub(super) fn pull_to_idle(rq: &mut RunQueue) {
+    if let Some((cpu, 2..)) = busiest(rq) {
+        pull(rq, cpu);
+    }
+}
+
+/// The other CPU that had most to do for a while, if that was at least half an entity more than on the one of
+/// `rq`, and something waits there.
+fn long_busier(rq: &RunQueue) -> Option<usize> {
+    let load = |cpu: usize| {
+        let other = RUNQUEUES.of(cpu).data_ptr();
+        // SAFETY: two racy words; what is done with them is right whatever they say.
+        unsafe { ((*other).nr_running() > 1).then_some((*other).load_avg()) }
+    };
+    let others = cpu::each(cpu::online_mask() & !(1 << rq.cpu()));
+    let busiest = others.filter_map(|cpu| Some((load(cpu)?, cpu))).max();
+    busiest.filter(|(load, _)| *load >= rq.load_avg() + LOAD_SCALE / 2).map(|(_, cpu)| cpu)
 }
 
 /// A busy CPU looks around at its tick.
-pub(super) fn tick(rq: &mut RunQueue) {
-    if pull(rq, 1) {
-        resched_curr(rq);
+pub(super) fn tick(rq: &mut RunQueue, now: u64) {
+    let compares = rq.average_load(WINDOW, now);
+    let from = match busiest(rq) {
+        Some((cpu, 2..)) => Some(cpu),
+        _ if compares => long_busier(rq),
+        _ => None,
+    };
+    let pulled = from.and_then(|cpu| pull(rq, cpu));
+    if let Some(entity) = pulled {
+        if rq.preempts_curr(entity) {
+            resched_curr(rq);
+        }
     } else if rq.nr_running() > 1 {
         // It may be that nobody pulled when that CPU became idle: this queue was locked, or what is here
         // was not allowed there.

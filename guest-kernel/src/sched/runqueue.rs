@@ -39,6 +39,9 @@ pub(super) const STARVATION_LIMIT: u64 = 200_000_000;
 /// As the start of the active array's turn: nobody waits.
 const NOBODY_WAITS: u64 = u64::MAX;
 
+/// One runnable entity in averages.
+pub(super) const LOAD_SCALE: u64 = 1024;
+
 /// Real-time entities may run for [`RT_RUNTIME`] of each of these, if others want to run.
 const RT_PERIOD: u64 = 1_000_000_000;
 const RT_RUNTIME: u64 = 950_000_000;
@@ -77,6 +80,13 @@ pub struct RunQueue {
     entry: *mut PrioArray,
     /// When the arrays changed place last, or nobody waited; [`NOBODY_WAITS`] until the next tick.
     active_since: u64,
+    /// How long runnable entities were here since [`load_since`](Self::load_since), in ns of each of them,
+    load_sum: u64,
+    /// up to when this was summed up.
+    load_until: u64,
+    load_since: u64,
+    /// How many were runnable on average before that, in 1/[`LOAD_SCALE`]. For a look from other CPUs.
+    load_avg: u64,
     /// The last accounting tick.
     last_tick: u64,
     /// When the CPU came online last.
@@ -129,6 +139,10 @@ impl RunQueue {
             expired: ptr::null_mut(),
             entry: ptr::null_mut(),
             active_since: 0,
+            load_sum: 0,
+            load_until: 0,
+            load_since: 0,
+            load_avg: 0,
             last_tick: 0,
             online_since: 0,
             online_before: 0,
@@ -155,6 +169,8 @@ impl RunQueue {
         }
         self.online = true;
         self.online_since = now;
+        (self.load_sum, self.load_avg) = (0, 0);
+        (self.load_since, self.load_until) = (now, now);
         self.idle = idle;
         self.curr = idle;
         self.curr_prio = MAX_PRIO as i32;
@@ -353,6 +369,7 @@ impl RunQueue {
 
     /// A sleeper becomes runnable: what it slept counts for it.
     pub fn activate_task(&mut self, entity: &Entity, now: u64) {
+        self.sum_load(now);
         if counts_as_load(entity.state()) {
             self.nr_uninterruptible -= 1;
         }
@@ -437,6 +454,7 @@ impl RunQueue {
     /// Charges the running entity up to `now`.
     #[inline]
     pub fn update_curr(&mut self, now: u64) {
+        self.sum_load(now);
         let curr = self.curr();
         let delta = now.saturating_sub(curr.exec_start.load(Relaxed));
         curr.exec_start.store(now, Relaxed);
@@ -456,6 +474,32 @@ impl RunQueue {
         if curr.is_rt() {
             self.rt_time += delta;
         }
+    }
+
+    /// Sums up how long entities were runnable here, before their number changes.
+    #[inline]
+    fn sum_load(&mut self, now: u64) {
+        self.load_sum += u64::from(self.nr_running) * now.saturating_sub(self.load_until);
+        self.load_until = now;
+    }
+
+    /// Takes the average of how many are runnable anew, if `window` ns have passed since the last time; true if so.
+    pub(super) fn average_load(&mut self, window: u64, now: u64) -> bool {
+        self.sum_load(now);
+        let passed = now.saturating_sub(self.load_since);
+        if passed < window {
+            return false;
+        }
+        self.load_avg = self.load_sum.saturating_mul(LOAD_SCALE) / passed.max(1);
+        self.load_sum = 0;
+        self.load_since = now;
+        true
+    }
+
+    /// How many were runnable on average when [`average_load`](Self::average_load) was true last, in
+    /// 1/[`LOAD_SCALE`].
+    pub(super) fn load_avg(&self) -> u64 {
+        self.load_avg
     }
 
     /// Keeps real-time entities to their share of each second (sched(7), "Limiting the CPU usage of

@@ -291,7 +291,7 @@ fn schedule_once(preempted: bool) {
         prev.migrate.store(true, Relaxed);
     }
     if rq.nr_running() == 0 && cpu::online_count() > 1 && rq.is_online() {
-        super::balance::pull(&mut rq, 1);
+        super::balance::pull_to_idle(&mut rq);
     }
     // SAFETY: what is queued, and the idle entity, live.
     let next = unsafe { &*rq.pick_next_task(now) };
@@ -547,7 +547,7 @@ pub(super) fn scheduler_tick(user: bool) {
             resched_curr(&rq);
         }
         if cpu::online_count() > 1 && rq.is_online() {
-            super::balance::tick(&mut rq);
+            super::balance::tick(&mut rq, now);
         }
         if let Some(at) = rq.next_event(now) {
             timer::set_sched_event(at);

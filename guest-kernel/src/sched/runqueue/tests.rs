@@ -73,6 +73,26 @@ fn idle_runs_when_nothing_else_does() {
 }
 
 #[test]
+fn what_sleeps_most_of_the_time_is_little_load() {
+    let mut rq = queue();
+    let (hog, sleeper) = (normal(0), normal(0));
+    rq.enqueue_task(&hog);
+    switch(&mut rq, 0);
+    // Runnable at each tick, and hardly in between.
+    for now in (TICK_NS..=50 * TICK_NS).step_by(TICK_NS as usize) {
+        rq.activate_task(&sleeper, now);
+        assert!(!rq.average_load(51 * TICK_NS, now));
+        rq.update_curr(now + TICK_NS / 10);
+        rq.deactivate_task(&sleeper, now + TICK_NS / 10);
+    }
+    assert!(rq.average_load(51 * TICK_NS, 51 * TICK_NS));
+    let tenths = rq.load_avg() * 10 / LOAD_SCALE;
+    assert_eq!(tenths, 10, "{} of {LOAD_SCALE}", rq.load_avg());
+    assert!(rq.average_load(TICK_NS, 52 * TICK_NS));
+    assert_eq!(rq.load_avg(), LOAD_SCALE, "the hog alone");
+}
+
+#[test]
 fn fifo_runs_on_and_round_robin_takes_turns() {
     let mut rq = queue();
     let fifo = entity(Policy::Fifo, 0, 50);

@@ -5,8 +5,9 @@ use std::hint::spin_loop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
-use belljar_guest_tests::cpus::{allowed, current, listed};
+use belljar_guest_tests::cpus::{allowed, bind, current, listed};
 use belljar_guest_tests::{check, check_eq, child, handle, map, ok, wait, wait_ok};
 use libc::{MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 
@@ -81,6 +82,41 @@ fn busy_children_use_all_cpus(cpus: &[usize]) {
             break;
         }
         thread::yield_now();
+    }
+    for pid in children {
+        // SAFETY: our own child.
+        ok(unsafe { libc::kill(pid, libc::SIGKILL) });
+        check_eq!(wait(pid), libc::SIGKILL);
+    }
+}
+
+/// One busy program more than there are CPUs: two of them have to share one, and it is not always the same
+/// two.
+fn nobody_shares_a_cpu_for_ever(cpus: &[usize]) {
+    let shared = map(4096, PROT_READ | PROT_WRITE, MAP_SHARED).cast::<AtomicUsize>();
+    // SAFETY: a page of zeros, large enough, that all children share and nobody unmaps.
+    let place = |i: usize| unsafe { &*shared.add(i) };
+    let busy = |i: usize| {
+        let pid = child(|| {
+            loop {
+                place(i).store(current() + 1, SeqCst);
+            }
+        });
+        check_eq!(bind(pid, &[cpus[i % cpus.len()]]), 0);
+        pid
+    };
+    let children: Vec<_> = (0..=cpus.len()).map(busy).collect();
+    while (0..children.len()).any(|i| place(i).load(SeqCst) != cpus[i % cpus.len()] + 1) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    children.iter().for_each(|&pid| check_eq!(bind(pid, cpus), 0));
+    let mut was_alone = vec![false; children.len()];
+    while was_alone.contains(&false) {
+        thread::sleep(Duration::from_millis(1));
+        let places: Vec<_> = (0..children.len()).map(|i| place(i).load(SeqCst)).collect();
+        for (i, seen) in was_alone.iter_mut().enumerate() {
+            *seen |= places.iter().filter(|&&other| other == places[i]).count() == 1;
+        }
     }
     for pid in children {
         // SAFETY: our own child.
@@ -273,6 +309,9 @@ fn main() {
     every_file_shows_the_same_cpus(&cpus);
     busy_threads_use_all_cpus(&cpus);
     busy_children_use_all_cpus(&cpus);
+    if cpus.len() > 1 {
+        nobody_shares_a_cpu_for_ever(&cpus);
+    }
     signals_reach_a_thread_that_spins();
     a_page_that_is_closed_is_closed_on_all_cpus();
     fork_copies_one_moment_of_running_threads();
