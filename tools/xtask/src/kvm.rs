@@ -8,8 +8,8 @@ use crate::build::{self, Part, build};
 use crate::guest_run::{Job, RUNNER_PATH, archive, copy_console, recipe_with_tools, shell};
 use crate::patient::Patient;
 use crate::reference::{self, Machine, SHARE_PATH};
-use crate::rootfs::linux_program;
 use crate::setup::{Need, ensure};
+use crate::toolchain::{LINUX_TARGET, STATIC_PROFILE};
 use crate::{exec, paths};
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -155,7 +155,7 @@ pub fn prepare() -> Result<()> {
     reference::prepare()?;
     build(&[Part::Kernel])?;
     let toolchain = ensure(&[Need::Cross])?;
-    exec::run(toolchain.linux("build").args(["-p", BELLJAR]))
+    exec::run(toolchain.linux_with(STATIC_PROFILE, "build").args(["-p", BELLJAR]))
 }
 
 /// Builds the suites of end-to-end tests and the VMM's unit tests for the machine: name and program of each.
@@ -179,7 +179,8 @@ pub fn suites() -> Result<Vec<(String, PathBuf)>> {
 
 /// `belljar`, the kernel and `images`, each as its path in the machine and the file of the host.
 pub fn home(images: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    let mut files = vec![(BELLJAR_PATH.to_string(), linux_program(BELLJAR))];
+    let belljar = paths::target().join(LINUX_TARGET).join(STATIC_PROFILE).join(BELLJAR);
+    let mut files = vec![(BELLJAR_PATH.to_string(), belljar)];
     let mut add = |path: &Path| -> Result<()> {
         let inside = path.strip_prefix(paths::home()).context("not in the home")?;
         files.push((format!("/belljar/{}", inside.display()), path.to_path_buf()));

@@ -21,6 +21,8 @@ pub const LINUX_TARGET: &str = "aarch64-unknown-linux-gnu";
 pub const KERNEL_PROFILE: &str = "kernel";
 /// The cargo profile of AArch64 Linux programs.
 pub const GUEST_PROFILE: &str = "guest";
+/// The cargo profile of `belljar` for AArch64 hosts.
+pub const STATIC_PROFILE: &str = "static";
 /// The cargo package of the kernel and its binary.
 pub const KERNEL_PACKAGE: &str = "belljar-kernel";
 
@@ -117,8 +119,13 @@ impl Toolchain {
 
     /// `cargo SUBCOMMAND` for AArch64 Linux programs; the caller names the packages.
     pub fn linux(&self, subcommand: &str) -> Command {
+        self.linux_with(GUEST_PROFILE, subcommand)
+    }
+
+    /// The same with another profile.
+    pub fn linux_with(&self, profile: &str, subcommand: &str) -> Command {
         let mut command = self.command(subcommand);
-        command.args(["--profile", GUEST_PROFILE, "--target", LINUX_TARGET]);
+        command.args(["--profile", profile, "--target", LINUX_TARGET]);
         command
     }
 
