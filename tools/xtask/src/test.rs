@@ -65,7 +65,7 @@ const LAYERS: &[Layer] = &[
 
 /// Inputs for each fuzz target: enough to find what a change broke on the beaten track. Looking for
 /// more is `cargo xtask fuzz`.
-const FUZZ_RUNS: u32 = 20_000;
+const FUZZ_RUNS: u32 = 10_000;
 
 /// A test binary that says nothing for so long hangs: each test ends much sooner, the build of images included.
 const SILENCE: Duration = Duration::from_secs(600);
