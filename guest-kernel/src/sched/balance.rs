@@ -122,28 +122,35 @@ pub(super) fn pull_to_idle(rq: &mut RunQueue) {
     }
 }
 
-/// The other CPU that had most to do for a while, if that was at least half an entity more than on the one of
-/// `rq`, and something waits there.
-fn long_busier(rq: &RunQueue) -> Option<usize> {
-    let load = |cpu: usize| {
-        let other = RUNQUEUES.of(cpu).data_ptr();
+/// Pulls one from a CPU that had at least half an entity more to do for a while, if something waits there. What becomes
+/// runnable just now, as sleepers do at a tick, says little of that, but a CPU with much more to do than the other takes
+/// nothing. Nor does one that a real-time entity keeps.
+fn pull_for_a_turn(rq: &mut RunQueue) -> Option<&'static Entity> {
+    if rq.curr_prio() < prio::MAX_RT_PRIO {
+        return None;
+    }
+    let here = look(rq.cpu()).0;
+    let wanted = rq.load_avg() + LOAD_SCALE / 2;
+    let busier = |cpu: &usize| {
+        let other = RUNQUEUES.of(*cpu).data_ptr();
         // SAFETY: two racy words; what is done with them is right whatever they say.
-        unsafe { ((*other).nr_running() > 1).then_some((*other).load_avg()) }
+        let (waits, load) = unsafe { ((*other).nr_running() > 1, (*other).load_avg()) };
+        waits && load >= wanted && look(*cpu).0 + 1 >= here
     };
     let others = cpu::each(cpu::online_mask() & !(1 << rq.cpu()));
-    let busiest = others.filter_map(|cpu| Some((load(cpu)?, cpu))).max();
-    busiest.filter(|(load, _)| *load >= rq.load_avg() + LOAD_SCALE / 2).map(|(_, cpu)| cpu)
+    others.filter(busier).find_map(|cpu| pull(rq, cpu))
 }
 
 /// A busy CPU looks around at its tick.
 pub(super) fn tick(rq: &mut RunQueue, now: u64) {
     let compares = rq.average_load(WINDOW, now);
-    let from = match busiest(rq) {
-        Some((cpu, 2..)) => Some(cpu),
-        _ if compares => long_busier(rq),
+    let mut pulled = match busiest(rq) {
+        Some((cpu, 2..)) => pull(rq, cpu),
         _ => None,
     };
-    let pulled = from.and_then(|cpu| pull(rq, cpu));
+    if pulled.is_none() && compares {
+        pulled = pull_for_a_turn(rq);
+    }
     if let Some(entity) = pulled {
         if rq.preempts_curr(entity) {
             resched_curr(rq);

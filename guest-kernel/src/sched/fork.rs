@@ -148,6 +148,7 @@ pub fn wake_up_new(entity: &Entity) {
         cpu = super::balance::select_cpu(entity, cpu);
         rq = lock_rq(cpu);
     }
+    rq.sum_load(now);
     entity.thread.info.set_cpu(cpu);
     // SAFETY: the entity was not started when its cells were set, and is only looked at.
     let (mm, _) = unsafe { entity.mm_cells() };

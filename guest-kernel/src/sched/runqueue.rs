@@ -476,11 +476,13 @@ impl RunQueue {
         }
     }
 
-    /// Sums up how long entities were runnable here, before their number changes.
+    /// Sums up how long entities were runnable here, before their number or the running one changes. A real-time one that
+    /// runs counts as two: it gives nothing away.
     #[inline]
-    fn sum_load(&mut self, now: u64) {
-        self.load_sum += u64::from(self.nr_running) * now.saturating_sub(self.load_until);
-        self.load_until = now;
+    pub(super) fn sum_load(&mut self, now: u64) {
+        let entities = self.nr_running + u32::from(self.curr_prio < prio::MAX_RT_PRIO);
+        self.load_sum += u64::from(entities) * now.saturating_sub(self.load_until);
+        self.load_until = self.load_until.max(now);
     }
 
     /// Takes the average of how many are runnable anew, if `window` ns have passed since the last time; true if so.

@@ -511,6 +511,7 @@ fn place(entity: &Entity) {
         if super::balance::accepts(&rq, entity) {
             entity.thread.info.set_cpu(cpu);
             entity.migrate.store(false, Relaxed);
+            rq.sum_load(monotonic_ns());
             rq.enqueue_task(entity);
             return arrived(&rq, entity);
         }

@@ -109,6 +109,8 @@ fn nobody_shares_a_cpu_for_ever(cpus: &[usize]) {
     while (0..children.len()).any(|i| place(i).load(SeqCst) != cpus[i % cpus.len()] + 1) {
         thread::sleep(Duration::from_millis(1));
     }
+    // Not on the one that two have to share: three there would be too many.
+    check_eq!(bind(0, &cpus[1..2]), 0);
     children.iter().for_each(|&pid| check_eq!(bind(pid, cpus), 0));
     let mut was_alone = vec![false; children.len()];
     while was_alone.contains(&false) {
@@ -118,6 +120,7 @@ fn nobody_shares_a_cpu_for_ever(cpus: &[usize]) {
             *seen |= places.iter().filter(|&&other| other == places[i]).count() == 1;
         }
     }
+    check_eq!(bind(0, cpus), 0);
     for pid in children {
         // SAFETY: our own child.
         ok(unsafe { libc::kill(pid, libc::SIGKILL) });
