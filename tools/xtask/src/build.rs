@@ -78,14 +78,25 @@ pub fn build(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// Builds the kernel and leaves `Image` and `kernel.elf`.
+/// Builds the kernel and leaves `Image`, its hashes, and `kernel.elf`.
 fn kernel(toolchain: &Toolchain) -> Result<()> {
     exec::run(&mut toolchain.kernel("build"))?;
     let path = paths::target().join(KERNEL_TARGET).join(KERNEL_PROFILE).join(KERNEL_PACKAGE);
     let elf = exec::read(&path)?;
     let image = kernel_image::from_elf(&elf).with_context(|| format!("in {}", path.display()))?;
     exec::write(&paths::home().join("kernel.elf"), &elf)?;
-    exec::write(&paths::home().join("Image"), &image)
+    // The hashes are never those of another image, whenever this is interrupted.
+    let hashes = paths::home().join("Image.blake3");
+    let _ = std::fs::remove_file(&hashes);
+    exec::write(&paths::home().join("Image"), &image)?;
+    exec::write(&hashes, hashes_of(&image).as_bytes())
+}
+
+/// What `vmm/src/snapshot/known.rs` reads: the BLAKE3 of each whole chunk of an `Image`.
+fn hashes_of(image: &[u8]) -> String {
+    /// As in snapshots.
+    const CHUNK: usize = 2 << 20;
+    image.chunks_exact(CHUNK).map(|chunk| format!("{}\n", blake3::hash(chunk).to_hex())).collect()
 }
 
 /// Builds every image.

@@ -187,6 +187,7 @@ pub fn home(images: &[&str]) -> Result<Vec<(String, PathBuf)>> {
         Ok(())
     };
     add(&paths::home().join("Image"))?;
+    add(&paths::home().join("Image.blake3"))?;
     for image in images {
         let folder = paths::home().join("images").join(image);
         add(&folder.join("rootfs.cpio"))?;

@@ -14,8 +14,9 @@ use super::{Error, complain};
 use crate::api::SnapshotRequest;
 use crate::api::client::Client;
 use crate::backend::{Card, Config, Disk, Start, Thaw};
+use crate::image::Home;
 use crate::runtime::{Console, Plan};
-use crate::snapshot::{Snapshot, Trust};
+use crate::snapshot::{KernelImage, Snapshot, Trust};
 use crate::{machine, render};
 
 /// Go on with a snapshot in a new VM
@@ -101,8 +102,12 @@ pub(super) fn restore(args: RestoreArgs) -> Result<ExitCode, Error> {
 
 fn plan_of_one(args: RestoreArgs) -> Result<Plan, Error> {
     warn_of_trust(&args.dir, &args.how);
-    // Its memory is checked while the machine is built.
     let snapshot = Snapshot::open(&args.dir, Trust::Trust)?;
+    // From here on, while the machine is built.
+    let verification = (!args.how.trust).then(|| {
+        let kernel = Home::find().and_then(|home| home.kernel()).ok();
+        snapshot.verification(kernel.and_then(|path| KernelImage::open(&path)))
+    });
     let raw = snapshot.manifest().thaw.as_ref().is_some_and(|thaw| thaw.raw_console);
     let console = match args.detach {
         true => Console::Detached,
@@ -112,7 +117,7 @@ fn plan_of_one(args: RestoreArgs) -> Result<Plan, Error> {
     };
     let disks = args.how.disks(&snapshot, 1)?;
     let mut plan = plan(&snapshot, &args.how, args.name, 1, console, disks)?;
-    plan.unverified = (!args.how.trust).then_some(snapshot);
+    plan.unverified = verification;
     run::confine(args.how.no_sandbox)?;
     Ok(plan)
 }

@@ -35,7 +35,7 @@ use super::watch;
 use crate::backend::{self, Choice, Config, Event};
 use crate::introspect::Root;
 use crate::sandbox::{self, Role};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Verification};
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -74,8 +74,10 @@ pub struct Plan {
     pub raw_console: bool,
     /// Whether and where the guest may save itself.
     pub snapshots: Option<OwnSnapshots>,
-    /// The snapshot that it goes on with, if its memory has yet to be checked.
-    pub unverified: Option<Snapshot>,
+    /// The check of the memory that it goes on with, by threads of their own. QEMU is forked meanwhile; that is safe, as
+    /// both closures that run before its exec (`backend/qemu/process.rs`) only make system calls: none waits for a lock of
+    /// theirs.
+    pub unverified: Option<Verification>,
 }
 
 /// Runs a VM from start to end, with the `guard` that cleans up if this process cannot. `serve` gets the VM and its
@@ -104,9 +106,6 @@ fn run_guarded(
     serve: impl FnOnce(Arc<Vm>, UnixListener) -> io::Result<()>,
     ready: impl FnOnce(&str),
 ) -> Result<Outcome, Error> {
-    // Threads of their own check it while the machine is built. QEMU is forked meanwhile; that is safe, as both closures
-    // that run before its exec (`backend/qemu/process.rs`) only make system calls: none waits for a lock of theirs.
-    let unverified = plan.unverified.as_ref().map(Snapshot::verification);
     let (sender, messages) = channel();
     let signals = catch_signals().map_err(Error::Host)?;
     let socket = UnixListener::bind(folder.short_path().join(folder::SOCKET));
@@ -163,7 +162,7 @@ fn run_guarded(
     if !guest_first {
         sandbox::enter(Role::Supervisor);
     }
-    if let Some(verification) = unverified {
+    if let Some(verification) = plan.unverified {
         // Nobody has looked into the memory yet, and no CPU has run.
         verification.finish()?;
         info!("memory checked");

@@ -7,7 +7,8 @@
 //! into RAM (the thaw facts say where it goes on).
 //!
 //! - [`Save`] writes one: [`Save::copy`] while the guest stands still, the rest while it runs on.
-//! - [`Snapshot::open`] checks one and gives out its memory file, to be mapped privately or read.
+//! - [`Snapshot::open`] checks one and gives out its memory file, to be mapped privately or read. What is known to be
+//!   the kernel that stands in a [`KernelImage`] is compared with that, the rest hashed.
 //!
 //! A save is written beside its folder, synced and moved into its place in one step: an interrupted one
 //! leaves the former snapshot as it was.
@@ -16,6 +17,7 @@ pub mod diff;
 #[cfg(any(test, feature = "synthetic"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod known;
 mod manifest;
 mod open;
 pub(crate) mod partial;
@@ -24,6 +26,7 @@ mod save;
 mod tests;
 mod verify;
 
+pub use known::KernelImage;
 pub use manifest::{
     Board, CHUNK, Chunk, Cpu, Disk, Kernel, MAGIC, MANIFEST, MEMORY, Manifest, Memory, Source,
     TaskRow, Tasks, Thaw, VERSION,

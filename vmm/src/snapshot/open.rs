@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::manifest::{self, MANIFEST, MEMORY, Manifest, Refusal};
 use super::verify::Verification;
-use super::{Error, Result};
+use super::{Error, KernelImage, Result};
 use crate::target::RawRam;
 
 /// How much of a snapshot is checked.
@@ -28,7 +28,7 @@ pub struct Snapshot(Arc<Files>);
 /// What a snapshot consists of.
 #[derive(Debug)]
 pub(super) struct Files {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) manifest: Manifest,
     pub(super) memory: File,
 }
@@ -55,15 +55,15 @@ impl Snapshot {
         }
         let snapshot = Self(Arc::new(Files { dir: dir.to_owned(), manifest, memory }));
         if trust == Trust::Verify {
-            snapshot.verification().finish()?;
+            snapshot.verification(None).finish()?;
         }
         Ok(snapshot)
     }
 
     /// Begins to check the memory file, for who opened it with [`Trust::Trust`] and has other things to do
-    /// meanwhile.
-    pub fn verification(&self) -> Verification {
-        Verification::begin(Arc::clone(&self.0))
+    /// meanwhile. `known` makes it quicker if the guest's kernel stands there.
+    pub fn verification(&self, known: Option<KernelImage>) -> Verification {
+        Verification::begin(Arc::clone(&self.0), known)
     }
 
     /// The folder.

@@ -17,7 +17,7 @@ use rustix::thread::sched_getaffinity;
 
 use super::manifest::{CHUNK, Chunk, Manifest};
 use super::open::Files;
-use super::{Error, Result};
+use super::{Error, KernelImage, Result};
 use crate::target::data_ranges;
 
 /// Bytes that are read at a time: enough for the hash to use all lanes of the CPU, and so few that they stay in
@@ -55,11 +55,11 @@ pub struct Verification {
 impl Verification {
     /// Starts the threads, which leave the caller free to do other things, also to fork a child that until its exec
     /// only makes system calls, as QEMU's does.
-    pub(super) fn begin(files: Arc<Files>) -> Self {
+    pub(super) fn begin(files: Arc<Files>, known: Option<KernelImage>) -> Self {
         // Where the host does not say, the caller's thread is enough.
         let cpus = sched_getaffinity(None).map_or(0, |set| set.count() as usize);
         let pieces: usize = files.manifest.memory.chunks.iter().map(pieces_of).sum();
-        let work = Arc::new(Work::new(files));
+        let work = Arc::new(Work::new(files, known));
         let helper = |_| {
             let work = Arc::clone(&work);
             crate::thread::named("verify").spawn(move || work.all()).ok()
@@ -81,6 +81,7 @@ impl Verification {
 /// What is to be done, and how far it is.
 struct Work {
     files: Arc<Files>,
+    known: Option<KernelImage>,
     path: PathBuf,
     next: Mutex<Next>,
 }
@@ -99,13 +100,13 @@ struct Next {
 enum Task {
     /// To look between the stored frames.
     Holes,
-    /// To hash that piece of a chunk.
+    /// To hash that piece of a chunk, or to compare it.
     Piece(Arc<Parts>, usize),
 }
 
 impl Work {
-    fn new(files: Arc<Files>) -> Self {
-        Self { path: files.memory_path(), files, next: Mutex::default() }
+    fn new(files: Arc<Files>, known: Option<KernelImage>) -> Self {
+        Self { path: files.memory_path(), files, known, next: Mutex::default() }
     }
 
     fn next(&self) -> Option<Task> {
@@ -120,7 +121,8 @@ impl Work {
                 let index = next.chunk;
                 let chunk = self.files.manifest.memory.chunks.get(index)?;
                 next.chunk += 1;
-                (Arc::new(Parts::of(index, chunk)), 0)
+                let known = self.known.as_ref().and_then(|image| image.place_of(chunk));
+                (Arc::new(Parts { known, ..Parts::of(index, chunk) }), 0)
             }
         };
         next.current = (piece + 1 < parts.found.len()).then(|| (Arc::clone(&parts), piece + 1));
@@ -130,7 +132,7 @@ impl Work {
     /// Does piece by piece until nobody has to begin one any more.
     fn all(&self) -> Result<()> {
         let Files { manifest, memory: file, .. } = &*self.files;
-        let mut buffer = vec![];
+        let (mut buffer, mut same) = (vec![], vec![]);
         while let Some(task) = self.next() {
             let (parts, piece) = match task {
                 Task::Holes => {
@@ -143,7 +145,18 @@ impl Work {
             let chunk = &manifest.memory.chunks[parts.chunk];
             let bytes = read_piece(file, chunk, piece, &mut buffer);
             let bytes = bytes.map_err(Error::io("read", &self.path))?;
-            if let Some(found) = parts.add(piece, bytes) {
+            let known = self.known.as_ref().zip(parts.known);
+            if let Some((image, place)) = known {
+                same.resize(PIECE, 0);
+                let place = place + (piece * PIECE) as u64;
+                if !image.has(place, bytes, &mut same[..bytes.len()]).unwrap_or(false) {
+                    // This file is damaged, or the image is not what the hashes beside it are of: once is enough.
+                    if parts.left.swap(0, AcqRel) > 0 {
+                        let found = hash(file, chunk, &mut buffer);
+                        self.compare(chunk, found.map_err(Error::io("read", &self.path))?)?;
+                    }
+                }
+            } else if let Some(found) = parts.add(piece, bytes) {
                 self.compare(chunk, found)?;
             }
         }
@@ -170,6 +183,9 @@ impl Work {
 struct Parts {
     /// Its index.
     chunk: usize,
+    /// Where its bytes stand in the kernel's image, if they shall be the same: then its pieces are compared, and hashed
+    /// only if one is another.
+    known: Option<u64>,
     /// Bytes of its stored frames.
     len: u64,
     /// What was found of each piece.
@@ -182,7 +198,13 @@ impl Parts {
     fn of(index: usize, chunk: &Chunk) -> Self {
         let pieces = pieces_of(chunk);
         let found = std::iter::repeat_with(OnceLock::new).take(pieces).collect();
-        Self { chunk: index, len: stored_in(chunk), found, left: AtomicUsize::new(pieces) }
+        Self {
+            chunk: index,
+            known: None,
+            len: stored_in(chunk),
+            found,
+            left: AtomicUsize::new(pieces),
+        }
     }
 
     /// Hashes the bytes of one piece; the hash of all if it was the last one that was missing.
@@ -284,8 +306,57 @@ fn holes_are_empty(file: &File, path: &Path, manifest: &Manifest) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::known::SUFFIX;
+    use super::super::{Facts, Snapshot, Trust, save};
     use super::*;
+    use crate::introspect::synthetic::Guest;
+    use crate::machine::{KERNEL_BASE, RAM_BASE};
     use crate::target::PAGE_SIZE;
+
+    #[test]
+    fn what_the_kernel_image_has_is_compared_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("Image");
+        let at = KERNEL_BASE - RAM_BASE;
+        let bytes = vec![7; CHUNK as usize];
+        let memory = tempfile::tempfile().unwrap();
+        memory.write_all_at(&bytes, at).unwrap();
+        let guest = Guest::new();
+        let saved = dir.path().join("snapshot");
+        let facts = Facts { cpus: 1, ..Facts::default() };
+        save(&guest.target(), &facts, &saved).unwrap();
+        let manifest = Snapshot::open(&saved, Trust::Trust).unwrap().manifest().clone();
+        let chunk = |hash: blake3::Hash| {
+            let frames = vec![(0, (CHUNK / PAGE_SIZE) as u32)];
+            Chunk { at, frames, blake3: hash.into() }
+        };
+        let verify = |image: &[u8], hash: blake3::Hash, wanted: blake3::Hash| {
+            std::fs::write(&path, image).unwrap();
+            let name = format!("{}{SUFFIX}", path.display());
+            std::fs::write(name, format!("{}\n", hash.to_hex())).unwrap();
+            let known = KernelImage::open(&path);
+            assert!(known.is_some());
+            let mut manifest = manifest.clone();
+            manifest.memory.chunks = vec![chunk(wanted)];
+            manifest.board.ram_size = at + CHUNK;
+            let memory = memory.try_clone().unwrap();
+            let files = Files { dir: dir.path().to_owned(), manifest, memory };
+            Verification::begin(Arc::new(files), known).finish()
+        };
+        let (right, other) = (blake3::hash(&bytes), blake3::hash(b"other"));
+        verify(&bytes, right, right).unwrap();
+        // Nobody hashed it, or this would be damage.
+        verify(&bytes, other, other).unwrap();
+        // An image that changed after it was hashed, is cut short, or another one.
+        verify(&vec![8; CHUNK as usize], right, right).unwrap();
+        verify(&bytes[..1000], right, right).unwrap();
+        verify(&bytes, other, right).unwrap();
+        // Damage.
+        memory.write_all_at(b"x", at + CHUNK / 2).unwrap();
+        let damaged = |result: Result<()>| assert!(matches!(result, Err(Error::Damaged { .. })));
+        damaged(verify(&bytes, right, right));
+        damaged(verify(&bytes, other, right));
+    }
 
     #[test]
     fn pieces_in_any_order_give_the_hash_of_the_whole() {
