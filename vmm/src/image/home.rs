@@ -1,7 +1,7 @@
 //! Where the kernel and the named images stand, so that `belljar` works from any current folder.
 //!
-//! A home holds `Image` and `kernel.elf` (the kernel), and `images/NAME/` with `rootfs.cpio` and
-//! `image.toml` for each image. It is `$BELLJAR_HOME`, else `../belljar` beside the folder of the
+//! A home holds `Image` and `kernel.elf` (the kernel), `Image.blake3` (hashes of `Image`, which need not be there), and
+//! `images/NAME/` with `rootfs.cpio` and `image.toml` for each image. It is `$BELLJAR_HOME`, else `../belljar` beside the folder of the
 //! executable (the build tree), else `../share/belljar` (an installation).
 
 use std::path::{Path, PathBuf};
