@@ -63,19 +63,28 @@ pub fn build(parts: &[Part]) -> Result<()> {
         needs.push(Need::Packages);
     }
     let toolchain = ensure(&needs)?;
-    if has(Part::Vmm) {
-        exec::run(host("build").args(["--release", "-p", "belljar"]))?;
-    }
-    if has(Part::Kernel) {
-        kernel(&toolchain)?;
-    }
-    if has(Part::Images) {
-        images(&toolchain)?;
-    }
-    if has(Part::GuestTests) {
-        guest_tests(&toolchain)?;
-    }
-    Ok(())
+    // One CPU optimises the kernel, which is a single unit of code. The others need not wait: each profile of each target
+    // has a folder and a lock of its own.
+    std::thread::scope(|scope| {
+        let kernel = has(Part::Kernel).then(|| scope.spawn(|| kernel(&toolchain)));
+        let others = || {
+            if has(Part::Vmm) {
+                exec::run(host("build").args(["--release", "-p", "belljar"]))?;
+            }
+            if has(Part::Images) {
+                images(&toolchain)?;
+            }
+            if has(Part::GuestTests) {
+                guest_tests(&toolchain)?;
+            }
+            Ok(())
+        };
+        let others = others();
+        let kernel = kernel.map_or(Ok(()), |kernel| {
+            kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        others.and(kernel)
+    })
 }
 
 /// Builds the kernel and leaves `Image`, its hashes, and `kernel.elf`.
