@@ -487,10 +487,10 @@ impl Machine for Kvm {
         self.loading.join();
         self.devices.until_confined();
         self.shared.confine.store(true, Ordering::SeqCst);
-        for (index, thread) in self.shared.confined.iter().enumerate() {
-            if thread.get().is_none() {
-                self.shared.gate.kick(index);
-            }
+        if self.shared.confined.iter().any(|thread| thread.get().is_none()) {
+            self.shared.gate.kick();
+        }
+        for thread in &self.shared.confined {
             thread.wait();
         }
         // Once is enough.
