@@ -137,8 +137,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     }
     let (detach, no_sandbox) = (args.detach, args.no_sandbox);
     let plan = || {
-        let mut plan = plan(args)?;
-        backend::begin(&mut plan.choice, &plan.config)?;
+        let plan = plan(args)?;
         confine(no_sandbox)?;
         Ok(plan)
     };

@@ -32,9 +32,10 @@ pub(super) struct Entry {
 
 /// Where everything stands in RAM.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct Layout<'a> {
     /// The kernel's first instruction.
     pc: u64,
+    cmdline: &'a str,
     /// The RAM disk.
     initrd: Option<(u64, u64)>,
 }
@@ -65,10 +66,10 @@ struct Part {
 }
 
 /// Decides where everything of `config` stands; memory that was stored has it already.
-pub(super) fn lay_out(
+pub(super) fn lay_out<'a>(
     memory: &GuestMemory,
-    config: &Config,
-) -> Result<(Layout, Option<Files>), Error> {
+    config: &'a Config,
+) -> Result<(Layout<'a>, Option<Files>), Error> {
     match &config.start {
         Start::Boot(boot) => {
             let kernel = Kernel::open(&boot.kernel)?;
@@ -84,7 +85,7 @@ pub(super) fn lay_out(
                 .map(|files| place_initrd(files, kernel.span.end, config.memory))
                 .transpose()?;
             let (initrd, parts) = placed.unzip();
-            let layout = Layout { pc: kernel.span.start, initrd };
+            let layout = Layout { pc: kernel.span.start, cmdline: &boot.cmdline, initrd };
             Ok((layout, Some(Files { kernel, initrd: parts.unwrap_or_default() })))
         }
         Start::Thaw(thaw) => {
@@ -92,12 +93,13 @@ pub(super) fn lay_out(
             memory
                 .write_slice(note, GuestAddress(*address))
                 .map_err(|e| Error::Host(std::io::Error::other(e)))?;
-            Ok((Layout { pc: thaw.entry, initrd: None }, None))
+            // A kernel that goes on has read its command line.
+            Ok((Layout { pc: thaw.entry, cmdline: "", initrd: None }, None))
         }
     }
 }
 
-impl Layout {
+impl Layout<'_> {
     /// Adds the device tree; `virtio` are the transports that have a device.
     pub(super) fn describe(
         self,
@@ -105,12 +107,7 @@ impl Layout {
         config: &Config,
         virtio: &[u32],
     ) -> Result<Entry, Error> {
-        let cmdline = match &config.start {
-            Start::Boot(boot) => &boot.cmdline,
-            // A kernel that goes on has read its command line.
-            Start::Thaw(_) => "",
-        };
-        load_device_tree(memory, config, cmdline, self.initrd, virtio)?;
+        load_device_tree(memory, config, self.cmdline, self.initrd, virtio)?;
         Ok(Entry { pc: self.pc, fdt: RAM_BASE })
     }
 }
