@@ -3,12 +3,13 @@
 //! ```text
 //! target/release/belljar              the VMM
 //! target/belljar/Image                the kernel with its symbols behind it
+//! target/belljar/Image.blake3         hashes of its whole chunks, which make the check of snapshots quicker
 //! target/belljar/kernel.elf           the same kernel with DWARF
 //! target/belljar/images/NAME/         rootfs.cpio and image.toml of each image (folder/ too for test images)
 //! target/belljar/guest-tests/NAME     the programs of tests/guest
 //! ```
 //!
-//! `belljar` looks for the last four in `$BELLJAR_HOME`, else in `../belljar` or `../share/belljar`
+//! `belljar` looks for all but the first in `$BELLJAR_HOME`, else in `../belljar` or `../share/belljar`
 //! beside the folder that it runs from.
 
 use crate::rootfs::{Recipe, linux_program, recipes};
