@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::belljar;
-use crate::sandbox::{Done, eventually};
+use crate::sandbox::{Done, eventually, in_time};
 
 /// A place to run guests from.
 pub struct Guest {
@@ -110,6 +110,37 @@ impl Guest {
             (name.to_owned(), value.parse().unwrap())
         };
         samples.map(sample).collect()
+    }
+
+    /// The last of what the VM `name` printed; nothing if it has ended.
+    pub fn console(&self, name: &str) -> String {
+        self.run(&["console", name], "").stdout.replace('\r', "")
+    }
+
+    /// Waits until the VM `name` has printed `text`, and returns all that it printed.
+    ///
+    /// # Panics
+    /// If it does not for a long time: with what the views show of it.
+    pub fn wait_until_prints(&self, name: &str, text: &str) -> String {
+        let mut console = String::new();
+        let prints = || {
+            console = self.console(name);
+            console.contains(text)
+        };
+        if !in_time(prints) {
+            let shown = self.shown(name);
+            panic!("still waiting until {name} prints {text:?}\n{console}\n{shown}");
+        }
+        console
+    }
+
+    /// What the views show of the VM `name`, for a person who wonders why it does not come along.
+    pub fn shown(&self, name: &str) -> String {
+        let ask = |view: &str| {
+            let done = self.run(&[view, name], "");
+            format!("{view}: {}{}", done.stdout, done.stderr)
+        };
+        ["ps", "runq", "log"].map(ask).concat()
     }
 
     /// Waits until the VM `name` runs, or `child`, which keeps it, has ended.

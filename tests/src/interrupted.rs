@@ -85,9 +85,7 @@ impl<'a> Journey<'a> {
         let saved = self.guest.run(&["snapshot", NAME, dir.to_str().unwrap(), "--stop"], "");
         if saved.code != 0 {
             if !machine.ends_soon() {
-                let ask = |view: &str| self.guest.run(&[view, NAME], "").stdout;
-                let [tasks, running, log] = ["ps", "runq", "log"].map(ask);
-                panic!("{saved:?}\nIt goes on:\n{tasks}\n{running}\n{log}");
+                panic!("{saved:?}\nIt goes on:\n{}", self.guest.shown(NAME));
             }
             let (code, text) = machine.end();
             self.printed += &text;

@@ -169,12 +169,21 @@ impl Done {
 ///
 /// # Panics
 /// If it does not for a long time.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(in_time(condition), "still waiting until {what}");
+}
+
+/// Waits until `condition` holds; `false` if it does not for a long time.
+#[must_use]
+pub fn in_time(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "still waiting until {what}");
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 /// Whether a process is there and not a zombie.

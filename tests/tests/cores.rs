@@ -94,7 +94,7 @@ fn core_holds_the_headers_of_its_program_even_if_that_has_none_in_memory() {
     let start = ["run", "--detach", "--name", "t", program.to_str().unwrap(), "--", "wait"];
     let start = guest.run(&start, "");
     assert_eq!(start.code, 0, "{start:?}");
-    eventually("it waits", || guest.run(&["console", "t"], "").stdout.contains("waits"));
+    guest.wait_until_prints("t", "waits");
     let (core, root) = (guest.path("core"), guest.path("root"));
     std::fs::create_dir_all(root.join("bin")).unwrap();
     let copies = [root.join("bin/file_pages"), root.join("copy")];

@@ -322,12 +322,7 @@ mod qemu {
         let args = ["run", "--detach", "--name", "t", "--net", "user"];
         let done = guest.run(&[&args[..], &["shell", "--", "sh", "-c", &script]].concat(), "");
         assert_eq!(done.code, 0, "{done:?}");
-        let prints = |vm: &str, what: &str| {
-            eventually(&format!("{vm} prints {what}"), || {
-                guest.run(&["console", vm], "").stdout.contains(what)
-            });
-        };
-        prints("t", "one");
+        guest.wait_until_prints("t", "one");
         let (saved, again) = (guest.path("saved"), guest.path("again"));
         let (saved, again) = (saved.to_str().unwrap(), again.to_str().unwrap());
         let done = guest.run(&["snapshot", "t", saved], "");
@@ -340,14 +335,14 @@ mod qemu {
             "{done:?}"
         );
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
-        prints("alone", "down");
+        guest.wait_until_prints("alone", "down");
         assert_eq!(guest.run(&["snapshot", "alone", again], "").code, 0);
         guest.run(&["kill", "alone"], "");
 
         let done =
             guest.run(&["restore", "--detach", "--name", "both", "--net", "user", again], "");
         assert_eq!((done.code, &*done.stderr), (0, ""), "{done:?}");
-        prints("both", "two");
+        guest.wait_until_prints("both", "two");
         guest.run(&["kill", "both"], "");
         guest.assert_clean();
     }

@@ -119,7 +119,7 @@ fn a_paused_guest_does_not_notice() {
     assert_eq!(guest.run(&run, "").code, 0);
     // The guest's clock as it was last printed, and how often that was.
     let look = || -> (usize, f64) {
-        let console = guest.run(&["console", "t"], "").stdout;
+        let console = guest.console("t");
         let lines: Vec<f64> = console.lines().flat_map(|line| line.trim().parse()).collect();
         (lines.len(), lines.last().copied().unwrap_or(0.0))
     };
@@ -220,7 +220,7 @@ fn ps_from_outside_lists_what_ps_inside_lists() {
     assert_eq!(guest.run(&args, "").code, 0);
     let mut inside = String::new();
     eventually("ps inside is done", || {
-        inside = guest.run(&["console", "t"], "").stdout.replace('\r', "");
+        inside = guest.console("t");
         inside.ends_with("done\n")
     });
     let mut outside = Vec::new();

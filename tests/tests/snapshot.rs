@@ -8,7 +8,6 @@ use belljar_abi::root::RootPage;
 use belljar_tests::guest::Guest;
 use belljar_tests::home;
 use belljar_tests::interrupted::{Itinerary, travel};
-use belljar_tests::sandbox::eventually;
 
 /// A guest test program, as `cargo xtask build guest-tests` leaves it.
 fn program(name: &str) -> String {
@@ -83,16 +82,6 @@ fn a_machine_goes_on_with_more_and_with_fewer_cpus() {
     assert_eq!((done.code, done.stdout), (0, counted()));
 }
 
-/// Waits until a detached VM has printed `text`.
-fn wait_for_output(guest: &Guest, vm: &str, text: &str) -> String {
-    let mut console = String::new();
-    eventually(&format!("{vm} prints {text:?}"), || {
-        console = guest.run(&["console", vm], "").stdout.replace('\r', "");
-        console.contains(text)
-    });
-    console
-}
-
 /// A guest that is copied while it works. When it notices that it is a copy it prints `random NUMBER`, and stays.
 struct Copied<'a> {
     /// Options of `run`.
@@ -111,7 +100,7 @@ impl Copied<'_> {
         let guest = Guest::new();
         let started = guest.run(&[&["run", "--detach", "--name", "t"], self.run].concat(), "");
         assert_eq!(started.code, 0, "{started:?}");
-        wait_for_output(&guest, "t", self.ready);
+        guest.wait_until_prints("t", self.ready);
         let copies = guest.run(&["clone", "t", "-n", "20"], "");
         assert_eq!(copies.code, 0, "{copies:?}");
         let names: Vec<&str> = copies.stdout.lines().collect();
@@ -119,15 +108,15 @@ impl Copied<'_> {
         let mut seen = HashSet::new();
         for (number, name) in (1..).zip(&names) {
             for text in self.says {
-                wait_for_output(&guest, name, &text.replace("{n}", &format!("{number}")));
+                guest.wait_until_prints(name, &text.replace("{n}", &format!("{number}")));
             }
-            let console = wait_for_output(&guest, name, "random ");
+            let console = guest.wait_until_prints(name, "random ");
             let random = console.split("random ").nth(1).and_then(|rest| rest.lines().next());
             let random = random.unwrap().split(' ').next().unwrap().to_owned();
             assert!(!random.is_empty() && !console.contains("wrong"), "{name}: {console}");
             assert!(seen.insert(random), "twice: {name}: {console}");
         }
-        let original = guest.run(&["console", "t"], "").stdout;
+        let original = guest.console("t");
         assert!(original.contains(self.ready.trim()) && !original.contains("random"), "{original}");
         assert!(guest.rows(&["ps", "t"]).iter().any(|row| row["pid"] == 1));
         for name in names.iter().chain(&["t"]) {
@@ -231,7 +220,7 @@ fn disks_are_wanted_again_and_none_is_written_by_two() {
     let run =
         [&["run", "--detach", "--name", "t"], &disks[..], &["shell", "--", "sh", "-c", script]];
     assert_eq!(guest.run(&run.concat(), "").code, 0);
-    wait_for_output(&guest, "t", "ready");
+    guest.wait_until_prints("t", "ready");
     // The original goes on and writes.
     guest.run(&[&["clone", "t"], &disks[..]].concat(), "").assert_failed(&["a.img", "{n}"]);
     let dir = guest.path("s");
@@ -273,7 +262,7 @@ fn the_time_that_a_machine_was_saved_for_did_not_pass_in_it() {
     let guest = Guest::new();
     let run = ["run", "--detach", "--name", "t", "shell", "--", "sh", "-c", script];
     assert_eq!(guest.run(&run, "").code, 0);
-    let first = wait_for_output(&guest, "t", "saving");
+    let first = guest.wait_until_prints("t", "saving");
     let dir = guest.path("s");
     let saved = guest.run(&["snapshot", "t", dir.to_str().unwrap(), "--stop"], "");
     assert_eq!(saved.code, 0, "{saved:?}");

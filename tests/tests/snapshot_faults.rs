@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use belljar_tests::guest::Guest;
-use belljar_tests::sandbox::{Done, eventually};
+use belljar_tests::sandbox::Done;
 
 /// `belljar` with `args`, for which a file that is too large is an error and no signal.
 fn command(guest: &Guest, args: &[&str]) -> Command {
@@ -19,14 +19,6 @@ fn command(guest: &Guest, args: &[&str]) -> Command {
     }
     command.stdin(Stdio::null());
     command
-}
-
-fn console(guest: &Guest, vm: &str) -> String {
-    guest.run(&["console", vm], "").stdout.replace('\r', "")
-}
-
-fn wait_for_output(guest: &Guest, vm: &str, text: &str) {
-    eventually(&format!("{vm} prints {text:?}"), || console(guest, vm).contains(text));
 }
 
 /// Small, for a quick copy.
@@ -49,13 +41,13 @@ fn a_program_learns_that_its_snapshot_could_not_be_kept() {
     let args = [&["run", "--name", "t"], &options[..], &shell].concat();
     let mut child: Child =
         command(&guest, &args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    wait_for_output(&guest, "t", "ready");
+    guest.wait_until_prints("t", "ready");
     // From here on the VM's process can write no byte to a file.
     limit_file_size(child.id(), 4096);
     use std::io::Write;
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    wait_for_output(&guest, "t", "goes on");
-    let printed = console(&guest, "t");
+    guest.wait_until_prints("t", "goes on");
+    let printed = guest.console("t");
     assert!(printed.contains("lost\noriginal\n"), "{printed}");
     assert!(!folder.join("first").exists());
     let log = guest.run(&["log", "t"], "").stdout;
@@ -81,7 +73,7 @@ fn run_unlimited(guest: &Guest) {
     let args = [&["run", "--detach", "--name", "t", "--memory", RAM], &shell[..]].concat();
     let done = Done::from(command(guest, &args).output().unwrap());
     assert_eq!(done.code, 0, "{done:?}");
-    wait_for_output(guest, "t", "tick 2\n");
+    guest.wait_until_prints("t", "tick 2\n");
 }
 
 #[test]
@@ -97,8 +89,8 @@ fn a_vm_that_could_not_be_saved_goes_on_even_if_it_was_to_stop() {
         let failed = guest.run(&[&["snapshot", "t", name], stop].concat(), "");
         failed.assert_failed(&["memory.img"]);
     }
-    let ticks = console(&guest, "t").lines().count();
-    wait_for_output(&guest, "t", &format!("tick {}\n", ticks + 3));
+    let ticks = guest.console("t").lines().count();
+    guest.wait_until_prints("t", &format!("tick {}\n", ticks + 3));
     // The former snapshot is whole.
     let rows = guest.rows(&["ps", "--snapshot", name]);
     assert!(rows.iter().any(|row| row["comm"] == "sh"), "{rows:?}");
@@ -126,8 +118,8 @@ fn processes_that_could_not_be_saved_go_on_even_if_they_were_to_end() {
     for kill in [&["--kill"][..], &[]] {
         guest.run(&[&checkpoint[..], kill].concat(), "").assert_failed(&["1.core"]);
     }
-    let ticks = console(&guest, "t").lines().count();
-    wait_for_output(&guest, "t", &format!("tick {}\n", ticks + 3));
+    let ticks = guest.console("t").lines().count();
+    guest.wait_until_prints("t", &format!("tick {}\n", ticks + 3));
     assert_eq!(guest.run(&["kill", "t"], "").code, 0);
     // The former cores are whole, and nothing lies beside them.
     assert_eq!(std::fs::read(dir.join("checkpoint.json")).unwrap(), former);
@@ -135,7 +127,7 @@ fn processes_that_could_not_be_saved_go_on_even_if_they_were_to_end() {
     let again = ["run", "--detach", "--name", "u", "--memory", RAM, "--resume", name, "shell"];
     let done = guest.run(&again, "");
     assert_eq!(done.code, 0, "{done:?}");
-    wait_for_output(&guest, "u", "tick");
+    guest.wait_until_prints("u", "tick");
     assert_eq!(guest.run(&["kill", "u"], "").code, 0);
     guest.assert_clean();
 }
@@ -159,7 +151,7 @@ mod qemu {
     fn a_guest_that_comes_to_rest_too_late_goes_on() {
         let guest = Guest::new();
         run_under_qemu(&guest, TICKS);
-        wait_for_output(&guest, "t", "tick 2\n");
+        guest.wait_until_prints("t", "tick 2\n");
         let machine = guest.vm_info("t")["backend_pid"].as_u64().unwrap();
         signal(machine, libc::SIGSTOP);
         let dir = guest.path("s");
@@ -168,18 +160,18 @@ mod qemu {
         // Nor is another one begun, for which the guest would stand still a second time.
         guest.run(&snapshot, "").assert_failed(&["since the last time"]);
         signal(machine, libc::SIGCONT);
-        let ticks = console(&guest, "t").lines().count();
-        wait_for_output(&guest, "t", &format!("tick {}\n", ticks + 3));
+        let ticks = guest.console("t").lines().count();
+        guest.wait_until_prints("t", &format!("tick {}\n", ticks + 3));
         let saved = guest.run(&["snapshot", "t", dir.to_str().unwrap()], "");
         assert_eq!(saved.code, 0, "{saved:?}");
-        let ticks = console(&guest, "t").lines().count();
-        wait_for_output(&guest, "t", &format!("tick {}\n", ticks + 3));
+        let ticks = guest.console("t").lines().count();
+        guest.wait_until_prints("t", &format!("tick {}\n", ticks + 3));
         assert_eq!(guest.run(&["kill", "t"], "").code, 0);
         // What was saved is whole and goes on, too.
         let restored =
             guest.run(&["restore", "--detach", "--name", "r", dir.to_str().unwrap()], "");
         assert_eq!(restored.code, 0, "{restored:?}");
-        wait_for_output(&guest, "r", "tick ");
+        guest.wait_until_prints("r", "tick ");
         assert_eq!(guest.run(&["kill", "r"], "").code, 0);
         guest.assert_clean();
     }
@@ -190,7 +182,7 @@ mod qemu {
         // Enough memory for a save that takes a while.
         let script = "head -c 90m /dev/urandom > /tmp/much; echo ready; sleep 1000";
         run_under_qemu(&guest, script);
-        wait_for_output(&guest, "t", "ready");
+        guest.wait_until_prints("t", "ready");
         let dir = guest.path("s");
         let name = dir.to_str().unwrap();
         assert_eq!(guest.run(&["snapshot", "t", name, "--stop"], "").code, 0);
