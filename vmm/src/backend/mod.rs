@@ -166,12 +166,13 @@ pub trait Machine: Send + Sync {
     }
     /// Lets the CPUs run, for the first time or after [`Machine::pause`].
     fn resume(&self) -> Result<(), Error>;
-    /// Tells a machine whose guest runs that the calling thread is confined, as are all that it starts from here on. A
-    /// backend that answers the guest in this process waits for that, and for its own threads: where one thread can be
-    /// turned against us, all others are within reach.
+    /// Tells a machine whose guest runs that its memory is what it should be and the calling thread is confined, as are
+    /// all that it starts from here on. A backend that answers the guest in this process waits for that, and for its own
+    /// threads: where one thread can be turned against us, all others are within reach. What the guest wants of a machine
+    /// that ends before, nobody does.
     fn answer(&self) {}
     /// Whether nothing of the guest's reaches this process before [`answer`](Self::answer), so that the guest may run
-    /// before the calling thread is confined.
+    /// before the calling thread is confined and its memory is checked.
     fn holds_back(&self) -> bool {
         false
     }

@@ -74,7 +74,8 @@ pub struct Plan {
     pub raw_console: bool,
     /// Whether and where the guest may save itself.
     pub snapshots: Option<OwnSnapshots>,
-    /// The check of the memory that it goes on with, by threads of their own. QEMU is forked meanwhile; that is safe, as
+    /// The check of the memory that it goes on with, by threads of their own, which ends before anything of the guest's
+    /// reaches this process or another. QEMU is forked meanwhile; that is safe, as
     /// both closures that run before its exec (`backend/qemu/process.rs`) only make system calls: none waits for a lock of
     /// theirs.
     pub unverified: Option<Verification>,
@@ -158,22 +159,28 @@ fn run_guarded(
     };
     vm.machine().stand()?;
     info!("machine built");
-    let guest_first = vm.machine().holds_back();
-    if !guest_first {
-        sandbox::enter(Role::Supervisor);
-    }
-    if let Some(verification) = plan.unverified {
-        // Nobody has looked into the memory yet, and no CPU has run.
+    let unverified = plan.unverified;
+    let check = || {
+        let Some(verification) = unverified else { return Ok(()) };
         verification.finish()?;
         info!("memory checked");
-    }
-    // Nobody is served a machine whose RAM is not what it should be.
-    vm.machine().until_loaded()?;
-    let resumed = vm.machine().resume();
-    // From here on this thread starts others, cleans up and ends.
-    if guest_first {
+        Ok::<_, Error>(())
+    };
+    // Nobody is served a machine whose RAM is not what it should be, and no such guest is answered: one that runs while
+    // it is checked has looked at nothing but its memory, and nobody has looked into that.
+    let resumed = if vm.machine().holds_back() {
+        vm.machine().until_loaded()?;
+        let resumed = vm.machine().resume();
+        check()?;
+        // From here on this thread starts others, cleans up and ends.
         sandbox::enter(Role::Supervisor);
-    }
+        resumed
+    } else {
+        sandbox::enter(Role::Supervisor);
+        check()?;
+        vm.machine().until_loaded()?;
+        vm.machine().resume()
+    };
     if resumed.is_ok() {
         vm.machine().answer();
     }

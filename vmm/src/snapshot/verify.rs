@@ -23,7 +23,7 @@ use crate::target::data_ranges;
 /// Bytes that are read at a time: enough for the hash to use all lanes of the CPU, and so few that they stay in
 /// its cache and cost no page faults worth speaking of.
 pub(super) const PIECE: usize = 64 << 10;
-/// More threads than this find no more memory bandwidth.
+/// More threads than this, with the caller's, find no more memory bandwidth.
 const MOST_THREADS: usize = 8;
 
 // What the tree of a hash needs: pieces that are whole subtrees.
@@ -56,15 +56,15 @@ impl Verification {
     /// Starts the threads, which leave the caller free to do other things, also to fork a child that until its exec
     /// only makes system calls, as QEMU's does.
     pub(super) fn begin(files: Arc<Files>, known: Option<KernelImage>) -> Self {
-        // Where the host does not say, the caller's thread is enough.
-        let cpus = sched_getaffinity(None).map_or(0, |set| set.count() as usize);
+        // One CPU is the caller's, who has other things to do first. Where the host does not say, that one is enough.
+        let cpus = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
         let pieces: usize = files.manifest.memory.chunks.iter().map(pieces_of).sum();
         let work = Arc::new(Work::new(files, known));
         let helper = |_| {
             let work = Arc::clone(&work);
             crate::thread::named("verify").spawn(move || work.all()).ok()
         };
-        let helpers = (0..cpus.min(MOST_THREADS).min(pieces)).filter_map(helper).collect();
+        let helpers = (1..cpus.min(MOST_THREADS).min(pieces)).filter_map(helper).collect();
         Self { work, helpers }
     }
 

@@ -458,8 +458,8 @@ impl Machine for Kvm {
         for thread in &self.shared.confined {
             thread.wait();
         }
-        // Once is enough.
-        let _ = self.shared.answered.set(());
+        // Unless the machine has ended.
+        let _ = self.shared.answered.set(true);
     }
 
     fn pause(&self) -> Result<(), super::Error> {
@@ -472,8 +472,8 @@ impl Machine for Kvm {
     }
 
     fn quit(&self) {
-        // A vCPU whose exit has no answer yet would never stand.
-        let _ = self.shared.answered.set(());
+        // A vCPU whose exit has no answer yet would never stand. It gets none.
+        let _ = self.shared.answered.set(false);
         self.take_unserved();
         self.shared.gate.end();
         self.shared.gate.join();

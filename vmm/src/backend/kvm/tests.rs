@@ -1,7 +1,7 @@
 //! Machines that run, where there is a KVM for such guests; elsewhere nothing happens here.
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 
 use belljar_abi::image::{HEADER_LEN, IMAGE_SIZE, MAGIC, MAGIC_AT};
 
@@ -32,9 +32,10 @@ fn image() -> Vec<u8> {
     image
 }
 
-#[test]
-fn a_guest_that_runs_is_not_answered_before_that_is_allowed() {
-    let Ok(ready) = check() else { return };
+/// A machine whose guest runs, where there is a KVM and it counts exits (KVM_GET_STATS_FD): KVM has told this process of
+/// the letter. And the machine's events.
+fn at_its_letter() -> Option<(Started, Receiver<Event>)> {
+    let ready = check().ok()?;
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
     kernel.write_all(&image()).unwrap();
     let boot = Boot { kernel: kernel.path().to_owned(), initrd: None, cmdline: String::new() };
@@ -48,25 +49,49 @@ fn a_guest_that_runs_is_not_answered_before_that_is_allowed() {
     };
     let (send, events) = channel();
     let on_event = Box::new(move |event| send.send(event).unwrap());
-    let mut started = start(&config, on_event, Some(ready)).unwrap();
-    let (machine, serial) = (&started.machine, &mut started.serial);
-    machine.resume().unwrap();
-    // The guest has run up to its letter, and KVM has told its thread.
-    let figures = || render(&machine.metrics());
+    let started = start(&config, on_event, Some(ready)).unwrap();
+    started.machine.resume().unwrap();
+    let figures = || render(&started.machine.metrics());
     if !figures().contains("cause=\"mmio_user\"}") {
-        // An old host's KVM counts nothing (KVM_GET_STATS_FD).
-        return;
+        return None;
     }
     while !figures().contains("cause=\"mmio_user\"} 1\n") {
         std::thread::yield_now();
     }
-    assert!(figures().contains("belljar_vmm_exits_total{cause=\"mmio_write\"} 0\n"));
+    started.serial.set_nonblocking(true).unwrap();
+    Some((started, events))
+}
+
+/// How many of its letters were taken.
+fn letters(machine: &dyn Machine) -> String {
+    let figures = render(&machine.metrics());
+    let mut lines = figures.lines();
+    let prefix = "belljar_vmm_exits_total{cause=\"mmio_write\"} ";
+    lines.find_map(|line| line.strip_prefix(prefix)).unwrap().to_owned()
+}
+
+#[test]
+fn a_guest_that_runs_is_not_answered_before_that_is_allowed() {
+    let Some((mut started, events)) = at_its_letter() else { return };
+    let (machine, serial) = (&*started.machine, &mut started.serial);
+    assert_eq!(letters(machine), "0");
     let mut letter = [0];
-    serial.set_nonblocking(true).unwrap();
     assert_eq!(serial.read(&mut letter).unwrap_err().kind(), ErrorKind::WouldBlock);
     machine.answer();
     serial.set_nonblocking(false).unwrap();
     serial.read_exact(&mut letter).unwrap();
     assert_eq!(&letter, b"A");
     assert_eq!(events.recv().unwrap(), Event::Shutdown { reset: false });
+}
+
+#[test]
+fn a_machine_that_ends_before_that_answers_nothing() {
+    let Some((mut started, events)) = at_its_letter() else { return };
+    started.machine.quit();
+    assert_eq!(letters(&*started.machine), "0");
+    drop(started.machine);
+    let mut letter = [0];
+    // The other end is gone, or was never served.
+    assert!(!matches!(started.serial.read(&mut letter), Ok(1..)));
+    assert!(events.recv().is_err());
 }

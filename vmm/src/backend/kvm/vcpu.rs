@@ -24,9 +24,9 @@ const SYSTEM_EVENT_CRASH: u32 = 3;
 /// What every vCPU thread shares with the machine.
 pub(super) struct Shared {
     pub gate: Gate,
-    /// Set once every thread of this process is confined: no exit is answered before. The guest's first instructions
-    /// need not wait for that.
-    pub answered: OnceLock<()>,
+    /// Set once every thread of this process is confined and the guest's memory is checked: no exit is answered before.
+    /// The guest's first instructions need not wait for that. `false` if the machine ends without that.
+    pub answered: OnceLock<bool>,
     /// Of each vCPU: set once its thread is confined.
     pub confined: Vec<OnceLock<()>>,
     pub events: EventsOnce,
@@ -96,8 +96,8 @@ fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Even
     }
     let cause = loop {
         let exit = vcpu.run();
-        if !matches!(&exit, Err(error) if error.errno() == libc::EINTR) {
-            shared.answered.wait();
+        if !matches!(&exit, Err(error) if error.errno() == libc::EINTR) && !shared.answered.wait() {
+            return None;
         }
         match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
