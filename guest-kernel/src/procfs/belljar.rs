@@ -24,7 +24,7 @@ fn show_generation(_: &SuperBlock, out: &mut Text) -> Result<()> {
 
 /// `original` or `copy N`: as what the machine goes on since it was frozen last.
 fn show_role(_: &SuperBlock, out: &mut Text) -> Result<()> {
-    match control::role() {
+    match suspend::role() {
         Role::Original => out.bytes(b"original\n"),
         Role::Copy(number) => put!(out, "copy {number}\n"),
     }

@@ -8,7 +8,6 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use belljar_abi::control::{self as protocol, MAX_FRAME, MAX_PAYLOAD, Message, VERSION, decode};
 
@@ -41,17 +40,6 @@ impl Request {
 }
 
 static REQUESTS: SpinLock<VecDeque<Arc<Request>>> = SpinLock::new(VecDeque::new());
-/// As what the machine goes on since it was frozen last: 0 as the original, else one more than the copy's
-/// number.
-static ROLE: AtomicU64 = AtomicU64::new(0);
-
-/// As what the machine goes on since it was frozen last.
-pub fn role() -> Role {
-    match ROLE.load(Relaxed) {
-        0 => Role::Original,
-        n => Role::Copy(n - 1),
-    }
-}
 
 /// Starts the thread.
 pub fn start() -> Result<()> {
@@ -241,16 +229,6 @@ impl Conversation {
                 return self.say(sequence, &Message::FreezeRefused(&why));
             }
         };
-        let copy = match role {
-            Role::Original => {
-                ROLE.store(0, Relaxed);
-                0
-            }
-            Role::Copy(number) => {
-                ROLE.store(number.saturating_add(1), Relaxed);
-                number
-            }
-        };
         self.frozen_for_it |= self.asked.as_ref().is_some_and(|(asked, _)| *asked == sequence);
         // The original is told whether what was copied of it could be kept; a copy knows.
         if role != Role::Original
@@ -264,9 +242,9 @@ impl Conversation {
             super::thawed().wake_all();
             self.meet_another_vmm();
         }
-        let said = match role {
-            Role::Original => protocol::Role::Original,
-            Role::Copy(_) => protocol::Role::Copy,
+        let (said, copy) = match role {
+            Role::Original => (protocol::Role::Original, 0),
+            Role::Copy(number) => (protocol::Role::Copy, number),
         };
         self.say(sequence, &Message::Resumed { role: said, generation, copy });
     }

@@ -1,7 +1,7 @@
 //! The machine comes to rest.
 
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use belljar_abi::root::RootPage;
 
@@ -23,6 +23,17 @@ pub enum Role {
     Original,
     /// Another machine with its memory; which one of several, as its VMM counts.
     Copy(u64),
+}
+
+/// [`role`]: 0 as the original, else one more than the copy's number.
+static ROLE: AtomicU64 = AtomicU64::new(0);
+
+/// As what the machine goes on since it was frozen last.
+pub fn role() -> Role {
+    match ROLE.load(Relaxed) {
+        0 => Role::Original,
+        n => Role::Copy(n - 1),
+    }
 }
 
 /// Freezes the machine for the VMM's request `sequence`; returns in every machine that goes on, or at once
@@ -71,6 +82,14 @@ fn stop_cpu() -> Role {
         }
         Some(tree) => thaw::rebuild(tree, rtc),
     };
+    // Before any task runs: who sees the new generation sees this, too.
+    ROLE.store(
+        match role {
+            Role::Original => 0,
+            Role::Copy(number) => number.saturating_add(1),
+        },
+        Relaxed,
+    );
     sched::timer::reprogram();
     role
 }

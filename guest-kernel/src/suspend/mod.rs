@@ -29,7 +29,7 @@ mod thaw;
 
 use core::sync::atomic::Ordering;
 
-pub use freeze::{Role, freeze};
+pub use freeze::{Role, freeze, role};
 
 use crate::sched::WaitQueue;
 
