@@ -249,7 +249,7 @@ pub struct Choice {
     pub kind: Kind,
     /// The reason, as the end of a sentence: "qemu, because …".
     pub why: String,
-    /// What was made to find out.
+    /// What was made to find out, and since.
     kvm: Option<kvm::Ready>,
 }
 
@@ -302,6 +302,12 @@ pub fn command_line(kind: Kind, config: &Config) -> Result<String, Error> {
         Kind::Qemu => qemu::command_line(config),
         Kind::Kvm => Ok(kvm::command_line(config)),
     }
+}
+
+/// Begins with what takes long of what [`start`] does, where the backend can do so in a thread of its own: not needed, but
+/// the sooner the better.
+pub fn begin(choice: &mut Choice, config: &Config) -> Result<(), Error> {
+    choice.kvm.as_mut().map_or(Ok(()), |ready| ready.begin(config))
 }
 
 /// Begins to build a machine of the kind that was chosen, its CPUs still standing; [`Machine::stand`] waits for

@@ -67,13 +67,8 @@ pub(super) fn set_spi(vm: &VmFd, spi: u32, high: bool) -> Result<(), Errno> {
     vm.set_irq_line(IRQ_TYPE_SPI | (PRIVATE_INTERRUPTS + spi), high)
 }
 
-/// Resets a vCPU: ready to run at `entry`, or off until PSCI's CPU_ON.
-pub(super) fn init_vcpu(
-    kvm: &Kvm,
-    vm: &VmFd,
-    vcpu: &VcpuFd,
-    entry: Option<Entry>,
-) -> Result<(), Errno> {
+/// Resets a vCPU: on, or off until PSCI's CPU_ON.
+pub(super) fn init_vcpu(kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd, on: bool) -> Result<(), Errno> {
     let mut init = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut init)?;
     let mut feature = |number: u32| init.features[0] |= 1 << number;
@@ -84,15 +79,16 @@ pub(super) fn init_vcpu(
         feature(KVM_ARM_VCPU_PTRAUTH_ADDRESS);
         feature(KVM_ARM_VCPU_PTRAUTH_GENERIC);
     }
-    if entry.is_none() {
+    if !on {
         feature(KVM_ARM_VCPU_POWER_OFF);
     }
-    vcpu.vcpu_init(&init)?;
-    if let Some(entry) = entry {
-        set(vcpu, register::<u64>(PC), entry.pc)?;
-        set(vcpu, register::<u64>(X0), entry.fdt)?;
-    }
-    Ok(())
+    vcpu.vcpu_init(&init)
+}
+
+/// Lets a vCPU start at `entry`.
+pub(super) fn set_entry(vcpu: &VcpuFd, entry: Entry) -> Result<(), Errno> {
+    set(vcpu, register::<u64>(PC), entry.pc)?;
+    set(vcpu, register::<u64>(X0), entry.fdt)
 }
 
 /// The virtual counter, which is the guest's clock. Any vCPU shows and sets it for all.

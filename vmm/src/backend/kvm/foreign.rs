@@ -30,12 +30,11 @@ pub(super) fn set_spi(_vm: &VmFd, _spi: u32, _high: bool) -> Result<(), Errno> {
     unsupported()
 }
 
-pub(super) fn init_vcpu(
-    _kvm: &Kvm,
-    _vm: &VmFd,
-    _vcpu: &VcpuFd,
-    _entry: Option<Entry>,
-) -> Result<(), Errno> {
+pub(super) fn init_vcpu(_kvm: &Kvm, _vm: &VmFd, _vcpu: &VcpuFd, _on: bool) -> Result<(), Errno> {
+    unsupported()
+}
+
+pub(super) fn set_entry(_vcpu: &VcpuFd, _entry: Entry) -> Result<(), Errno> {
     unsupported()
 }
 

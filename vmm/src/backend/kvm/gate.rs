@@ -27,6 +27,15 @@ struct State {
     threads: Vec<JoinHandle<()>>,
 }
 
+impl State {
+    fn kick(&self) {
+        for thread in &self.threads {
+            // A thread that has ended stands.
+            let _ = thread.kill(SIGRTMIN());
+        }
+    }
+}
+
 /// The door.
 pub(super) struct Gate {
     cpus: usize,
@@ -120,6 +129,11 @@ impl Gate {
         }
     }
 
+    /// Brings those out of the guest that run. They may go on.
+    pub(super) fn kick(&self) {
+        self.lock().kick();
+    }
+
     /// Closes the door and waits until all stand.
     pub(super) fn pause(&self) {
         self.close(Wanted::Stand);
@@ -146,10 +160,7 @@ impl Gate {
         if changed {
             state.wanted = wanted;
             self.changed.notify_all();
-            for thread in &state.threads {
-                // A thread that has ended stands.
-                let _ = thread.kill(SIGRTMIN());
-            }
+            state.kick();
         }
         while state.standing < self.cpus {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -32,10 +32,9 @@ pub(super) struct Entry {
 
 /// Where everything stands in RAM.
 #[derive(Debug)]
-pub(super) struct Layout<'a> {
+pub(super) struct Layout {
     /// The kernel's first instruction.
     pc: u64,
-    cmdline: &'a str,
     /// The RAM disk.
     initrd: Option<(u64, u64)>,
 }
@@ -66,10 +65,10 @@ struct Part {
 }
 
 /// Decides where everything of `config` stands; memory that was stored has it already.
-pub(super) fn lay_out<'a>(
+pub(super) fn lay_out(
     memory: &GuestMemory,
-    config: &'a Config,
-) -> Result<(Layout<'a>, Option<Files>), Error> {
+    config: &Config,
+) -> Result<(Layout, Option<Files>), Error> {
     match &config.start {
         Start::Boot(boot) => {
             let kernel = Kernel::open(&boot.kernel)?;
@@ -85,7 +84,7 @@ pub(super) fn lay_out<'a>(
                 .map(|files| place_initrd(files, kernel.span.end, config.memory))
                 .transpose()?;
             let (initrd, parts) = placed.unzip();
-            let layout = Layout { pc: kernel.span.start, cmdline: &boot.cmdline, initrd };
+            let layout = Layout { pc: kernel.span.start, initrd };
             Ok((layout, Some(Files { kernel, initrd: parts.unwrap_or_default() })))
         }
         Start::Thaw(thaw) => {
@@ -93,13 +92,12 @@ pub(super) fn lay_out<'a>(
             memory
                 .write_slice(note, GuestAddress(*address))
                 .map_err(|e| Error::Host(std::io::Error::other(e)))?;
-            // A kernel that goes on has read its command line.
-            Ok((Layout { pc: thaw.entry, cmdline: "", initrd: None }, None))
+            Ok((Layout { pc: thaw.entry, initrd: None }, None))
         }
     }
 }
 
-impl Layout<'_> {
+impl Layout {
     /// Adds the device tree; `virtio` are the transports that have a device.
     pub(super) fn describe(
         self,
@@ -107,7 +105,12 @@ impl Layout<'_> {
         config: &Config,
         virtio: &[u32],
     ) -> Result<Entry, Error> {
-        load_device_tree(memory, config, self.cmdline, self.initrd, virtio)?;
+        let cmdline = match &config.start {
+            Start::Boot(boot) => &boot.cmdline,
+            // A kernel that goes on has read its command line.
+            Start::Thaw(_) => "",
+        };
+        load_device_tree(memory, config, cmdline, self.initrd, virtio)?;
         Ok(Entry { pc: self.pc, fdt: RAM_BASE })
     }
 }

@@ -48,10 +48,10 @@ use crate::metrics::Family;
 use crate::target::{LiveRam, PrivateRam};
 use gate::Gate;
 use io::{Drained, Loop, Subscriber};
-use load::Loading;
+use load::{Layout, Loading};
 use metrics::{Exits, Threads};
 use stats::Stats;
-use vcpu::{Shared, Vcpu};
+use vcpu::{Shared, Step, Vcpu};
 use virtio::Virtio;
 
 /// The version of the interface that is documented and stable.
@@ -190,6 +190,45 @@ fn open() -> Result<Host, Error> {
 pub(super) struct Ready {
     host: Host,
     vm: VmFd,
+    ram: Option<Ram>,
+}
+
+/// A machine's RAM, which is being filled.
+struct Ram {
+    memory: Arc<GuestMemory>,
+    /// The same for [`Machine::memory`].
+    live: Arc<dyn LiveRam>,
+    layout: Layout,
+    loading: Loading,
+}
+
+impl Ready {
+    /// Begins to fill the RAM of the machine that [`start`] builds of `config`: a thread copies while this process makes
+    /// everything else. It is done before a CPU runs, has ended before the guest is answered, and need not be confined.
+    pub(super) fn begin(&mut self, config: &Config) -> Result<(), super::Error> {
+        self.ram = Some(Ram::begin(config)?);
+        Ok(())
+    }
+}
+
+impl Ram {
+    fn begin(config: &Config) -> Result<Self, super::Error> {
+        let (memory, live): (_, Arc<dyn LiveRam>) = match &config.start {
+            Start::Boot(_) => {
+                let file = memory_file("belljar-ram").map_err(Error::Host)?;
+                let memory = Arc::new(map(&file, config.memory)?);
+                (Arc::clone(&memory), memory)
+            }
+            Start::Thaw(thaw) => {
+                let memory = Arc::new(map_private(&thaw.memory, config.memory)?);
+                let live = PrivateRam::new(Arc::clone(&memory)).map_err(Error::Host)?;
+                (memory, Arc::new(live))
+            }
+        };
+        let (layout, files) = load::lay_out(&memory, config)?;
+        let loading = Loading::begin(files, &memory).map_err(Error::Host)?;
+        Ok(Self { memory, live, layout, loading })
+    }
 }
 
 /// Whether this backend works here. That takes a VM to try, which need not be made again.
@@ -197,7 +236,7 @@ pub(super) fn check() -> Result<Ready, Error> {
     let host = open()?;
     let vm = host.create_vm().map_err(failed("create a VM"))?;
     arch::check_gic(&vm).map_err(|e| Error::NoGic(host_error(e)))?;
-    Ok(Ready { host, vm })
+    Ok(Ready { host, vm, ram: None })
 }
 
 /// What the host's KVM gives a guest.
@@ -274,24 +313,9 @@ pub(super) fn start(
     ready: Option<Ready>,
 ) -> Result<Started, super::Error> {
     let ready = ready.map_or_else(check, Ok)?;
-    let Ready { host, vm, .. } = ready;
+    let Ready { host, vm, ram } = ready;
     check_cpus(&host, config.cpus)?;
-    let (memory, ram): (_, Arc<dyn LiveRam>) = match &config.start {
-        Start::Boot(_) => {
-            let file = memory_file("belljar-ram").map_err(Error::Host)?;
-            let memory = Arc::new(map(&file, config.memory)?);
-            (Arc::clone(&memory), memory)
-        }
-        Start::Thaw(thaw) => {
-            let memory = Arc::new(map_private(&thaw.memory, config.memory)?);
-            let ram = PrivateRam::new(Arc::clone(&memory)).map_err(Error::Host)?;
-            (memory, Arc::new(ram))
-        }
-    };
-    // RAM is filled while this thread waits for KVM and goes on. What fills it is done before a CPU runs, has ended
-    // before the guest is answered, and need not be confined.
-    let (layout, files) = load::lay_out(&memory, config)?;
-    let loading = Loading::begin(files, &memory).map_err(Error::Host)?;
+    let Ram { memory, live, layout, loading } = ram.map_or_else(|| Ram::begin(config), Ok)?;
     let vm = Arc::new(vm);
     give_memory(&vm, &memory)?;
 
@@ -304,16 +328,27 @@ pub(super) fn start(
         events: EventsOnce(Mutex::new(Some(events))),
         answered: OnceLock::new(),
         confined: vcpus.iter().map(|_| OnceLock::new()).collect(),
+        confine: AtomicBool::new(false),
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
-    // These confine themselves meanwhile.
     let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
     let threads: Vec<_> =
         (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
     let devices = Loop::start().map_err(Error::Host)?;
     // The controller counts the vCPUs at this moment. It lives as long as the VM.
     arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
+    for (index, vcpu) in (0..).zip(&vcpus) {
+        let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        arch::init_vcpu(&host, &vm, &vcpu, index == vcpu::BOOT).map_err(failed("reset a vCPU"))?;
+    }
+    let tell = |step: &dyn Fn() -> Step| {
+        for thread in &threads {
+            // A thread that panicked before has said so.
+            let _ = thread.send(step());
+        }
+    };
+    tell(&|| Step::Prepare);
 
     let (serial, guest_serial) = UnixStream::pair().map_err(Error::Host)?;
     let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
@@ -346,10 +381,9 @@ pub(super) fn start(
     let Virtio { transports, mut subscribers, mut drained, counters, .. } = virtio;
 
     let entry = layout.describe(&memory, config, &transports)?;
-    for (index, vcpu) in vcpus.iter().enumerate() {
-        let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-        arch::init_vcpu(&host, &vm, &vcpu, (index == 0).then_some(entry))
-            .map_err(failed("reset a vCPU"))?;
+    {
+        let vcpu = vcpus[vcpu::BOOT as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        arch::set_entry(&vcpu, entry).map_err(failed("reset a vCPU"))?;
     }
 
     subscribers.push(uart.clone());
@@ -365,7 +399,7 @@ pub(super) fn start(
         devices,
         unserved: Mutex::new(Some((subscribers, drained))),
         _vm: vm,
-        ram,
+        ram: live,
         counter: Mutex::new(None),
         loading,
         console_open,
@@ -374,10 +408,7 @@ pub(super) fn start(
         unclaimed: bus.unclaimed(),
     };
     let bus = Arc::new(bus);
-    for thread in threads {
-        // A thread that panicked before has said so.
-        let _ = thread.send(Arc::clone(&bus));
-    }
+    tell(&|| Step::Serve(Arc::clone(&bus)));
     Ok(Started { machine: Box::new(machine), console, serial, control })
 }
 
@@ -455,6 +486,10 @@ impl Machine for Kvm {
     fn answer(&self) {
         self.loading.join();
         self.devices.until_confined();
+        self.shared.confine.store(true, Ordering::SeqCst);
+        if self.shared.confined.iter().any(|thread| thread.get().is_none()) {
+            self.shared.gate.kick();
+        }
         for thread in &self.shared.confined {
             thread.wait();
         }

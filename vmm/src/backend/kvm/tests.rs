@@ -10,7 +10,7 @@ use crate::backend::Boot;
 use crate::metrics::render;
 
 /// Sends a letter to the serial port and switches the machine off.
-const CODE: [u32; 6] = [
+const LETTER: [u32; 6] = [
     0xd2a1_2002, // mov  x2, #0x9000000
     0x5280_0824, // mov  w4, #'A'
     0xb900_0044, // str  w4, [x2]
@@ -19,8 +19,11 @@ const CODE: [u32; 6] = [
     0xd400_0002, // hvc  #0
 ];
 
-/// An arm64 `Image` of [`CODE`] (Linux's arch/arm64/booting.rst).
-fn image() -> Vec<u8> {
+/// Does nothing for ever.
+const LOOP: [u32; 1] = [0x1400_0000]; // b .
+
+/// An arm64 `Image` of `code` (Linux's arch/arm64/booting.rst).
+fn image(code: &[u32]) -> Vec<u8> {
     const SIZE: usize = 4096;
     let mut image = vec![0; SIZE];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -28,19 +31,18 @@ fn image() -> Vec<u8> {
     put(IMAGE_SIZE, &(SIZE as u64).to_le_bytes());
     put(24, &0xa_u64.to_le_bytes()); // little endian, 4 KiB pages, anywhere
     put(MAGIC_AT, &MAGIC);
-    CODE.iter().enumerate().for_each(|(i, word)| put(HEADER_LEN + 4 * i, &word.to_le_bytes()));
+    code.iter().enumerate().for_each(|(i, word)| put(HEADER_LEN + 4 * i, &word.to_le_bytes()));
     image
 }
 
-/// A machine whose guest runs, where there is a KVM and it counts exits (KVM_GET_STATS_FD): KVM has told this process of
-/// the letter. And the machine's events.
-fn at_its_letter() -> Option<(Started, Receiver<Event>)> {
+/// A machine that stands before `code`, where there is a KVM, and its events.
+fn machine(code: &[u32]) -> Option<(Started, Receiver<Event>)> {
     let ready = check().ok()?;
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
-    kernel.write_all(&image()).unwrap();
+    kernel.write_all(&image(code)).unwrap();
     let boot = Boot { kernel: kernel.path().to_owned(), initrd: None, cmdline: String::new() };
     let config = Config {
-        cpus: 1,
+        cpus: 2,
         memory: 16 << 20,
         cpu: String::new(),
         start: Start::Boot(boot),
@@ -49,7 +51,24 @@ fn at_its_letter() -> Option<(Started, Receiver<Event>)> {
     };
     let (send, events) = channel();
     let on_event = Box::new(move |event| send.send(event).unwrap());
-    let started = start(&config, on_event, Some(ready)).unwrap();
+    Some((start(&config, on_event, Some(ready)).unwrap(), events))
+}
+
+#[test]
+fn a_guest_that_never_leaves_its_cpu_does_not_keep_the_machine_from_being_answered() {
+    let Some((started, events)) = machine(&LOOP) else { return };
+    started.machine.resume().unwrap();
+    started.machine.answer();
+    started.machine.pause().unwrap();
+    started.machine.resume().unwrap();
+    started.machine.quit();
+    assert!(events.try_recv().is_err());
+}
+
+/// A machine whose guest runs, where there is a KVM and it counts exits (KVM_GET_STATS_FD): KVM has told this process of
+/// the letter. And the machine's events.
+fn at_its_letter() -> Option<(Started, Receiver<Event>)> {
+    let (started, events) = machine(&LETTER)?;
     started.machine.resume().unwrap();
     let figures = || render(&started.machine.metrics());
     if !figures().contains("cause=\"mmio_user\"}") {

@@ -1,7 +1,7 @@
 //! One vCPU: a thread that enters the guest, answers its exits, and says why it stopped.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,14 +21,19 @@ const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 const SYSTEM_EVENT_RESET: u32 = 2;
 const SYSTEM_EVENT_CRASH: u32 = 3;
 
+/// The vCPU that starts; the others wait until the guest turns them on.
+pub(super) const BOOT: u32 = 0;
+
 /// What every vCPU thread shares with the machine.
 pub(super) struct Shared {
     pub gate: Gate,
     /// Set once every thread of this process is confined and the guest's memory is checked: no exit is answered before.
     /// The guest's first instructions need not wait for that. `false` if the machine ends without that.
     pub answered: OnceLock<bool>,
-    /// Of each vCPU: set once its thread is confined.
+    /// Of each vCPU: set once its thread is confined, or has ended.
     pub confined: Vec<OnceLock<()>>,
+    /// Set when all threads shall confine themselves that have not yet; those in the guest are kicked after that.
+    pub confine: AtomicBool,
     pub events: EventsOnce,
     pub exits: Exits,
     pub threads: Threads,
@@ -37,36 +42,74 @@ pub(super) struct Shared {
 /// A vCPU. Its lock is held while it runs.
 pub(super) type Vcpu = Arc<Mutex<VcpuFd>>;
 
-/// Starts the thread of vCPU `index`, which confines itself while the rest of the machine is built, then waits for
-/// the bus, and stands until the gate opens; without a bus it ends. The threads alone own the bus: when they have
-/// ended, the devices go, and with them their ends of the streams.
-pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<Sender<Arc<Bus>>> {
-    let of_thread = Arc::clone(&shared);
-    let (give, bus) = channel();
-    let thread = thread::named(format!("vcpu-{index}"))
-        .spawn(move || life(index, &vcpu, &bus, &of_thread))?;
-    shared.gate.add(thread);
-    Ok(give)
+/// What a vCPU's thread is told while the rest of the machine is built.
+pub(super) enum Step {
+    /// KVM has initialised the vCPU and made the interrupt controller.
+    Prepare,
+    /// This is what the guest can reach.
+    Serve(Arc<Bus>),
 }
 
-fn life(index: u32, vcpu: &Vcpu, bus: &Receiver<Arc<Bus>>, shared: &Shared) {
-    sandbox::enter(Role::Vcpu);
-    // It is set here alone.
-    let _ = shared.confined[index as usize].set(());
-    let Ok(bus) = bus.recv() else { return };
-    shared.threads.enter(index);
-    let immediate_exit = {
-        let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-        &raw mut vcpu.get_kvm_run().immediate_exit
+/// Starts the thread of vCPU `index`, which then waits for each [`Step`] and stands until the gate opens; if they do not
+/// come it ends. The threads alone own the bus: when they have ended, the devices go, and with them their ends of the
+/// streams.
+pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<Sender<Step>> {
+    let of_thread = Arc::clone(&shared);
+    let (tell, steps) = channel();
+    let thread = thread::named(format!("vcpu-{index}"))
+        .spawn(move || life(index, &vcpu, &steps, &of_thread))?;
+    shared.gate.add(thread);
+    Ok(tell)
+}
+
+/// The sandbox of a vCPU's thread, which it enters once.
+struct Confinement<'a> {
+    index: u32,
+    shared: &'a Shared,
+    entered: bool,
+}
+
+impl Confinement<'_> {
+    fn enter(&mut self) {
+        if !self.entered {
+            self.entered = true;
+            sandbox::enter(Role::Vcpu);
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        // Nobody else sets it.
+        let _ = self.shared.confined[self.index as usize].set(());
+    }
+}
+
+impl Drop for Confinement<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+fn life(index: u32, vcpu: &Vcpu, steps: &Receiver<Step>, shared: &Shared) {
+    let lock = || vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut confinement = Confinement { index, shared, entered: false };
+    // The guest waits for its boot CPU's thread, which confines itself when it comes back from the guest.
+    if index != BOOT {
+        confinement.enter();
+    }
+    let bus = loop {
+        match steps.recv() {
+            Ok(Step::Prepare) => prepare(&mut lock()),
+            Ok(Step::Serve(bus)) => break bus,
+            Err(_) => return,
+        }
     };
+    shared.threads.enter(index);
+    let immediate_exit = &raw mut lock().get_kvm_run().immediate_exit;
     // SAFETY: the page is mapped as long as the vCPU's descriptor lives, which `vcpu` keeps.
     let _kickable = unsafe { Kickable::new(immediate_exit) };
-    prepare(&mut vcpu.lock().unwrap_or_else(PoisonError::into_inner));
     while shared.gate.pass() {
-        let end = {
-            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-            run(index, &mut vcpu, &bus, shared)
-        };
+        let end = run(&mut confinement, &mut lock(), &bus, shared);
         shared.gate.stand();
         if let Some(event) = end {
             shared.gate.end();
@@ -86,7 +129,13 @@ fn prepare(vcpu: &mut VcpuFd) {
 }
 
 /// Runs the guest until the gate closes; or until the machine has come to its end, which is returned.
-fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Event> {
+fn run(
+    confinement: &mut Confinement<'_>,
+    vcpu: &mut VcpuFd,
+    bus: &Bus,
+    shared: &Shared,
+) -> Option<Event> {
+    let index = confinement.index;
     let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
     let exits = &shared.exits;
     vcpu.set_kvm_immediate_exit(0);
@@ -94,8 +143,13 @@ fn run(index: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Even
     if !shared.gate.is_open() {
         return None;
     }
+    // And one for this found it set.
+    if shared.confine.load(Ordering::SeqCst) {
+        confinement.enter();
+    }
     let cause = loop {
         let exit = vcpu.run();
+        confinement.enter();
         if !matches!(&exit, Err(error) if error.errno() == libc::EINTR) && !shared.answered.wait() {
             return None;
         }
