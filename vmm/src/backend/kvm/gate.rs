@@ -27,15 +27,6 @@ struct State {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl State {
-    fn kick(&self) {
-        for thread in &self.threads {
-            // A thread that has ended stands.
-            let _ = thread.kill(SIGRTMIN());
-        }
-    }
-}
-
 /// The door.
 pub(super) struct Gate {
     cpus: usize,
@@ -129,9 +120,10 @@ impl Gate {
         }
     }
 
-    /// Brings those out of the guest that run. They may go on.
-    pub(super) fn kick(&self) {
-        self.lock().kick();
+    /// Brings that thread out of the guest, in the order in which they were made known. It may go on.
+    pub(super) fn kick(&self, index: usize) {
+        // One that has ended stands.
+        let _ = self.lock().threads.get(index).map(|thread| thread.kill(SIGRTMIN()));
     }
 
     /// Closes the door and waits until all stand.
@@ -160,7 +152,10 @@ impl Gate {
         if changed {
             state.wanted = wanted;
             self.changed.notify_all();
-            state.kick();
+            for thread in &state.threads {
+                // A thread that has ended stands.
+                let _ = thread.kill(SIGRTMIN());
+            }
         }
         while state.standing < self.cpus {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

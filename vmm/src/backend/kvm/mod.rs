@@ -487,10 +487,10 @@ impl Machine for Kvm {
         self.loading.join();
         self.devices.until_confined();
         self.shared.confine.store(true, Ordering::SeqCst);
-        if self.shared.confined.iter().any(|thread| thread.get().is_none()) {
-            self.shared.gate.kick();
-        }
-        for thread in &self.shared.confined {
+        for (index, thread) in self.shared.confined.iter().enumerate() {
+            if thread.get().is_none() {
+                self.shared.gate.kick(index);
+            }
             thread.wait();
         }
         // Unless the machine has ended.

@@ -1,7 +1,7 @@
 //! One vCPU: a thread that enters the guest, answers its exits, and says why it stopped.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -139,6 +139,8 @@ fn run(
     let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
     let exits = &shared.exits;
     vcpu.set_kvm_immediate_exit(0);
+    // The handler of a kick writes the same byte.
+    compiler_fence(Ordering::SeqCst);
     // A kick before this line found the gate closed first.
     if !shared.gate.is_open() {
         return None;
