@@ -69,7 +69,7 @@ struct How {
     /// Connect the guest's network card, as for `run`; without, its link is down
     #[arg(long, value_name = "tap=NAME|user[,mac=ADDRESS]")]
     net: Vec<NetArg>,
-    /// Do not check the stored memory against its hashes first
+    /// Do not check the stored memory against its hashes
     #[arg(long)]
     trust: bool,
     /// Do not confine this process to the system calls and files that it needs
