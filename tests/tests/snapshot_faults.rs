@@ -46,8 +46,7 @@ fn a_program_learns_that_its_snapshot_could_not_be_kept() {
     limit_file_size(child.id(), 4096);
     use std::io::Write;
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    guest.wait_until_prints("t", "goes on");
-    let printed = guest.console("t");
+    let printed = guest.wait_until_prints("t", "goes on");
     assert!(printed.contains("lost\noriginal\n"), "{printed}");
     assert!(!folder.join("first").exists());
     let log = guest.run(&["log", "t"], "").stdout;

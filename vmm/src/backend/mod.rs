@@ -168,8 +168,8 @@ pub trait Machine: Send + Sync {
     fn resume(&self) -> Result<(), Error>;
     /// Tells a machine whose guest runs that its memory is what it should be and the calling thread is confined, as are
     /// all that it starts from here on. A backend that answers the guest in this process waits for that, and for its own
-    /// threads: where one thread can be turned against us, all others are within reach. What the guest wants of a machine
-    /// that ends before, nobody does.
+    /// threads: where one thread can be turned against us, all others are within reach. A machine that ends before this
+    /// does nothing of what its guest asked for.
     fn answer(&self) {}
     /// Whether nothing of the guest's reaches this process before [`answer`](Self::answer), so that the guest may run
     /// before the calling thread is confined and its memory is checked.

@@ -75,9 +75,8 @@ pub struct Plan {
     /// Whether and where the guest may save itself.
     pub snapshots: Option<OwnSnapshots>,
     /// The check of the memory that it goes on with, by threads of their own, which ends before anything of the guest's
-    /// reaches this process or another. QEMU is forked meanwhile; that is safe, as
-    /// both closures that run before its exec (`backend/qemu/process.rs`) only make system calls: none waits for a lock of
-    /// theirs.
+    /// reaches this process or another. QEMU is forked meanwhile; that is safe, as both closures that run before its exec
+    /// (`backend/qemu/process.rs`) only make system calls: none waits for a lock of theirs.
     pub unverified: Option<Verification>,
 }
 
@@ -168,8 +167,8 @@ fn run_guarded(
     };
     // Nobody is served a machine whose RAM is not what it should be, and no such guest is answered: one that runs while
     // it is checked has looked at nothing but its memory, and nobody has looked into that.
+    vm.machine().until_loaded()?;
     let resumed = if vm.machine().holds_back() {
-        vm.machine().until_loaded()?;
         let resumed = vm.machine().resume();
         check()?;
         // From here on this thread starts others, cleans up and ends.
@@ -178,7 +177,6 @@ fn run_guarded(
     } else {
         sandbox::enter(Role::Supervisor);
         check()?;
-        vm.machine().until_loaded()?;
         vm.machine().resume()
     };
     if resumed.is_ok() {

@@ -62,37 +62,26 @@ pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<S
     Ok(tell)
 }
 
-/// The sandbox of a vCPU's thread, which it enters once.
-struct Confinement<'a> {
-    index: u32,
-    shared: &'a Shared,
-    entered: bool,
-}
+/// The sandbox of a vCPU's thread: [`Shared::confined`] of that vCPU. Nobody waits for a thread that has ended.
+struct Confinement<'a>(&'a OnceLock<()>);
 
 impl Confinement<'_> {
-    fn enter(&mut self) {
-        if !self.entered {
-            self.entered = true;
-            sandbox::enter(Role::Vcpu);
-            self.tell();
-        }
-    }
-
-    fn tell(&self) {
-        // Nobody else sets it.
-        let _ = self.shared.confined[self.index as usize].set(());
+    /// Enters it, once.
+    fn enter(&self) {
+        self.0.get_or_init(|| sandbox::enter(Role::Vcpu));
     }
 }
 
 impl Drop for Confinement<'_> {
     fn drop(&mut self) {
-        self.tell();
+        // Unless it was entered.
+        let _ = self.0.set(());
     }
 }
 
 fn life(index: u32, vcpu: &Vcpu, steps: &Receiver<Step>, shared: &Shared) {
     let lock = || vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut confinement = Confinement { index, shared, entered: false };
+    let confinement = Confinement(&shared.confined[index as usize]);
     // The guest waits for its boot CPU's thread, which confines itself when it comes back from the guest.
     if index != BOOT {
         confinement.enter();
@@ -109,7 +98,7 @@ fn life(index: u32, vcpu: &Vcpu, steps: &Receiver<Step>, shared: &Shared) {
     // SAFETY: the page is mapped as long as the vCPU's descriptor lives, which `vcpu` keeps.
     let _kickable = unsafe { Kickable::new(immediate_exit) };
     while shared.gate.pass() {
-        let end = run(&mut confinement, &mut lock(), &bus, shared);
+        let end = run(index, &confinement, &mut lock(), &bus, shared);
         shared.gate.stand();
         if let Some(event) = end {
             shared.gate.end();
@@ -130,12 +119,12 @@ fn prepare(vcpu: &mut VcpuFd) {
 
 /// Runs the guest until the gate closes; or until the machine has come to its end, which is returned.
 fn run(
-    confinement: &mut Confinement<'_>,
+    index: u32,
+    confinement: &Confinement<'_>,
     vcpu: &mut VcpuFd,
     bus: &Bus,
     shared: &Shared,
 ) -> Option<Event> {
-    let index = confinement.index;
     let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
     let exits = &shared.exits;
     vcpu.set_kvm_immediate_exit(0);
