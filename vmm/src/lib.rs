@@ -5,6 +5,7 @@
 //!
 //! - [`render`]: a view (schema, consistency, rows) as a table, JSON or CSV; knows no VM at all.
 //! - [`thread`]: how threads are made.
+//! - [`random`]: random bytes of the host.
 //! - [`file`]: files that appear whole or not at all.
 //! - [`elfcore`]: ELF core files, of a machine or of a process.
 //! - [`metrics`]: figures of a running VM as text.
@@ -34,6 +35,7 @@ pub mod image;
 pub mod introspect;
 pub mod machine;
 pub mod metrics;
+pub mod random;
 pub mod render;
 pub mod runtime;
 pub mod sandbox;

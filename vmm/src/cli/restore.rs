@@ -17,7 +17,7 @@ use crate::backend::{Card, Config, Disk, Start, Thaw};
 use crate::image::Home;
 use crate::runtime::{Console, Plan};
 use crate::snapshot::{KernelImage, Snapshot, Trust};
-use crate::{machine, render};
+use crate::{machine, random, render};
 
 /// Go on with a snapshot in a new VM
 ///
@@ -198,7 +198,7 @@ fn plan(
     }
     let note = manifest.kernel.root_page + offset_of!(RootPage, copy) as u64;
     let mut seed = [0; COPY_SEED_SIZE];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    random::fill(&mut seed)?;
     let start = Start::Thaw(Thaw {
         memory: snapshot.memory().try_clone()?,
         entry: thaw.entry,

@@ -138,8 +138,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     let (detach, no_sandbox) = (args.detach, args.no_sandbox);
     let plan = || {
         let mut plan = plan(args)?;
-        backend::begin(&mut plan.choice, &plan.config)?;
         confine(no_sandbox)?;
+        backend::begin(&mut plan.choice, &plan.config)?;
         Ok(plan)
     };
     match detach {

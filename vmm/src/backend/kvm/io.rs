@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -19,8 +18,6 @@ pub(super) type Drained = Box<dyn Fn() -> bool + Send>;
 
 /// The loop.
 pub(super) struct Loop {
-    /// Takes what is to be served.
-    start: SyncSender<(Vec<Subscriber>, Vec<Drained>)>,
     /// Set once its thread is confined.
     confined: Arc<OnceLock<()>>,
     wake: Arc<EventFd>,
@@ -43,19 +40,24 @@ impl MutEventSubscriber for Alarm {
 }
 
 impl Loop {
-    /// Starts the thread, which waits for devices.
-    pub(super) fn start() -> io::Result<Self> {
-        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        let (confined, finishing) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+    /// A loop without a thread yet.
+    pub(super) fn new() -> io::Result<Self> {
+        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let (confined, finishing) = (OnceLock::new(), AtomicBool::new(false));
+        let (confined, finishing) = (Arc::new(confined), Arc::new(finishing));
+        Ok(Self { confined, wake: Arc::new(wake), finishing })
+    }
+
+    /// Serves `devices` from here on, in a thread that confines itself first; at its end the loop stays until all of
+    /// `drained` say yes, and then drops the devices. To be called once.
+    pub(super) fn serve(&self, devices: Vec<Subscriber>, drained: Vec<Drained>) -> io::Result<()> {
         let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
-        let (is_confined, finish) = (Arc::clone(&confined), Arc::clone(&finishing));
-        let alarm = Alarm(Arc::clone(&wake));
-        let (start, devices) = sync_channel::<(Vec<Subscriber>, Vec<Drained>)>(1);
+        let (confined, finish) = (Arc::clone(&self.confined), Arc::clone(&self.finishing));
+        let alarm = Alarm(Arc::clone(&self.wake));
         thread::named("devices").spawn(move || {
-            let Ok((devices, drained)) = devices.recv() else { return };
             sandbox::enter(Role::Devices);
             // It is set here alone.
-            let _ = is_confined.set(());
+            let _ = confined.set(());
             manager.add_subscriber(Arc::new(Mutex::new(alarm)));
             for device in devices {
                 manager.add_subscriber(device);
@@ -67,18 +69,10 @@ impl Loop {
                 let _ = manager.run();
             }
         })?;
-        Ok(Self { start, confined, wake, finishing })
+        Ok(())
     }
 
-    /// Serves `devices` from here on, in a thread that confines itself first; at its end the loop stays until all of
-    /// `drained` say yes, and then drops the devices. To be called once.
-    pub(super) fn serve(&self, devices: Vec<Subscriber>, drained: Vec<Drained>) -> io::Result<()> {
-        self.start
-            .send((devices, drained))
-            .map_err(|_| io::Error::other("the device loop has ended"))
-    }
-
-    /// Waits until the thread that [`serve`](Self::serve) woke is confined.
+    /// Waits until the thread that [`serve`](Self::serve) started is confined.
     pub(super) fn until_confined(&self) {
         self.confined.wait();
     }

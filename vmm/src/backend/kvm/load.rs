@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use belljar_abi::image::{HEADER_LEN, Header};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -19,7 +18,7 @@ use super::gate::Gate;
 use super::{Error, arch};
 use crate::backend::{Config, GuestMemory, Initrd, Start};
 use crate::machine::{KERNEL_BASE, RAM_BASE};
-use crate::thread;
+use crate::random;
 
 /// Where the boot CPU starts (arm64 boot protocol: x0 is the device tree, all else does not matter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,53 +122,36 @@ impl Files {
     }
 }
 
-/// The copying under way, until somebody has waited for it.
-pub(super) struct Loading(Mutex<Copying>);
-
-/// The thread that copies, until somebody has waited for its end, which takes a while, too; and what it says when all is
-/// copied.
-#[derive(Default)]
-struct Copying {
-    thread: Option<JoinHandle<()>>,
-    done: Option<Receiver<Result<(), Error>>>,
-}
+/// What the thread that copies says when it is done, until somebody has waited for it.
+pub(super) struct Loading(Mutex<Option<Receiver<Result<(), Error>>>>);
 
 impl Loading {
-    /// Starts a thread that copies `files`, if there are any.
-    pub(super) fn begin(files: Option<Files>, memory: &Arc<GuestMemory>) -> io::Result<Self> {
-        let copy = |files: Files| {
-            let (say, done) = sync_channel(1);
-            let memory = Arc::clone(memory);
-            let thread = thread::named("load").spawn(move || {
-                let copied = files.copy(&memory);
-                // A machine that is given up waits for nothing.
-                let _ = say.send(copied);
-            })?;
-            Ok::<_, io::Error>(Copying { thread: Some(thread), done: Some(done) })
+    /// Nothing is copied yet: that does who calls what is returned, once.
+    pub(super) fn new(
+        files: Option<Files>,
+        memory: &Arc<GuestMemory>,
+    ) -> (Self, impl FnOnce() + Send + use<>) {
+        let (say, done) = sync_channel(1);
+        let memory = Arc::clone(memory);
+        let copy = move || {
+            let copied = files.map_or(Ok(()), |files| files.copy(&memory));
+            // A machine that is given up waits for nothing.
+            let _ = say.send(copied);
         };
-        Ok(Self(Mutex::new(files.map(copy).transpose()?.unwrap_or_default())))
+        (Self(Mutex::new(Some(done))), copy)
     }
 
     /// Waits until RAM is filled. If it cannot be, who asks first is told why, and `gate` never opens.
     pub(super) fn finish(&self, gate: &Gate) -> Result<(), Error> {
         // Held while it waits: another who asks finds RAM filled or the gate closed.
         let mut loading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(done) = loading.done.take() else { return Ok(()) };
-        let loaded = done.recv();
-        if !matches!(loaded, Ok(Ok(()))) {
+        let Some(done) = loading.take() else { return Ok(()) };
+        let gone = |_| Err(Error::Host(io::Error::other("the thread that fills RAM has ended")));
+        let loaded = done.recv().unwrap_or_else(gone);
+        if loaded.is_err() {
             gate.end();
         }
-        loaded.unwrap_or_else(|_| match loading.thread.take().map(JoinHandle::join) {
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            _ => unreachable!("the thread has ended without a word"),
-        })
-    }
-
-    /// Waits until nobody copies any more: the thread has ended.
-    pub(super) fn join(&self) {
-        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).thread.take();
-        // One that panicked has ended, too, and `finish` tells of it.
-        let _ = thread.map(JoinHandle::join);
+        loaded
     }
 }
 
@@ -239,7 +221,7 @@ fn load_device_tree(
     virtio: &[u32],
 ) -> Result<(), Error> {
     let mut seed = [0; 40];
-    getrandom::fill(&mut seed).map_err(|e| Error::Host(std::io::Error::other(e)))?;
+    random::fill(&mut seed).map_err(Error::Host)?;
     let (rng_seed, kaslr_seed) = seed.split_at(32);
     let board = Board {
         cpus: config.cpus,
@@ -342,7 +324,8 @@ mod tests {
             cards: vec![],
         };
         let (_, files) = lay_out(&memory, &config).unwrap();
-        let (loading, gate) = (Loading::begin(files, &memory).unwrap(), Gate::new(1).unwrap());
+        let ((loading, copy), gate) = (Loading::new(files, &memory), Gate::new(1).unwrap());
+        copy();
         let error = loading.finish(&gate).unwrap_err();
         assert!(matches!(error, Error::Kernel { .. }), "{error}");
         // Somebody pauses the machine and lets it go on.

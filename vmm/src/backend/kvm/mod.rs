@@ -51,7 +51,7 @@ use io::{Drained, Loop, Subscriber};
 use load::{Layout, Loading};
 use metrics::{Exits, Threads};
 use stats::Stats;
-use vcpu::{Shared, Step, Vcpu};
+use vcpu::{Idle, Shared, Vcpu};
 use virtio::Virtio;
 
 /// The version of the interface that is documented and stable.
@@ -193,18 +193,19 @@ pub(super) struct Ready {
     ram: Option<Ram>,
 }
 
-/// A machine's RAM, which is being filled.
+/// A machine's RAM, which the thread of its boot CPU fills.
 struct Ram {
     memory: Arc<GuestMemory>,
     /// The same for [`Machine::memory`].
     live: Arc<dyn LiveRam>,
     layout: Layout,
     loading: Loading,
+    boot: Idle,
 }
 
 impl Ready {
-    /// Begins to fill the RAM of the machine that [`start`] builds of `config`: a thread copies while this process makes
-    /// everything else. It is done before a CPU runs, has ended before the guest is answered, and need not be confined.
+    /// Begins to fill the RAM of the machine that [`start`] builds of `config`: the boot CPU's thread, which has nothing
+    /// to run before, copies while this process makes everything else.
     pub(super) fn begin(&mut self, config: &Config) -> Result<(), super::Error> {
         self.ram = Some(Ram::begin(config)?);
         Ok(())
@@ -226,8 +227,9 @@ impl Ram {
             }
         };
         let (layout, files) = load::lay_out(&memory, config)?;
-        let loading = Loading::begin(files, &memory).map_err(Error::Host)?;
-        Ok(Self { memory, live, layout, loading })
+        let (loading, copy) = Loading::new(files, &memory);
+        let boot = vcpu::spawn(vcpu::BOOT, copy).map_err(Error::Host)?;
+        Ok(Self { memory, live, layout, loading, boot })
     }
 }
 
@@ -315,7 +317,7 @@ pub(super) fn start(
     let ready = ready.map_or_else(check, Ok)?;
     let Ready { host, vm, ram } = ready;
     check_cpus(&host, config.cpus)?;
-    let Ram { memory, live, layout, loading } = ram.map_or_else(|| Ram::begin(config), Ok)?;
+    let Ram { memory, live, layout, loading, boot } = ram.map_or_else(|| Ram::begin(config), Ok)?;
     let vm = Arc::new(vm);
     give_memory(&vm, &memory)?;
 
@@ -332,23 +334,17 @@ pub(super) fn start(
         exits: Exits::default(),
         threads: Threads::new(vcpus.len()),
     });
-    let spawn = |(index, vcpu)| vcpu::spawn(index, Arc::clone(vcpu), Arc::clone(&shared));
-    let threads: Vec<_> =
-        (0..).zip(&vcpus).map(spawn).collect::<Result<_, _>>().map_err(Error::Host)?;
-    let devices = Loop::start().map_err(Error::Host)?;
+    let others = (1..config.cpus).map(|index| vcpu::spawn(index, || ()));
+    let threads = std::iter::once(Ok(boot)).chain(others);
+    let threads: Vec<_> = threads.collect::<Result<_, _>>().map_err(Error::Host)?;
     // The controller counts the vCPUs at this moment. It lives as long as the VM.
     arch::create_gic(&vm).map_err(failed("create the interrupt controller"))?;
     for (index, vcpu) in (0..).zip(&vcpus) {
         let vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         arch::init_vcpu(&host, &vm, &vcpu, index == vcpu::BOOT).map_err(failed("reset a vCPU"))?;
     }
-    let tell = |step: &dyn Fn() -> Step| {
-        for thread in &threads {
-            // A thread that panicked before has said so.
-            let _ = thread.send(step());
-        }
-    };
-    tell(&|| Step::Prepare);
+    let threads = threads.into_iter().zip(&vcpus);
+    let threads: Vec<_> = threads.map(|(thread, vcpu)| thread.prepare(vcpu, &shared)).collect();
 
     let (serial, guest_serial) = UnixStream::pair().map_err(Error::Host)?;
     let (console, guest_console) = UnixStream::pair().map_err(Error::Host)?;
@@ -396,7 +392,7 @@ pub(super) fn start(
     let machine = Kvm {
         vcpus,
         shared,
-        devices,
+        devices: Loop::new().map_err(Error::Host)?,
         unserved: Mutex::new(Some((subscribers, drained))),
         _vm: vm,
         ram: live,
@@ -408,7 +404,7 @@ pub(super) fn start(
         unclaimed: bus.unclaimed(),
     };
     let bus = Arc::new(bus);
-    tell(&|| Step::Serve(Arc::clone(&bus)));
+    threads.into_iter().for_each(|thread| thread.serve(&bus));
     Ok(Started { machine: Box::new(machine), console, serial, control })
 }
 
@@ -484,7 +480,6 @@ impl Machine for Kvm {
     }
 
     fn answer(&self) {
-        self.loading.join();
         self.devices.until_confined();
         self.shared.confine.store(true, Ordering::SeqCst);
         for (index, thread) in self.shared.confined.iter().enumerate() {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::{error, info, trace};
@@ -42,24 +43,50 @@ pub(super) struct Shared {
 /// A vCPU. Its lock is held while it runs.
 pub(super) type Vcpu = Arc<Mutex<VcpuFd>>;
 
-/// What a vCPU's thread is told while the rest of the machine is built.
-pub(super) enum Step {
-    /// KVM has initialised the vCPU and made the interrupt controller.
-    Prepare,
+/// What a vCPU's thread is told while the machine is built.
+enum Step {
+    /// This is its vCPU: KVM has initialised it and made the interrupt controller.
+    Prepare(Vcpu, Arc<Shared>),
     /// This is what the guest can reach.
     Serve(Arc<Bus>),
 }
 
-/// Starts the thread of vCPU `index`, which then waits for each [`Step`] and stands until the gate opens; if they do not
-/// come it ends. The threads alone own the bus: when they have ended, the devices go, and with them their ends of the
-/// streams.
-pub(super) fn spawn(index: u32, vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<Sender<Step>> {
-    let of_thread = Arc::clone(&shared);
+/// The thread of a vCPU that may not exist yet. It ends if this is dropped.
+pub(super) struct Idle {
+    thread: JoinHandle<()>,
+    steps: Sender<Step>,
+}
+
+/// The thread of a vCPU that has nothing to reach yet. It ends if this is dropped.
+pub(super) struct Prepared(Sender<Step>);
+
+/// Starts the thread of vCPU `index`, which does what comes `first` and then waits for its vCPU.
+pub(super) fn spawn(index: u32, first: impl FnOnce() + Send + 'static) -> io::Result<Idle> {
     let (tell, steps) = channel();
-    let thread = thread::named(format!("vcpu-{index}"))
-        .spawn(move || life(index, &vcpu, &steps, &of_thread))?;
-    shared.gate.add(thread);
-    Ok(tell)
+    let thread = thread::named(format!("vcpu-{index}")).spawn(move || {
+        first();
+        life(index, &steps);
+    })?;
+    Ok(Idle { thread, steps: tell })
+}
+
+impl Idle {
+    /// Gives the thread its vCPU, and makes it known to the gate.
+    pub(super) fn prepare(self, vcpu: &Vcpu, shared: &Arc<Shared>) -> Prepared {
+        // A thread that panicked before has said so.
+        let _ = self.steps.send(Step::Prepare(Arc::clone(vcpu), Arc::clone(shared)));
+        shared.gate.add(self.thread);
+        Prepared(self.steps)
+    }
+}
+
+impl Prepared {
+    /// Gives the thread what its guest can reach: from here on it stands until the gate opens. The threads alone own the
+    /// bus: when they have ended, the devices go, and with them their ends of the streams.
+    pub(super) fn serve(self, bus: &Arc<Bus>) {
+        // See above.
+        let _ = self.0.send(Step::Serve(Arc::clone(bus)));
+    }
 }
 
 /// The sandbox of a vCPU's thread: [`Shared::confined`] of that vCPU. Nobody waits for a thread that has ended.
@@ -79,26 +106,23 @@ impl Drop for Confinement<'_> {
     }
 }
 
-fn life(index: u32, vcpu: &Vcpu, steps: &Receiver<Step>, shared: &Shared) {
+/// What the thread of vCPU `index` does from when it waits for its vCPU.
+fn life(index: u32, steps: &Receiver<Step>) {
+    let Ok(Step::Prepare(vcpu, shared)) = steps.recv() else { return };
     let lock = || vcpu.lock().unwrap_or_else(PoisonError::into_inner);
     let confinement = Confinement(&shared.confined[index as usize]);
     // The guest waits for its boot CPU's thread, which confines itself when it comes back from the guest.
     if index != BOOT {
         confinement.enter();
     }
-    let bus = loop {
-        match steps.recv() {
-            Ok(Step::Prepare) => prepare(&mut lock()),
-            Ok(Step::Serve(bus)) => break bus,
-            Err(_) => return,
-        }
-    };
+    prepare(&mut lock());
+    let Ok(Step::Serve(bus)) = steps.recv() else { return };
     shared.threads.enter(index);
     let immediate_exit = &raw mut lock().get_kvm_run().immediate_exit;
     // SAFETY: the page is mapped as long as the vCPU's descriptor lives, which `vcpu` keeps.
     let _kickable = unsafe { Kickable::new(immediate_exit) };
     while shared.gate.pass() {
-        let end = run(index, &confinement, &mut lock(), &bus, shared);
+        let end = run(index, &confinement, &mut lock(), &bus, &shared);
         shared.gate.stand();
         if let Some(event) = end {
             shared.gate.end();

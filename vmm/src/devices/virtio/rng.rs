@@ -4,6 +4,7 @@
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::{Chain, Driver, Error, Report, Served, VirtioDevice};
+use crate::random;
 
 const QUEUES: [u16; 1] = [64];
 /// The most bytes of one answer: 5.4.6 lets the device give fewer than asked for, and a guest that asks
@@ -28,7 +29,7 @@ impl Rng {
         }
         let mut bytes = [0; MAX_ANSWER];
         let wanted = chain.writable.len().min(MAX_ANSWER);
-        match getrandom::fill(&mut bytes[..wanted]) {
+        match random::fill(&mut bytes[..wanted]) {
             Ok(()) => Ok(Served::Done(chain.writable.write(&bytes[..wanted]) as u32)),
             Err(error) => {
                 if !self.failed {
