@@ -281,6 +281,21 @@ fn shell_at_a_terminal_goes_on_with_its_jobs() {
     jobs_go_on(&guest, dir, "shell", "jobs", &["sleep 1000"]);
 }
 
+/// Waits that a signal would end are not ended by a process's being taken out, however it meets them.
+#[test]
+fn waits_of_a_process_that_is_taken_out_end_by_their_time_alone() {
+    let guest = Guest::new();
+    let program = program("short_waits");
+    let mut vm = Printing::run(&guest, &["--cpus", "2", &program, "--", "for-ever"]);
+    vm.read_until("ready");
+    for number in 0..30 {
+        let dir = guest.path(&format!("cores-{number}"));
+        checkpoint(&guest, &["t", "1", dir.to_str().unwrap()]);
+    }
+    vm.kill(&guest);
+    guest.assert_clean();
+}
+
 #[test]
 fn what_no_core_carries_is_refused_and_goes_on() {
     let guest = Guest::new();

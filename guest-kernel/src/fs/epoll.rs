@@ -413,7 +413,7 @@ impl EpollSet {
             if deadline.has_passed() {
                 return Ok(0);
             }
-            let how = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("ep_poll"))
+            let how = Wait::new(TaskState::UNRESTARTED, wait_channel!("ep_poll"))
                 .exclusive()
                 .until(deadline);
             match self.wait.wait_until(how, || self.is_ready()) {

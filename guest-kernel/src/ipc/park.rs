@@ -5,9 +5,9 @@
 //! between. A sleeper that gives up takes the lock, and finds itself either still queued or served.
 
 use crate::errno::Result;
-use crate::sched::{Deadline, WaitQueue};
+use crate::sched::{Deadline, TaskState, Wait, WaitQueue};
 use crate::sync::SpinLock;
-use crate::wait_event_interruptible_timeout;
+use crate::wait_channel;
 
 /// A place to sleep for one.
 pub struct Parked<R> {
@@ -36,7 +36,13 @@ impl<R> Parked<R> {
     /// Sleeps until the result is there: `ERESTARTSYS` if a signal comes first, `ETIMEDOUT` if the
     /// deadline does. The result is left for [`take`](Self::take).
     pub fn sleep(&self, deadline: Deadline) -> Result<()> {
-        wait_event_interruptible_timeout!(self.queue, self.result.lock().is_some(), deadline)
+        self.sleep_in(TaskState::INTERRUPTIBLE, deadline)
+    }
+
+    /// The same in a given state.
+    pub fn sleep_in(&self, state: TaskState, deadline: Deadline) -> Result<()> {
+        let how = Wait::new(state, wait_channel!()).until(deadline);
+        self.queue.wait_until(how, || self.result.lock().is_some())
     }
 
     /// The result, if it came.

@@ -16,9 +16,11 @@ use crate::bpf::Program;
 use crate::errno::{Errno, Result};
 use crate::fs::PollFlags;
 use crate::kref::Ref;
+use crate::process::hold;
 use crate::sched::clock::Deadline;
 use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::sync::SpinLock;
+use crate::task;
 
 /// States, as `/proc/net` numbers them for every family.
 pub mod state {
@@ -461,9 +463,14 @@ impl Patience {
     }
 
     /// The error of a wait that a signal ended: a call with a timeout is not restarted, which would wait
-    /// all over again (signal(7)).
+    /// all over again (signal(7)). That is better than to show the program a hold.
     fn interrupted(&self) -> Errno {
-        if self.deadline.ns == u64::MAX { Errno::ERESTARTSYS } else { Errno::EINTR }
+        let has_timeout = self.deadline.ns != u64::MAX;
+        if has_timeout && !hold::is_cause(task::current()) {
+            Errno::EINTR
+        } else {
+            Errno::ERESTARTSYS
+        }
     }
 
     /// Sleeps until `condition`; `EAGAIN` if there is no time (left).

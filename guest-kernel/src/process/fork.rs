@@ -15,7 +15,7 @@ use crate::list::{Link, List};
 use crate::mm::{KernelStack, Mm, UserPtr};
 use crate::ns::{Cap, Cred, NsProxy, Pid, PidNs, PidType};
 use crate::process::ptrace::{self, Event};
-use crate::process::{cgroup, exit};
+use crate::process::{cgroup, exit, hold};
 use crate::sched::{self, Entity};
 use crate::signal::{SIGCHLD, Sighand};
 use crate::sync::{IrqLock, SpinLock};
@@ -513,6 +513,7 @@ fn copy_signal_mask(flags: CloneFlags, parent: &Task, child: &Task) {
 pub static TASK_OPS: sched::EntityOps = sched::EntityOps {
     put: task::put_entity,
     fatal_signal_pending: |entity| exit::fatal_pending(Task::of(entity)),
+    only_held: |entity| hold::is_all(Task::of(entity)),
     tick: super::timers::tick,
 };
 

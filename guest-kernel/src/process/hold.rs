@@ -2,14 +2,16 @@
 //!
 //! A held thread waits on its way to EL0 ([`wait_if_held`]), with the result of the system call that it came from in
 //! its registers; a call that sleeps is interrupted, as a signal would, and so returns what it did so far, or how
-//! it restarts. The calls that signal(7) never restarts would tell the program: who sleeps in one stays asleep,
-//! which is as good, since they do nothing before they sleep. Nobody in the guest sees that a process is held but
-//! by its standing still.
+//! it restarts. The calls that signal(7) never restarts would tell the program. Who sleeps in one
+//! ([`TaskState::UNRESTARTED`]) stays asleep, and who is on the way to such a sleep goes to it ([`is_all`]): that is
+//! as good, since they do nothing before they sleep. A call on a socket with a timeout, which may have done
+//! something, starts over with all of its timeout. Nobody in the guest sees that a process is held but by its standing
+//! still.
 
 use alloc::string::String;
 use core::sync::atomic::Ordering;
 
-use crate::arch::{PtRegs, ThreadFlags};
+use crate::arch::ThreadFlags;
 use crate::kref::Ref;
 use crate::ns::init_pid_ns;
 use crate::process::{exit, signal};
@@ -27,13 +29,6 @@ const MOMENT: u64 = 1_000_000;
 
 /// The root of what is held.
 static HELD: Mutex<Option<Ref<Task>>> = Mutex::new(None);
-
-/// Calls that are not restarted after a signal without a handler either.
-const NEVER_RESTARTED: [i32; 3] = [
-    linux_raw_sys::general::__NR_epoll_pwait as i32,
-    linux_raw_sys::general::__NR_epoll_pwait2 as i32,
-    linux_raw_sys::general::__NR_rt_sigtimedwait as i32,
-];
 
 /// Brings the process `pid`, and with `tree` its descendants, to rest, and says what time it is then
 /// (CLOCK_MONOTONIC). Says why if they do not come to rest; then they go on.
@@ -153,13 +148,22 @@ fn mark(list: &TaskList, root: &Task, tree: bool) {
 
 /// Sleeps in a call that a signal would end for good.
 fn stays_asleep(task: &Task) -> bool {
-    if task.se.state() != TaskState::INTERRUPTIBLE {
-        return false;
+    task.se.state() == TaskState::UNRESTARTED
+}
+
+/// Whether a hold is all that the caller, which runs in a call, was to look at. It need not: it looks on its way to EL0.
+pub fn is_all(task: &Task) -> bool {
+    task.hold.load(Ordering::Acquire) && !signal::recalc_unless_held(task)
+}
+
+/// Whether a hold is all that interrupted the caller's call, which then starts over.
+pub fn is_cause(task: &Task) -> bool {
+    let all = is_all(task);
+    if all {
+        // Where signals are looked at is where calls start over.
+        task.se.thread.info.set(ThreadFlags::SIGPENDING);
     }
-    // SAFETY: a thread of a program has its registers there. If it wakes up meanwhile, the number is that of
-    // one call or another, and the next look sees it anew.
-    let number = unsafe { (&raw const (*task.se.thread.user_regs()).syscallno).read_volatile() };
-    number != PtRegs::NO_SYSCALL && NEVER_RESTARTED.contains(&number)
+    all
 }
 
 /// Stands where it can be taken out: here, in a stop, or asleep in a call that it would start over.

@@ -33,13 +33,15 @@ pub struct EntityOps {
     pub put: fn(&Entity),
     /// True if a fatal signal is pending: it ends a killable sleep.
     pub fatal_signal_pending: fn(&Entity) -> bool,
+    /// True if what the current entity took for a signal is only that its process is held: it may sleep on.
+    pub only_held: fn(&Entity) -> bool,
     /// The accounting tick of the running entity (interrupts off): CPU-time limits and timers.
     pub tick: fn(&Entity),
 }
 
 /// Operations of an entity that is part of nothing: boot and tests.
 pub static BARE_OPS: EntityOps =
-    EntityOps { put: |_| {}, fatal_signal_pending: |_| false, tick: |_| {} };
+    EntityOps { put: |_| {}, fatal_signal_pending: |_| false, only_held: |_| false, tick: |_| {} };
 
 /// Where an entity sleeps, for `ps`: a name that lives in the image.
 #[repr(C)]
@@ -340,6 +342,13 @@ impl Entity {
         }
         self.signal_pending()
             && (state.contains(TaskState::INTERRUPTIBLE) || (self.ops.fatal_signal_pending)(self))
+    }
+
+    /// The same of the current entity, which is about to sleep: that its process is held does not end a freezable sleep.
+    #[inline]
+    pub fn sleep_ends(&self, state: TaskState) -> bool {
+        self.signal_pending_state(state)
+            && !(state.contains(TaskState::FREEZABLE) && (self.ops.only_held)(self))
     }
 
     /// Where it sleeps.

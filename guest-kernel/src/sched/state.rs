@@ -26,6 +26,8 @@ bitflags::bitflags! {
         const NOLOAD = 0x400;
         /// Not yet started.
         const NEW = 0x800;
+        /// Added to an interruptible sleep: who holds the process leaves it asleep.
+        const FREEZABLE = 0x2000;
     }
 }
 
@@ -36,6 +38,8 @@ impl TaskState {
     pub const RUNNING: Self = Self::empty();
     /// Sleeps until the event or a fatal signal.
     pub const KILLABLE: Self = Self::UNINTERRUPTIBLE.union(Self::WAKEKILL);
+    /// An interruptible sleep of a call that does nothing before it sleeps, and is never restarted after a signal.
+    pub const UNRESTARTED: Self = Self::INTERRUPTIBLE.union(Self::FREEZABLE);
     /// An uninterruptible sleep that does not count as load.
     pub const IDLE: Self = Self::UNINTERRUPTIBLE.union(Self::NOLOAD);
     /// What an ordinary wake-up ends.

@@ -249,7 +249,7 @@ impl WaitQueue {
             if condition() {
                 break Ok(());
             }
-            if current().signal_pending_state(how.state) {
+            if current().sleep_ends(how.state) {
                 break Err(Errno::ERESTARTSYS);
             }
             if how.deadline.has_passed() {

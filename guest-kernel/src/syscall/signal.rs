@@ -263,13 +263,13 @@ pub fn sys_rt_sigtimedwait(a: &mut Args) -> SysResult {
     let others = SigSet(!set.0);
     let found = loop {
         task.sig.lock().waiting_for = set;
-        task.se.prepare_sleep(TaskState::INTERRUPTIBLE);
+        task.se.prepare_sleep(TaskState::UNRESTARTED);
         if let Some(info) = deliver::dequeue_unblocked(task, others) {
             task.se.cancel_sleep();
             break Ok(info);
         }
         let late = deadline.has_passed();
-        if late || task.se.signal_pending() {
+        if late || task.se.sleep_ends(TaskState::UNRESTARTED) {
             task.se.cancel_sleep();
             break Err(if late { Errno::EAGAIN } else { Errno::EINTR });
         }

@@ -19,7 +19,7 @@ use crate::ipc::park::Parked;
 use crate::kref::Ref;
 use crate::mm::try_vec;
 use crate::ns::Pid;
-use crate::sched::Deadline;
+use crate::sched::{Deadline, TaskState};
 use crate::sync::SpinLock;
 
 /// The semaphore sets of a namespace.
@@ -360,7 +360,7 @@ pub fn operate(
             }
         }
     };
-    let slept = waiting.parked.sleep(deadline);
+    let slept = waiting.parked.sleep_in(TaskState::UNRESTARTED, deadline);
     if slept.is_err() {
         let mut state = set.state.lock();
         state.waiting.retain(|other| !Ref::ptr_eq(other, &waiting));

@@ -11,7 +11,7 @@ use crate::seccomp::{AddFd, Answer, Listener, NotifyState, SeccompData, SeccompF
 use crate::sync::SpinLock;
 use crate::task::rlimit::Resource;
 use crate::task::{self, Task};
-use crate::{wait_channel, wait_event_interruptible};
+use crate::wait_channel;
 
 /// `SECCOMP_IOCTL_NOTIF_RECV`.
 const RECV: u32 = 0xc050_2100;
@@ -239,7 +239,8 @@ fn receive(filter: &SeccompFilter, listener: &Listener, to: u64) -> Result<usize
             return Err(Errno::ENOENT);
         }
         let ready = || listener.has_request() || !filter.has_users();
-        wait_event_interruptible!(listener.wait, ready()).map_err(|_| Errno::EINTR)?;
+        let how = Wait::new(TaskState::UNRESTARTED, wait_channel!("seccomp_notify_recv"));
+        listener.wait.wait_until(how, ready).map_err(|_| Errno::EINTR)?;
     };
     let ns = task::current().thread_pid.own().ns();
     let notif =

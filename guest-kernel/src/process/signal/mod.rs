@@ -281,18 +281,30 @@ pub fn wake_up_for_signal(task: &Task, fatal: bool) {
 
 /// Sets or clears the thread's own note that a signal waits (`recalc_sigpending`).
 pub fn recalc_sigpending(task: &Task) {
+    recalc(task, task.hold.load(Ordering::Acquire));
+}
+
+/// The same as if the thread were not held, which it sees on its way to EL0 anyway. Whether the note is set.
+pub fn recalc_unless_held(task: &Task) -> bool {
+    task.se.thread.info.set(ThreadFlags::NOTIFY_RESUME);
+    recalc(task, false)
+}
+
+fn recalc(task: &Task, held: bool) -> bool {
     let signals = task.sig.lock();
     let shared = SigSet(task.signal.shared_pending.load(Ordering::Acquire));
     let any = signals.pending.set().or(shared).without(signals.blocked);
     let waits = task.stop_pending.load(Ordering::Acquire)
-        || task.hold.load(Ordering::Acquire)
+        || held
         || task.ptrace.jobctl().intersects(JobControl::TRAP)
         || task.cgroup.is_to_freeze();
-    if !any.is_empty() || waits {
+    let pending = !any.is_empty() || waits;
+    if pending {
         task.se.thread.info.set(ThreadFlags::SIGPENDING);
     } else {
         task.se.thread.info.clear(ThreadFlags::SIGPENDING);
     }
+    pending
 }
 
 /// Changes the caller's mask; signals that become blocked and wait for the whole process are passed to
