@@ -13,7 +13,7 @@ use super::{Caller, Dentry, File, Inode, Mount, MountFlags, Path, dentry, pipe, 
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::try_box;
-use crate::ns::Cap;
+use crate::ns::{Cap, Cred};
 use crate::uapi;
 
 /// How to open.
@@ -240,7 +240,7 @@ pub fn open_path(
     fmode.set(FMode::NOATIME, !keeps_atime(&path, &inode, flags));
     let writes = inode.is_regular() && flags.writes();
     let mut writer = if writes || truncate { Some(WriteAccess::get(&path)?) } else { None };
-    let ops = open_inode(&inode, &path, flags)?;
+    let ops = open_inode(&inode, &path, flags, caller.cred)?;
     fmode.set(FMode::WRITER, writes);
     inode.recheck_atime();
     if writes && let Some(writer) = writer.take() {
@@ -299,11 +299,16 @@ impl Drop for WriteAccess {
     }
 }
 
-/// What the file does, by the type of its inode.
-fn open_inode(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+/// What the file does, by the type of its inode; for whoever has `cred`.
+fn open_inode(
+    inode: &Ref<Inode>,
+    path: &Path,
+    flags: OpenFlags,
+    cred: &Cred,
+) -> Result<Box<dyn FileOps>> {
     match inode.file_type() {
         uapi::S_IFCHR => find_chrdev(inode.rdev)?.open(inode.rdev, inode, path, flags),
-        uapi::S_IFIFO => pipe::open_fifo(inode, path, flags),
+        uapi::S_IFIFO => pipe::open_fifo(inode, path, flags, cred),
         uapi::S_IFBLK => block::file::open(inode.rdev),
         uapi::S_IFSOCK => Err(Errno::ENXIO),
         _ => inode.ops().open(inode, path, flags),
@@ -335,10 +340,10 @@ pub fn open_exec(
     Ok(file)
 }
 
-/// Opens a directory or file by place for the kernel's own use, with no questions asked.
+/// Opens a directory or regular file by place for the kernel's own use, with no questions asked.
 pub fn open_kernel(path: Path, flags: OpenFlags) -> Result<Ref<File>> {
     let inode = path.inode()?.clone();
-    let ops = open_inode(&inode, &path, flags)?;
+    let ops = inode.ops().open(&inode, &path, flags)?;
     let mut fmode = FMode::empty();
     fmode.set(FMode::READ, flags.reads());
     fmode.set(FMode::WRITE, flags.writes());

@@ -8,6 +8,7 @@
 //! The ring is under a sleeping lock, because copying may fault. Wake-ups happen outside of it and
 //! only if somebody waits: readers when the pipe was empty, writers when it was full.
 
+pub mod limits;
 pub mod splice;
 
 use alloc::boxed::Box;
@@ -16,6 +17,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use belljar_abi::Described;
 
+use limits::Share;
+
 use super::{
     FMode, File, FileKind, FileOps, Inode, OpenFlags, Path, PollFlags, PollTable, UserBuf, anon,
 };
@@ -23,26 +26,21 @@ use crate::addr::PAGE_SIZE;
 use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
-use crate::mm::frame::{AllocFlags, FrameRef, PageKind, alloc_page_of};
 use crate::mm::user::UserPtr;
-use crate::mm::{try_arc, try_box};
+use crate::mm::{AllocFlags, FrameRef, PageKind, alloc_for_caller, try_arc, try_box};
+use crate::ns::Cred;
 use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::signal::{self, SIGPIPE};
 use crate::sync::Mutex;
 use crate::{wait_channel, wait_event_interruptible, wait_event_interruptible_exclusive};
 
-/// Slots of a new pipe: 64 KiB.
-const DEFAULT_SLOTS: usize = 16;
-/// Largest size that F_SETPIPE_SZ gives to unprivileged callers; /proc/sys/fs/pipe-max-size.
-pub const PIPE_MAX_SIZE: usize = 1 << 20;
-
-/// A page that only its pipe knows.
+/// A page that only its pipe knows. It counts for the control group of whoever wrote first into it.
 #[repr(transparent)]
 struct PipePage(FrameRef);
 
 impl PipePage {
     fn try_new() -> Result<Self> {
-        Ok(Self(alloc_page_of(PageKind::Kernel, AllocFlags::USER)?))
+        Ok(Self(alloc_for_caller(PageKind::Kernel, AllocFlags::USER)?))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -90,6 +88,9 @@ struct Ring {
     reserved: usize,
     #[described(skip)]
     spare: Option<PipePage>,
+    /// As many as there are slots; none while nobody has the pipe open.
+    #[described(skip)]
+    share: Option<Share>,
 }
 
 fn try_slots(n: usize) -> Result<Array<Option<Slot>>> {
@@ -99,8 +100,24 @@ fn try_slots(n: usize) -> Result<Array<Option<Slot>>> {
 }
 
 impl Ring {
-    fn try_new(slots: usize) -> Result<Self> {
-        Ok(Self { slots: try_slots(slots)?, head: 0, tail: 0, reserved: 0, spare: None })
+    /// Without slots.
+    const fn new() -> Self {
+        Self { slots: Array::new(), head: 0, tail: 0, reserved: 0, spare: None, share: None }
+    }
+
+    /// Has slots from here on, which count for whoever has `cred`, if it had none.
+    fn begin(&mut self, cred: &Cred) -> Result<()> {
+        if self.share.is_none() {
+            let share = Share::new(cred)?;
+            self.slots = try_slots(share.slots())?;
+            self.share = Some(share);
+        }
+        Ok(())
+    }
+
+    /// Forgets what is in it, and its size.
+    fn end(&mut self) {
+        *self = Self::new();
     }
 
     fn used(&self) -> usize {
@@ -185,12 +202,16 @@ impl Ring {
         Ok((n, packet))
     }
 
-    /// Changes the number of slots, a power of two; `EBUSY` if more are in use.
-    fn resize(&mut self, n: usize) -> Result<()> {
+    /// Changes the number of slots, a power of two, for who has `cred`; `EBUSY` if more are in use, `EPERM` if there may
+    /// be no more.
+    fn resize(&mut self, n: usize, cred: &Cred) -> Result<()> {
         if self.taken() > n {
             return Err(Errno::EBUSY);
         }
-        let mut slots = try_slots(n)?;
+        let share = self.share.as_mut().ok_or(Errno::EBADF)?;
+        let before = share.slots();
+        share.resize(n, cred)?;
+        let mut slots = try_slots(n).inspect_err(|_| share.restore(before))?;
         let used = self.used();
         let mask = self.slots.len() - 1;
         for (i, new) in slots.iter_mut().take(used).enumerate() {
@@ -198,11 +219,6 @@ impl Ring {
         }
         (self.slots, self.head, self.tail) = (slots, used, 0);
         Ok(())
-    }
-
-    fn clear(&mut self) {
-        self.slots.fill_with(|| None);
-        (self.head, self.tail, self.spare) = (0, 0, None);
     }
 }
 
@@ -239,12 +255,13 @@ pub struct Pipe {
 }
 
 impl Pipe {
+    /// One that nobody has open.
     fn try_new() -> Result<Arc<Self>> {
         try_arc(Self {
-            ring: Mutex::new(Ring::try_new(DEFAULT_SLOTS)?),
+            ring: Mutex::new(Ring::new()),
             used: AtomicU32::new(0),
             taken: AtomicU32::new(0),
-            slots: AtomicU32::new(DEFAULT_SLOTS as u32),
+            slots: AtomicU32::new(0),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
             reader_opens: AtomicU32::new(0),
@@ -258,6 +275,7 @@ impl Pipe {
     fn publish(&self, ring: &Ring) {
         self.used.store(ring.used() as u32, Ordering::Release);
         self.taken.store(ring.taken() as u32, Ordering::Release);
+        self.slots.store(ring.slots.len() as u32, Ordering::Release);
     }
 
     /// True if no byte waits to be read.
@@ -410,21 +428,15 @@ impl Pipe {
         self.slots.load(Ordering::Relaxed) as usize * PAGE_SIZE
     }
 
-    /// Sets the size, rounded up to a power of two of pages (F_SETPIPE_SZ); returns the new one.
-    pub fn set_capacity(&self, bytes: usize, privileged: bool) -> Result<usize> {
-        let bytes = bytes.max(PAGE_SIZE).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
-        if bytes > 1 << 31 {
-            return Err(Errno::EINVAL);
-        }
-        if bytes > PIPE_MAX_SIZE && bytes > self.capacity() && !privileged {
-            return Err(Errno::EPERM);
-        }
+    /// Sets the size, rounded up to a power of two of pages (F_SETPIPE_SZ), for who has `cred`; returns the new one.
+    pub fn set_capacity(&self, bytes: usize, cred: &Cred) -> Result<usize> {
+        let bytes = limits::round_size(bytes)?;
         let slots = bytes / PAGE_SIZE;
         let was_full = {
             let mut ring = self.ring.lock();
             let was_full = ring.is_full();
-            ring.resize(slots)?;
-            self.slots.store(slots as u32, Ordering::Release);
+            ring.resize(slots, cred)?;
+            self.publish(&ring);
             was_full
         };
         if was_full {
@@ -438,11 +450,25 @@ impl Pipe {
         let _ = wait_event_interruptible!(self.write_wait, !self.has_readers());
     }
 
-    fn open_end(&self, end: &AtomicU32, opens: &AtomicU32) {
-        opens.fetch_add(1, Ordering::AcqRel);
-        end.fetch_add(1, Ordering::AcqRel);
+    /// Counts one more who has these ends open.
+    fn open(&self, reads: bool, writes: bool, cred: &Cred) -> Result<()> {
+        {
+            // Who closes the last end looks under this lock, too, whether it was the last.
+            let mut ring = self.ring.lock();
+            ring.begin(cred)?;
+            self.publish(&ring);
+            let ends = [
+                (reads, &self.reader_opens, &self.readers),
+                (writes, &self.writer_opens, &self.writers),
+            ];
+            for (_, opens, end) in ends.into_iter().filter(|(wanted, ..)| *wanted) {
+                opens.fetch_add(1, Ordering::AcqRel);
+                end.fetch_add(1, Ordering::AcqRel);
+            }
+        }
         self.read_wait.wake_all();
         self.write_wait.wake_all();
+        Ok(())
     }
 
     fn close(&self, reads: bool, writes: bool) {
@@ -456,10 +482,12 @@ impl Pipe {
         if !last {
             return;
         }
-        if !self.has_readers() && !self.has_writers() {
+        {
             let mut ring = self.ring.lock();
-            ring.clear();
-            self.publish(&ring);
+            if !self.has_readers() && !self.has_writers() {
+                ring.end();
+                self.publish(&ring);
+            }
         }
         self.read_wait.wake_all();
         self.write_wait.wake_all();
@@ -476,15 +504,10 @@ pub struct PipeFile {
 }
 
 impl PipeFile {
-    fn open(pipe: &Arc<Pipe>, reads: bool, writes: bool) -> Self {
+    fn open(pipe: &Arc<Pipe>, reads: bool, writes: bool, cred: &Cred) -> Result<Self> {
         let writer_opens = pipe.writer_opens.load(Ordering::Acquire);
-        if reads {
-            pipe.open_end(&pipe.readers, &pipe.reader_opens);
-        }
-        if writes {
-            pipe.open_end(&pipe.writers, &pipe.writer_opens);
-        }
-        Self { pipe: pipe.clone(), reads, writes, writer_opens }
+        pipe.open(reads, writes, cred)?;
+        Ok(Self { pipe: pipe.clone(), reads, writes, writer_opens })
     }
 
     /// The pipe.
@@ -565,15 +588,17 @@ impl FileOps for PipeFile {
 
 /// The two ends of a new pipe. They count themselves in order: the reader is there before the writer,
 /// which lets it see that a writer has been there.
-fn ends() -> Result<(PipeFile, PipeFile)> {
+fn ends(cred: &Cred) -> Result<(PipeFile, PipeFile)> {
     let pipe = Pipe::try_new()?;
-    Ok((PipeFile::open(&pipe, true, false), PipeFile::open(&pipe, false, true)))
+    let reader = PipeFile::open(&pipe, true, false, cred)?;
+    let writer = PipeFile::open(&pipe, false, true, cred)?;
+    Ok((reader, writer))
 }
 
-/// Makes a pipe that belongs to this user and group: its read end and its write end (pipe2(2)).
-pub fn create(flags: OpenFlags, uid: u32, gid: u32) -> Result<(Ref<File>, Ref<File>)> {
-    let (reader, writer) = ends()?;
-    let place = anon::new_place(anon::Pseudo::Pipe, uid, gid)?;
+/// Makes a pipe of whoever has `cred`: its read end and its write end (pipe2(2)).
+pub fn create(flags: OpenFlags, cred: &Cred) -> Result<(Ref<File>, Ref<File>)> {
+    let (reader, writer) = ends(cred)?;
+    let place = anon::new_place(anon::Pseudo::Pipe, cred.fsuid, cred.fsgid)?;
     // /proc/PID/fd/N opens the pipe again, like a FIFO.
     place.inode()?.special.set(crate::mm::try_box(reader.pipe.clone())?);
     let flags = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
@@ -583,8 +608,13 @@ pub fn create(flags: OpenFlags, uid: u32, gid: u32) -> Result<(Ref<File>, Ref<Fi
     Ok((reader, writer))
 }
 
-/// Opens a FIFO (fifo(7)): readers and writers wait for each other, unless they do not want to.
-pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+/// Opens a FIFO (fifo(7)) for whoever has `cred`: readers and writers wait for each other, unless they do not want to.
+pub fn open_fifo(
+    inode: &Ref<Inode>,
+    path: &Path,
+    flags: OpenFlags,
+    cred: &Cred,
+) -> Result<Box<dyn FileOps>> {
     let pipe = match inode.special.try_get() {
         Some(special) => special,
         None => inode.special.set(try_box(Pipe::try_new()?)?),
@@ -602,7 +632,9 @@ pub fn open_fifo(inode: &Ref<Inode>, path: &Path, flags: OpenFlags) -> Result<Bo
     }
     let (readers, writers) =
         (pipe.reader_opens.load(Ordering::Acquire), pipe.writer_opens.load(Ordering::Acquire));
-    let mut file = PipeFile::open(pipe, reads, writes);
+    // Of a limit Linux tells here as if memory were missing.
+    let full = |error| if error == Errno::ENFILE { Errno::ENOMEM } else { error };
+    let mut file = PipeFile::open(pipe, reads, writes, cred).map_err(full)?;
     if reads && !writes {
         if nonblock || pipe.has_writers() || !is_fifo {
             // The reader of a FIFO without writers sees no hangup before one came and went; one

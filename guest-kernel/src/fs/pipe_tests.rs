@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::mm::testing;
+use crate::ns::CapSet;
 
 fn pipe() -> (PipeFile, PipeFile) {
     testing::setup();
-    ends().unwrap()
+    ends(&Cred::root()).unwrap()
 }
 
 fn write(end: &PipeFile, data: &[u8]) -> Result<usize> {
@@ -120,14 +121,60 @@ fn a_blocking_reader_and_writer_meet() {
 #[test]
 fn the_size_changes_only_if_the_content_fits() {
     let (r, w) = pipe();
+    let user = user(1);
     write(&w, &[1; 3 * 4096]).unwrap();
-    assert_eq!(w.pipe.set_capacity(8192, false), Err(Errno::EBUSY));
-    assert_eq!(w.pipe.set_capacity(10_000, false), Ok(16384));
+    assert_eq!(w.pipe.set_capacity(8192, &user), Err(Errno::EBUSY));
+    assert_eq!(w.pipe.set_capacity(10_000, &user), Ok(16384));
     assert_eq!(w.pipe.capacity(), 16384);
     assert_eq!(write(&w, &[2; 9000]), Ok(4096));
     assert_eq!(read(&r, 1 << 16).unwrap().len(), 16384);
-    assert_eq!(w.pipe.set_capacity(2 << 20, false), Err(Errno::EPERM));
-    assert_eq!(w.pipe.set_capacity(2 << 20, true), Ok(2 << 20));
+    assert_eq!(w.pipe.set_capacity(2 << 20, &user), Err(Errno::EPERM));
+    assert_eq!(w.pipe.set_capacity(2 << 20, &Cred::root()), Ok(2 << 20));
+}
+
+/// Somebody without capabilities.
+fn user(uid: u32) -> Cred {
+    let none = CapSet::EMPTY;
+    Cred { uid, cap_permitted: none, cap_effective: none, ..Cred::root() }
+}
+
+#[test]
+fn pipes_of_a_user_above_the_limit_are_small_and_do_not_grow() {
+    testing::setup();
+    let (user, other) = (user(1000), user(1001));
+    // As large as one may be: 256 slots, and 64 such pipes are the limit.
+    let large: Vec<_> = (0..64).map(|_| ends(&user).unwrap()).collect();
+    for (_, writer) in &large {
+        assert_eq!(writer.pipe.set_capacity(1 << 20, &user), Ok(1 << 20));
+    }
+    let (_, small) = ends(&user).unwrap();
+    assert_eq!(small.pipe.capacity(), 2 * PAGE_SIZE);
+    assert_eq!(small.pipe.set_capacity(1 << 16, &user), Err(Errno::EPERM));
+    assert_eq!(small.pipe.set_capacity(1 << 16, &Cred::root()), Ok(1 << 16));
+    assert_eq!(small.pipe.set_capacity(1 << 12, &user), Ok(1 << 12));
+    assert_eq!(ends(&other).unwrap().1.pipe.capacity(), 1 << 16);
+    // A pipe that is gone does not count.
+    drop(large);
+    assert_eq!(ends(&user).unwrap().1.pipe.capacity(), 1 << 16);
+    assert_eq!(small.pipe.set_capacity(1 << 16, &user), Ok(1 << 16));
+}
+
+#[test]
+fn a_pipe_that_nobody_has_open_forgets_its_bytes_and_its_size() {
+    testing::setup();
+    let (pipe, user) = (Pipe::try_new().unwrap(), user(1002));
+    assert_eq!(pipe.capacity(), 0);
+    let both = || PipeFile::open(&pipe, true, true, &user).unwrap();
+    let first = both();
+    assert_eq!(first.pipe.set_capacity(1 << 13, &user), Ok(1 << 13));
+    write(&first, b"lost").unwrap();
+    let second = both();
+    drop(first);
+    assert_eq!((pipe.len(), pipe.capacity()), (4, 1 << 13));
+    drop(second);
+    let third = both();
+    assert_eq!((pipe.len(), pipe.capacity()), (0, 1 << 16));
+    drop(third);
 }
 
 proptest! {

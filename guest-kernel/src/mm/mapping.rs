@@ -14,7 +14,7 @@ use belljar_abi::Described;
 
 use super::backing::Backing;
 use super::frame::{AllocFlags, FrameRef, PageKind};
-use super::memcg::alloc_file_page;
+use super::memcg::alloc_for_caller;
 use super::{Fault, try_box};
 use crate::addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use crate::errno::{Errno, Result};
@@ -358,7 +358,7 @@ impl Mapping {
         if let Some(frame) = self.get(index) {
             return Ok(frame);
         }
-        let frame = alloc_file_page(self.kind, AllocFlags::ZERO | AllocFlags::USER)?;
+        let frame = alloc_for_caller(self.kind, AllocFlags::ZERO | AllocFlags::USER)?;
         self.insert(index, frame)
     }
 

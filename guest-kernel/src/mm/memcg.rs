@@ -393,9 +393,9 @@ pub fn is_protected(page: &Page, protection: Protection) -> bool {
     low.is_some() && protection == Protection::Low
 }
 
-/// A page of a file, for the caller. May sleep, and kill somebody of the caller's group, if the group is
+/// A page of a file, or of what the kernel keeps for a program, for the caller. May sleep, and kill somebody of the caller's group, if the group is
 /// full. `ENOMEM` if there is none, or the caller is to die.
-pub fn alloc_file_page(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
+pub fn alloc_for_caller(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
     let group = current_group();
     loop {
         match alloc_charged(group.as_ref(), kind, flags) {
@@ -408,8 +408,8 @@ pub fn alloc_file_page(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
     }
 }
 
-/// [`alloc_file_page`] for what can be done without: never sleeps.
-pub fn try_alloc_file_page(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
+/// [`alloc_for_caller`] for what can be done without: never sleeps.
+pub fn try_alloc_for_caller(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
     alloc_charged(current_group().as_ref(), kind, flags).map_err(|_| Errno::ENOMEM)
 }
 

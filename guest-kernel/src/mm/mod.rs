@@ -53,7 +53,7 @@ pub use frame::{AllocFlags, FrameRef, Page, PageKind, alloc_page, alloc_page_of,
 pub use frame::{free_reserved, init, total_frames as total_pages};
 pub use kstack::KernelStack;
 pub use mapping::Mapping;
-pub use memcg::{MemGroup, alloc_file_page, try_alloc_file_page};
+pub use memcg::{MemGroup, alloc_for_caller, try_alloc_for_caller};
 pub use meminfo::{MemInfo, meminfo};
 pub use mm::{
     DEFAULT_DUMP_FILTER, Dumpable, Mm, MmLayout, MmLimits, RemoteBuf, RemoteRights, Space,

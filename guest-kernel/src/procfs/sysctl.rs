@@ -8,7 +8,7 @@ use crate::drivers::tty;
 use crate::errno::{Errno, Result};
 use crate::fs::SuperBlock;
 use crate::fs::notify::inotify::MAX_QUEUED_EVENTS;
-use crate::fs::pipe::PIPE_MAX_SIZE;
+use crate::fs::pipe::limits as pipe_limits;
 use crate::ipc::IpcNs;
 use crate::ipc::sysv::table::MAX_OBJECTS;
 use crate::kref::Ref;
@@ -186,6 +186,24 @@ fn store_last_pid(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// How many slots the pipes of a user may have.
+macro_rules! pipe_user_limit {
+    ($name:literal, $limit:ident) => {
+        setting(
+            $name,
+            |_, out| put!(out, "{}\n", pipe_limits::$limit.load(Ordering::Relaxed)),
+            |data| store_number(data, 0..=i64::from(i32::MAX), &pipe_limits::$limit),
+        )
+    };
+}
+
+/// A number of bytes, which is rounded up as the size of a pipe is.
+fn store_pipe_max_size(data: &[u8]) -> Result<()> {
+    let bytes = u32::try_from(parse_number(data)?).map_err(|_| Errno::EINVAL)?;
+    pipe_limits::MAX_SIZE.store(pipe_limits::round_size(bytes as usize)?, Ordering::Relaxed);
+    Ok(())
+}
+
 /// /proc/sys.
 pub static ENTRIES: &[Entry] = &[
     dir(
@@ -225,7 +243,13 @@ pub static ENTRIES: &[Entry] = &[
                 |_, out| put!(out, "{}\n", SUID_DUMPABLE.load(Ordering::Relaxed)),
                 |data| store_number(data, 0..=2, &SUID_DUMPABLE),
             ),
-            text("pipe-max-size", |_, out| put!(out, "{PIPE_MAX_SIZE}\n")),
+            setting(
+                "pipe-max-size",
+                |_, out| put!(out, "{}\n", pipe_limits::MAX_SIZE.load(Ordering::Relaxed)),
+                store_pipe_max_size,
+            ),
+            pipe_user_limit!("pipe-user-pages-hard", USER_HARD),
+            pipe_user_limit!("pipe-user-pages-soft", USER_SOFT),
         ],
     ),
     dir(

@@ -18,7 +18,7 @@ pub fn sys_pipe2(a: &mut Args) -> SysResult {
     let cloexec = flags.contains(OpenFlags::CLOEXEC);
     let task = task::current();
     let cred = task.cred();
-    let (reader, writer) = pipe::create(flags, cred.fsuid, cred.fsgid)?;
+    let (reader, writer) = pipe::create(flags, cred)?;
     let files = task.files();
     let limit = task.signal.rlimits.soft(Resource::Nofile) as usize;
     // Both places are reserved, and told to the program, before either shows a file: a failure

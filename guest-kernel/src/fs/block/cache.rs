@@ -29,7 +29,7 @@ use crate::fs::UserBuf;
 use crate::mm::frame::available_frames;
 use crate::mm::memcg::{Protection, is_protected};
 use crate::mm::{
-    AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_file_page, try_alloc_file_page,
+    AllocFlags, FrameRef, Mapping, Page, PageKind, alloc_for_caller, try_alloc_for_caller,
 };
 use crate::sched::WaitQueue;
 use crate::sched::clock::Deadline;
@@ -206,7 +206,7 @@ pub fn shrink_all() -> usize {
 impl Disk {
     /// A new page, for which others may have to go.
     fn new_page(&'static self) -> Result<FrameRef> {
-        let allocate = || alloc_file_page(PageKind::Cache, AllocFlags::USER);
+        let allocate = || alloc_for_caller(PageKind::Cache, AllocFlags::USER);
         loop {
             match allocate() {
                 Err(Errno::ENOMEM) if shrink_all() > 0 => {}
@@ -242,7 +242,7 @@ impl Disk {
                 (Some(_), _) => break,
                 (None, 0) => self.cache.mapping.insert(at, self.new_page()?)?,
                 // What is read ahead is not worth giving anything up for.
-                (None, _) => match try_alloc_file_page(PageKind::Cache, AllocFlags::USER)
+                (None, _) => match try_alloc_for_caller(PageKind::Cache, AllocFlags::USER)
                     .and_then(|frame| self.cache.mapping.insert(at, frame))
                 {
                     Ok(frame) => frame,

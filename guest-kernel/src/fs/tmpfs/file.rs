@@ -10,7 +10,7 @@ use crate::fs::pagecache::PagedFile;
 use crate::fs::{Inode, Path};
 use crate::kref::Ref;
 use crate::mm::page::RESERVED;
-use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_file_page, try_box};
+use crate::mm::{AllocFlags, FrameRef, Mapping, PageKind, alloc_for_caller, try_box};
 use crate::uapi;
 
 /// A regular file.
@@ -32,7 +32,7 @@ impl TmpFile {
     fn make_page(&self, index: u64, flags: u16) -> Result<FrameRef> {
         let quota = &self.charge.0;
         quota.charge_page()?;
-        let made = alloc_file_page(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER);
+        let made = alloc_for_caller(PageKind::Shmem, AllocFlags::ZERO | AllocFlags::USER);
         let made = made.and_then(|page| {
             page.set_flags(flags);
             Ok((self.mapping.insert(index, page.clone())?, page))

@@ -243,7 +243,9 @@ impl Dump<'_> {
     }
 
     fn pipe(&self, argv: Vec<Vec<u8>>, waits: bool) -> bool {
-        let Ok((reader, writer)) = pipe::create(OpenFlags::empty(), 0, 0) else { return false };
+        let Ok((reader, writer)) = pipe::create(OpenFlags::empty(), self.task.cred()) else {
+            return false;
+        };
         if let Err(e) = helper::run(argv, reader) {
             kwarn!("Core dump to a program failed: {e}");
             return false;

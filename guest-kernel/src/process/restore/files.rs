@@ -17,7 +17,7 @@ use crate::fs::open::{OpenHow, directory};
 use crate::fs::pipe::{self, pipe_of};
 use crate::fs::{self, Caller, Dev, File, Files, FsStruct, OpenFlags, UserBuf, anon};
 use crate::kref::Ref;
-use crate::ns::NsProxy;
+use crate::ns::{Cred, NsProxy};
 use crate::process::{pidfd, signalfd};
 use crate::signal::SigSet;
 use crate::uapi::{S_IFCHR, S_IFIFO, S_IFMT};
@@ -235,8 +235,8 @@ fn pipe_end(
     let key = file.record.object;
     if objects.pipes.get(key).is_none() {
         let slots = OpenFlags::empty();
-        let (reader, writer) = pipe::create(slots, caller.cred.fsuid, caller.cred.fsgid)?;
-        fill(&writer, file)?;
+        let (reader, writer) = pipe::create(slots, caller.cred)?;
+        fill(&writer, file, caller.cred)?;
         objects.pipes.insert(key, PipeEnds { reader, writer })?;
     }
     let Some(ends) = objects.pipes.get(key) else { return Err(Why::Kind) };
@@ -251,7 +251,7 @@ fn pipe_end(
 }
 
 /// Puts into a new pipe what it held.
-fn fill(writer: &File, file: &FilePlan<'_>) -> Result<(), Why> {
+fn fill(writer: &File, file: &FilePlan<'_>, cred: &Cred) -> Result<(), Why> {
     if let Some(pipe) = pipe_of(writer) {
         let slots = usize::try_from(file.record.value).ok().filter(|n| *n <= 1 << 18);
         let bytes = slots.ok_or(Why::Kind)? * PAGE_SIZE;
@@ -259,7 +259,7 @@ fn fill(writer: &File, file: &FilePlan<'_>) -> Result<(), Why> {
         if file.content.len() > bytes {
             return Err(Why::Kind);
         }
-        pipe.set_capacity(bytes, true)?;
+        pipe.set_capacity(bytes, cred)?;
     }
     writer.write(&mut UserBuf::from_kernel(file.content))?;
     Ok(())
@@ -299,7 +299,7 @@ fn fifo(
         if pipe_of(&keeper).is_none_or(|pipe| pipe.ends() != (1, 1) || !pipe.is_empty()) {
             return Err(Why::Errno(Errno::EBUSY));
         }
-        fill(&keeper, file)?;
+        fill(&keeper, file, caller.cred)?;
         objects.fifos.insert(key, keeper)?;
     }
     // It has both ends now, so that nobody waits for one.

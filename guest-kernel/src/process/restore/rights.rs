@@ -13,7 +13,7 @@ use super::Failure;
 use super::plan::Plan;
 use crate::addr::PAGE_SIZE;
 use crate::errno::Errno;
-use crate::fs::pipe::PIPE_MAX_SIZE;
+use crate::fs::pipe::limits::MAX_SIZE;
 use crate::kref::Ref;
 use crate::mm::VmFlags;
 use crate::net::common::{BUFFER_DEFAULT, flag};
@@ -185,7 +185,7 @@ fn has_foreign_filters(plan: &Plan<'_>) -> bool {
 /// A pipe is larger than one may make it (pipe(7), `pipe-max-size`).
 fn has_large_pipes(plan: &Plan<'_>) -> bool {
     let pipes = plan.files.iter().filter(|file| file.record.kind == Carried::Pipe as u64);
-    let most = (PIPE_MAX_SIZE / PAGE_SIZE) as u64;
+    let most = (MAX_SIZE.load(Ordering::Relaxed) / PAGE_SIZE) as u64;
     pipes.map(|file| file.record.value).any(|slots| slots > most)
 }
 

@@ -7,7 +7,6 @@ use crate::fs::tmpfs::memfd;
 use crate::fs::{FMode, File, OpenFlags, fasync, perm, pipe};
 use crate::kref::Ref;
 use crate::mm::UserPtr;
-use crate::ns::Cap;
 use crate::task;
 use crate::uapi::{self, S_IFIFO};
 
@@ -73,8 +72,8 @@ pub fn sys_fcntl(a: &mut Args) -> SysResult {
         uapi::F_GETLEASE => Ok(UNLCK as usize),
         uapi::F_GETPIPE_SZ => Ok(pipe::pipe_of(&file).ok_or(Errno::EBADF)?.capacity()),
         uapi::F_SETPIPE_SZ => {
-            let privileged = task::current().cred().capable(Cap::SysResource);
-            pipe::pipe_of(&file).ok_or(Errno::EBADF)?.set_capacity(arg as u32 as usize, privileged)
+            let pipe = pipe::pipe_of(&file).ok_or(Errno::EBADF)?;
+            pipe.set_capacity(arg as u32 as usize, task::current().cred())
         }
         uapi::F_GET_SEALS => Ok(memfd::seals(&file)? as usize),
         uapi::F_ADD_SEALS => {
