@@ -14,7 +14,7 @@ use crate::pod;
 use crate::signal::{self, SIGTTOU, SIGWINCH};
 use linux_raw_sys::ioctl::*;
 
-pod!(Termios, WinSize, OldTermios);
+pod!(Termios, WinSize, OldTermios, Termio);
 
 /// `struct termios`: the first bytes of [`Termios`], without the speeds.
 #[repr(C)]
@@ -30,6 +30,56 @@ impl OldTermios {
     fn apply(&self, t: &mut Termios) {
         // SAFETY: as above.
         unsafe { core::ptr::from_mut(t).cast::<[u32; Termios::OLD_SIZE / 4]>().write(self.0) };
+    }
+}
+
+/// `struct termio` of asm-generic/termios.h: the low halves of the flags, and fewer control characters.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Termio {
+    flags: [u16; 4],
+    line: u8,
+    cc: [u8; 8],
+    /// Linux has a hole here.
+    padding: u8,
+}
+
+impl Termio {
+    fn of(t: &Termios) -> Self {
+        let flags = [t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag].map(|flag| flag as u16);
+        let mut cc = [0; 8];
+        cc.copy_from_slice(&t.c_cc[..8]);
+        Self { flags, line: t.c_line, cc, padding: 0 }
+    }
+
+    fn apply(&self, t: &mut Termios) {
+        let flags = [&mut t.c_iflag, &mut t.c_oflag, &mut t.c_cflag, &mut t.c_lflag];
+        for (flag, low) in flags.into_iter().zip(self.flags) {
+            *flag = *flag & 0xffff_0000 | u32::from(low);
+        }
+        t.c_line = self.line;
+        t.c_cc[..8].copy_from_slice(&self.cc);
+    }
+}
+
+/// When new settings take effect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    /// After what was written has gone out.
+    Drained,
+    /// Then, and what was not read is dropped.
+    Flushed,
+}
+
+impl When {
+    /// Of a request among three whose numbers follow each other.
+    const fn of(cmd: u32, first: u32) -> Self {
+        match cmd - first {
+            0 => Self::Now,
+            1 => Self::Drained,
+            _ => Self::Flushed,
+        }
     }
 }
 
@@ -127,26 +177,19 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
             UserPtr::<OldTermios>::new(arg).write(OldTermios::of(&termios))?;
         }
         TCGETS2 => UserPtr::<Termios>::new(arg).write(tty.with_state(|s| s.termios))?,
-        TCSETS | TCSETSW | TCSETSF => {
-            tty.check_change(SIGTTOU)?;
-            let old = UserPtr::<OldTermios>::new(arg).read()?;
-            let mut new = tty.with_state(|s| s.termios);
-            old.apply(&mut new);
-            new.derive_speeds();
-            if cmd != TCSETS {
-                tty.drain()?;
-            }
-            tty.set_termios(new, cmd == TCSETSF);
+        TCGETA => {
+            let termios = tty.with_state(|s| s.termios);
+            UserPtr::<Termio>::new(arg).write(Termio::of(&termios))?;
         }
-        TCSETS2 | TCSETSW2 | TCSETSF2 => {
-            tty.check_change(SIGTTOU)?;
-            let mut new = UserPtr::<Termios>::new(arg).read()?;
-            new.derive_speeds();
-            if cmd != TCSETS2 {
-                tty.drain()?;
-            }
-            tty.set_termios(new, cmd == TCSETSF2);
-        }
+        TCSETS | TCSETSW | TCSETSF => tty.change(When::of(cmd, TCSETS), |termios| {
+            UserPtr::<OldTermios>::new(arg).read().map(|old| old.apply(termios))
+        })?,
+        TCSETS2 | TCSETSW2 | TCSETSF2 => tty.change(When::of(cmd, TCSETS2), |termios| {
+            UserPtr::<Termios>::new(arg).read().map(|new| *termios = new)
+        })?,
+        TCSETA | TCSETAW | TCSETAF => tty.change(When::of(cmd, TCSETA), |termios| {
+            UserPtr::<Termio>::new(arg).read().map(|old| old.apply(termios))
+        })?,
         TIOCGWINSZ => UserPtr::<WinSize>::new(arg).write(tty.with_state(|s| s.winsize))?,
         TIOCSWINSZ => tty.resize(UserPtr::<WinSize>::new(arg).read()?),
         TIOCSPGRP => match tty.check_change(SIGTTOU) {
@@ -199,6 +242,19 @@ fn common(tty: &Arc<Tty>, cmd: u32, arg: u64) -> Result<usize> {
 }
 
 impl Tty {
+    /// Changes the settings for the caller, who says how.
+    fn change(&self, when: When, how: impl FnOnce(&mut Termios) -> Result<()>) -> Result<()> {
+        self.check_change(SIGTTOU)?;
+        let mut new = self.with_state(|s| s.termios);
+        how(&mut new)?;
+        new.derive_speeds();
+        if when != When::Now {
+            self.drain()?;
+        }
+        self.set_termios(new, when == When::Flushed);
+        Ok(())
+    }
+
     pub(super) fn set_termios(&self, new: Termios, flush: bool) {
         let old = {
             let mut state = self.state.lock();

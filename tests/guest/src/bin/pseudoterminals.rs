@@ -113,6 +113,45 @@ fn raw(pty: &Pty) {
     set(pty.slave, &old);
 }
 
+/// `struct termio` shows the low halves of the flags, and changes nothing else.
+fn old_settings(pty: &Pty) {
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    struct Termio {
+        flags: [u16; 4],
+        line: u8,
+        cc: [u8; 8],
+    }
+    const TCGETA: libc::Ioctl = 0x5405;
+    const TCSETA: libc::Ioctl = 0x5406;
+    let get = |fd| {
+        let mut t = Termio::default();
+        // SAFETY: room for the settings.
+        ok(unsafe { libc::ioctl(fd, TCGETA, &raw mut t) });
+        t
+    };
+    let before = termios(pty.slave);
+    let mut old = get(pty.slave);
+    let flags = [before.c_iflag, before.c_oflag, before.c_cflag, before.c_lflag];
+    check_eq!(old.flags, flags.map(|flag| flag as u16));
+    check_eq!((old.line, &old.cc[..]), (before.c_line, &before.c_cc[..8]));
+    check_eq!(old, get(pty.master));
+    let mut high = before;
+    high.c_lflag |= 1 << 16;
+    set(pty.slave, &high);
+    for request in TCSETA..TCSETA + 3 {
+        old.flags[3] ^= libc::ECHO as u16;
+        old.cc[0] += 1;
+        // SAFETY: valid settings.
+        ok(unsafe { libc::ioctl(pty.slave, request, &raw const old) });
+        let after = termios(pty.slave);
+        check_eq!(after.c_lflag, u32::from(old.flags[3]) | 1 << 16);
+        check_eq!((after.c_cc[0], &after.c_cc[1..]), (old.cc[0], &before.c_cc[1..]));
+        check_eq!((after.c_iflag, after.c_cflag), (before.c_iflag, before.c_cflag));
+    }
+    set(pty.slave, &before);
+}
+
 fn packets(pty: &Pty) {
     // SAFETY: the calls take an int each, by address or value.
     unsafe {
@@ -226,6 +265,7 @@ fn main() {
     let pty = open();
     canonical(&pty);
     raw(&pty);
+    old_settings(&pty);
     packets(&pty);
     window_size(&pty);
     hangup(pty);
