@@ -35,6 +35,7 @@ pub mod mremap;
 pub mod oom;
 pub mod page;
 mod ranges;
+pub mod remap;
 pub mod restore;
 mod table;
 pub mod tables;

@@ -132,6 +132,16 @@ pub fn sys_mremap(a: &mut Args) -> SysResult {
     Ok(mm.mremap(a.u64(0), a.u64(1), a.u64(2), flags, a.u64(4))? as usize)
 }
 
+/// remap_file_pages(2). Of its flags only MAP_NONBLOCK counts.
+pub fn sys_remap_file_pages(a: &mut Args) -> SysResult {
+    if a.u64(2) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let populate = a.u64(4) & u64::from(uapi::MAP_NONBLOCK) == 0;
+    current_mm()?.remap_file_pages(a.u64(0), a.u64(1), a.u64(3), populate)?;
+    Ok(0)
+}
+
 /// madvise(2).
 pub fn sys_madvise(a: &mut Args) -> SysResult {
     current_mm()?.madvise(crate::arch::untagged(a.u64(0)), a.u64(1), a.u32(2))?;

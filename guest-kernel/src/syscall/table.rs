@@ -231,6 +231,7 @@ pub const ROWS: &[Row] = &[
     (231, "munlockall", mm::sys_munlockall),
     (232, "mincore", mm::sys_mincore),
     (233, "madvise", mm::sys_madvise),
+    (234, "remap_file_pages", mm::sys_remap_file_pages),
     (240, "rt_tgsigqueueinfo", signal::sys_rt_tgsigqueueinfo),
     (242, "accept4", net::socket::sys_accept4),
     (243, "recvmmsg", net::message::sys_recvmmsg),
