@@ -1,23 +1,24 @@
 //! The kernel log: a ring of text that can be read from outside, and the console's copy of it.
 //!
-//! Each record is one line, `[    0.012345] text`. In the ring a level in Linux's form (`<6>`) stands in
-//! front of it. What is at least as urgent as the console's level is written to the console too;
+//! Each record is one line, `[    0.012345] text`. In the ring its priority in Linux's form (`<6>`) stands in
+//! front of it: a level, and eight times who spoke ([`Facility`]). What is at least as urgent as the console's level is written to the console too;
 //! errors always are. `kinfo!`, `kwarn!` and `kerr!` are the way in, from any context: who waits for the log is
 //! therefore woken a little later, by a softirq.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use belljar_abi::root::LogRing;
 
+use crate::ns::{Cap, Cred};
 use crate::sched::WaitQueue;
 use crate::sched::softirq::{self, Softirq};
 use crate::sync::IrqLock;
 
 /// Bytes that the ring keeps.
 pub const RING_SIZE: usize = 64 << 10;
-/// Bytes of a line, timestamp included; the rest is cut off.
-const LINE: usize = 256;
+/// Bytes of a line, with all that stands in front of it; the rest is cut off.
+pub const LINE: usize = 1024;
 
 /// How urgent a record is, with Linux's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,17 @@ pub enum Level {
     Info = 6,
 }
 
+/// Who spoke, with syslog(3)'s numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facility(pub u8);
+
+impl Facility {
+    /// The kernel.
+    pub const KERNEL: Self = Self(0);
+    /// A program that does not say.
+    pub const USER: Self = Self(1);
+}
+
 /// The ring. Its address stands in the root page.
 pub static RING: LogRing<RING_SIZE> = LogRing::new();
 
@@ -42,8 +54,11 @@ const SILENT_LEVEL: u8 = 1;
 /// What the console's level was before it was silenced; 0 if it is not.
 static SAVED_LEVEL: AtomicU8 = AtomicU8::new(0);
 
-/// Keeps lines of different CPUs apart on the console.
-static WRITER: IrqLock<()> = IrqLock::new(());
+/// Keeps lines of different CPUs apart, in the ring and on the console. How many there ever were.
+static WRITER: IrqLock<u64> = IrqLock::new(0);
+
+/// The place behind what was cleared (syslog(2), SYSLOG_ACTION_CLEAR).
+pub static CLEARED: AtomicU64 = AtomicU64::new(0);
 
 /// Where those wait who read the log.
 pub static READERS: WaitQueue = WaitQueue::new();
@@ -65,20 +80,28 @@ impl Write for Line {
     }
 }
 
-/// Logs a record. Called by the macros.
+/// Logs a record of the kernel's. Called by the macros.
 pub fn log(level: Level, message: fmt::Arguments<'_>) {
+    log_for(Facility::KERNEL, level as u8, message);
+}
+
+/// Logs a record of whom `facility` names, with one of Linux's levels, which are 0 to 7.
+pub fn log_for(facility: Facility, level: u8, message: fmt::Arguments<'_>) {
     let mut line = Line { text: [0; LINE], len: 0 };
     let ns = crate::sched::monotonic_ns();
     let (secs, micros) = (ns / 1_000_000_000, ns / 1_000 % 1_000_000);
-    let _ = write!(line, "<{}>[{secs:5}.{micros:06}] ", level as u8);
+    let _ = write!(line, "<{}>", u32::from(facility.0) << 3 | u32::from(level));
+    let priority = line.len;
+    let _ = write!(line, "[{secs:5}.{micros:06}] ");
     let _ = line.write_fmt(message);
     line.text[line.len] = b'\n';
     let text = &line.text[..line.len + 1];
     {
-        let _writer = WRITER.lock();
+        let mut count = WRITER.lock();
         RING.append(text);
-        if (level as u8) < CONSOLE_LEVEL.load(Ordering::Relaxed) || level == Level::Error {
-            super::console::put(&text[3..]);
+        *count += 1;
+        if level < CONSOLE_LEVEL.load(Ordering::Relaxed) || level <= Level::Error as u8 {
+            super::console::put(&text[priority..]);
         }
     }
     if READERS.has_waiters() {
@@ -86,9 +109,25 @@ pub fn log(level: Level, message: fmt::Arguments<'_>) {
     }
 }
 
+/// The number of the record that begins at a place, or the next one's at the log's end; the first ever was 0.
+/// `None` if the place has been overwritten.
+pub fn number_at(place: u64) -> Option<u64> {
+    let (count, end) = {
+        let count = WRITER.lock();
+        (*count, head())
+    };
+    let later = (place..end).filter(|&at| byte(at) == b'\n').count() as u64;
+    (span(place).start == place).then(|| count - later)
+}
+
 /// The softirq: wakes who waits for the log.
 pub fn wake_readers() {
     READERS.wake_all();
+}
+
+/// Whether who has `cred` may read the log: kernel.dmesg_restrict, as Debian sets it, leaves nothing of it to everybody.
+pub fn may_read(cred: &Cred) -> bool {
+    cred.capable(Cap::Syslog) || cred.capable(Cap::SysAdmin)
 }
 
 /// The place behind all that was ever logged.

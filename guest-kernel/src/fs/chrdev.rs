@@ -12,6 +12,7 @@ use super::file::{FileOps, OpenFlags};
 use super::{Inode, Path};
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
+use crate::ns::Cred;
 use crate::sync::SpinLock;
 
 /// A device number.
@@ -59,13 +60,14 @@ impl DescribeField for Dev {
 
 /// A character device.
 pub trait CharDevice: Send + Sync {
-    /// Opens the device with this number.
+    /// Opens the device with this number for whoever has `cred`.
     fn open(
         &self,
         dev: Dev,
         inode: &Ref<Inode>,
         path: &Path,
         flags: OpenFlags,
+        cred: &Cred,
     ) -> Result<Box<dyn FileOps>>;
 }
 

@@ -307,7 +307,7 @@ fn open_inode(
     cred: &Cred,
 ) -> Result<Box<dyn FileOps>> {
     match inode.file_type() {
-        uapi::S_IFCHR => find_chrdev(inode.rdev)?.open(inode.rdev, inode, path, flags),
+        uapi::S_IFCHR => find_chrdev(inode.rdev)?.open(inode.rdev, inode, path, flags, cred),
         uapi::S_IFIFO => pipe::open_fifo(inode, path, flags, cred),
         uapi::S_IFBLK => block::file::open(inode.rdev),
         uapi::S_IFSOCK => Err(Errno::ENXIO),

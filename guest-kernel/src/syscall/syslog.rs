@@ -1,10 +1,11 @@
 //! syslog(2): the kernel's log by system call.
 
+use core::sync::atomic::Ordering;
+
 use super::{Args, SysResult};
 use crate::drivers::klog::{self, Span};
 use crate::errno::{Errno, Result};
 use crate::fs::UserBuf;
-use crate::ns::Cap;
 use crate::sync::Mutex;
 use crate::task;
 use crate::wait_event_interruptible;
@@ -21,22 +22,13 @@ const CONSOLE_LEVEL: i32 = 8;
 const SIZE_UNREAD: i32 = 9;
 const SIZE_BUFFER: i32 = 10;
 
-/// Where in the log its readers are, counted over all that was ever logged.
-struct Places {
-    /// Behind what `READ` has given away.
-    read: u64,
-    /// Behind what was cleared.
-    cleared: u64,
-}
-
-static PLACES: Mutex<Places> = Mutex::new(Places { read: 0, cleared: 0 });
+/// The place behind what `READ` has given away, counted over all that was ever logged.
+static READ_UP_TO: Mutex<u64> = Mutex::new(0);
 
 /// syslog(2).
 pub fn sys_syslog(a: &mut Args) -> SysResult {
     let (action, addr, len) = (a.i32(0), a.u64(1), a.i32(2));
-    // dmesg_restrict, as Debian sets it: nothing of the log is everybody's.
-    let cred = task::current().cred();
-    if !cred.capable(Cap::Syslog) && !cred.capable(Cap::SysAdmin) {
+    if !klog::may_read(task::current().cred()) {
         return Err(Errno::EPERM);
     }
     match action {
@@ -47,16 +39,16 @@ pub fn sys_syslog(a: &mut Args) -> SysResult {
         }
         READ_ALL | READ_CLEAR => {
             let mut room = room(addr, len)?;
-            let mut places = PLACES.lock();
-            let span = klog::span(places.cleared).last_lines(room.remaining());
+            let cleared = klog::CLEARED.load(Ordering::Relaxed);
+            let span = klog::span(cleared).last_lines(room.remaining());
             let n = put(&span, &mut room)?;
             if action == READ_CLEAR {
-                places.cleared = span.end;
+                klog::CLEARED.store(span.end, Ordering::Relaxed);
             }
             Ok(n)
         }
         CLEAR => {
-            PLACES.lock().cleared = klog::span(0).end;
+            klog::CLEARED.store(klog::head(), Ordering::Relaxed);
             Ok(0)
         }
         CONSOLE_OFF => {
@@ -72,7 +64,7 @@ pub fn sys_syslog(a: &mut Args) -> SysResult {
             klog::set_console_level(level.ok_or(Errno::EINVAL)?);
             Ok(0)
         }
-        SIZE_UNREAD => Ok(klog::span(PLACES.lock().read).len()),
+        SIZE_UNREAD => Ok(klog::span(*READ_UP_TO.lock()).len()),
         SIZE_BUFFER => Ok(klog::RING_SIZE),
         _ => Err(Errno::EINVAL),
     }
@@ -89,14 +81,14 @@ fn room(addr: u64, len: i32) -> Result<UserBuf<'static>> {
 /// Waits until there is something, and gives away what fits.
 fn read(room: &mut UserBuf<'_>) -> SysResult {
     loop {
-        let mut places = PLACES.lock();
-        let span = klog::span(places.read).first_lines(room.remaining());
+        let mut read = READ_UP_TO.lock();
+        let span = klog::span(*read).first_lines(room.remaining());
         if !span.is_empty() {
             let n = put(&span, room)?;
-            places.read = span.start + n as u64;
+            *read = span.start + n as u64;
             return Ok(n);
         }
-        drop(places);
+        drop(read);
         wait_event_interruptible!(klog::READERS, klog::head() != span.end)?;
     }
 }

@@ -25,6 +25,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::ns::Cred;
 use crate::ns::Pid;
 use crate::sched::clock::Deadline;
 use crate::sync::Once;
@@ -197,6 +198,7 @@ impl CharDevice for TerminalNodes {
         inode: &Ref<Inode>,
         _path: &Path,
         flags: OpenFlags,
+        _cred: &Cred,
     ) -> Result<Box<dyn FileOps>> {
         if dev == CONSOLE
             && let Some(stream) = stream::open()

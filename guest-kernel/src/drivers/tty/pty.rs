@@ -22,6 +22,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
+use crate::ns::Cred;
 use crate::sched::WaitQueue;
 use crate::sync::IrqLock;
 use crate::uapi;
@@ -384,6 +385,7 @@ impl CharDevice for Ptmx {
         _inode: &Ref<Inode>,
         path: &Path,
         _flags: OpenFlags,
+        _cred: &Cred,
     ) -> Result<Box<dyn FileOps>> {
         Ok(try_box(open_master(&devpts::root_for(path)?.mnt.sb)?)?)
     }

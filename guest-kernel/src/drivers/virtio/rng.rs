@@ -17,6 +17,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::{AllocFlags, FrameRef, alloc_page, try_box};
+use crate::ns::Cred;
 use crate::sched::WaitQueue;
 use crate::sched::workqueue::{DelayedWork, Work};
 use crate::sync::{IrqLock, Mutex, Once};
@@ -251,7 +252,14 @@ impl Driver for Rng<Mmio> {
 struct Node;
 
 impl CharDevice for Node {
-    fn open(&self, _: Dev, _: &Ref<Inode>, _: &Path, flags: OpenFlags) -> Result<Box<dyn FileOps>> {
+    fn open(
+        &self,
+        _: Dev,
+        _: &Ref<Inode>,
+        _: &Path,
+        flags: OpenFlags,
+        _: &Cred,
+    ) -> Result<Box<dyn FileOps>> {
         // As on Linux, it is for reading.
         if flags.writes() {
             return Err(Errno::EINVAL);

@@ -10,6 +10,7 @@ use crate::fs::file::{FMode, File, FileOps, OpenFlags, Whence};
 use crate::fs::{Inode, Path, UserBuf};
 use crate::kref::Ref;
 use crate::mm::{Backing, Mapping, PageKind, try_arc, try_box};
+use crate::ns::Cred;
 
 /// Major number of the memory devices.
 pub(super) const MEM_MAJOR: u32 = 1;
@@ -33,7 +34,14 @@ pub(super) fn register() {
 }
 
 impl CharDevice for Mem {
-    fn open(&self, dev: Dev, _: &Ref<Inode>, _: &Path, _: OpenFlags) -> Result<Box<dyn FileOps>> {
+    fn open(
+        &self,
+        dev: Dev,
+        _: &Ref<Inode>,
+        _: &Path,
+        _: OpenFlags,
+        _: &Cred,
+    ) -> Result<Box<dyn FileOps>> {
         let device = match dev.minor() {
             3 => MemDevice::Null,
             5 => MemDevice::Zero,

@@ -65,6 +65,69 @@ fn who_waits_is_woken() {
     check!(record.ends_with(";for who waits\n"), "{record}");
 }
 
+/// Each record has its priority, a number that follows the last one's, its time, and its text with what is no text
+/// escaped.
+fn records() {
+    let mut kmsg = fs::File::open("/dev/kmsg").unwrap();
+    check_eq!(kmsg.seek(SeekFrom::End(0)).unwrap(), 0);
+    let mut last: Option<(u64, u64)> = None;
+    // The kernel may speak in between.
+    let mut next = || loop {
+        let mut record = [0; 8192];
+        let n = kmsg.read(&mut record).unwrap();
+        let record = String::from_utf8(record[..n].to_vec()).unwrap();
+        let (head, text) = record.split_once(';').unwrap();
+        let fields: Vec<_> = head.split(',').collect();
+        check_eq!(fields[3], "-");
+        let [priority, number, micros] = [0, 1, 2].map(|i| fields[i].parse::<u64>().unwrap());
+        if let Some((before, earlier)) = last.replace((number, micros)) {
+            check_eq!(number, before + 1);
+            check!(micros >= earlier);
+        }
+        if priority >= 8 {
+            break (priority, text.strip_suffix('\n').unwrap().to_owned());
+        }
+    };
+    // A program is a user's, unless it says otherwise, and never the kernel; 4 is a warning.
+    let written: [(&str, u64, &str); 8] = [
+        ("plain", 1 << 3 | 4, "plain"),
+        ("<6>known", 1 << 3 | 6, "known"),
+        ("<30>systemd[1]: it's \"up\"", 3 << 3 | 6, "systemd[1]: it's \"up\""),
+        ("<191> space", 23 << 3 | 7, " space"),
+        ("<x>no number", 1 << 3 | 4, "<x>no number"),
+        ("<6", 1 << 3 | 4, "<6"),
+        ("tab\t, back\\slash", 1 << 3 | 4, "tab\\x09, back\\x5cslash"),
+        ("\u{e4}", 1 << 3 | 4, "\\xc3\\xa4"),
+    ];
+    for (text, priority, shown) in written {
+        log(text);
+        check_eq!(next(), (priority, shown.to_owned()));
+    }
+    log(&"x".repeat(900));
+    check_eq!(next().1, "x".repeat(900));
+    check_eq!(code(fs::write("/dev/kmsg", "x".repeat(2000))), libc::EINVAL);
+    // By syslog(2) it has its priority, too.
+    ok(syslog(CLEAR, &mut []));
+    check_eq!(kmsg.seek(SeekFrom::Start(0)).unwrap(), 0);
+    log("<30>behind what was cleared");
+    let all = text(READ_ALL, 4096);
+    let is_it =
+        |line: &str| line.starts_with("<30>[") && line.ends_with("] behind what was cleared");
+    check!(all.lines().any(is_it), "{all}");
+    // SAFETY: a plain call.
+    check_eq!(ok(unsafe { libc::lseek(kmsg.as_raw_fd(), 0, libc::SEEK_DATA) }), 0);
+    let mut records = [0; 200];
+    while !String::from_utf8_lossy(&records).contains(";behind what was cleared\n") {
+        let n = kmsg.read(&mut records).unwrap();
+        check!(!records[..n].ends_with(b";first of three\n"));
+    }
+}
+
+/// The error number of what must fail.
+fn code<T>(result: std::io::Result<T>) -> i32 {
+    result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
+}
+
 fn main() {
     let size = ok(syslog(SIZE_BUFFER, &mut [])) as usize;
     check!(size >= 4096);
@@ -92,6 +155,7 @@ fn main() {
     }
 
     who_waits_is_woken();
+    records();
 
     ok(syslog(CONSOLE_OFF, &mut []));
     ok(syslog(CONSOLE_ON, &mut []));
@@ -106,6 +170,7 @@ fn main() {
         ok(unsafe { libc::setuid(1000) });
         check_eq!(err(syslog(READ_ALL, &mut [0; 100])), libc::EPERM);
         check_eq!(err(syslog(SIZE_BUFFER, &mut [])), libc::EPERM);
+        check_eq!(code(fs::File::open("/dev/kmsg")), libc::EPERM);
         0
     }));
 }

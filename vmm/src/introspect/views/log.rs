@@ -36,13 +36,13 @@ pub(super) fn rows(kernel: &Kernel<'_>) -> Result<Vec<Line>> {
         .collect())
 }
 
-/// A record begins with its level in Linux's form, `<6>`.
+/// A record begins with its priority in Linux's form, `<6>`: its level, and eight times who spoke.
 fn split_level(line: &str) -> (&'static str, &str) {
     const NAMES: [&str; 8] =
         ["emerg", "alert", "crit", "error", "warning", "notice", "info", "debug"];
     let parsed = line.strip_prefix('<').and_then(|rest| {
         let (number, text) = rest.split_once('>')?;
-        Some((*NAMES.get(number.parse::<usize>().ok()?)?, text))
+        Some((NAMES[number.parse::<usize>().ok()? % 8], text))
     });
     parsed.unwrap_or(("info", line))
 }
