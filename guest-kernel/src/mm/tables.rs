@@ -453,8 +453,9 @@ impl Tables {
         }
     }
 
-    /// Visits the present pages of `start..end`, each with the number of address spaces that share the entry.
-    pub fn visit_shared(&self, start: u64, end: u64, mut f: impl FnMut(Pte, u64)) {
+    /// Visits the present pages of `start..end`, each with its address and the number of address spaces that share the
+    /// entry.
+    pub fn visit_shared(&self, start: u64, end: u64, mut f: impl FnMut(u64, Pte, u64)) {
         Self::visit_shared_in(self.root, 0, 0, 1, start..end, &mut f);
     }
 
@@ -464,7 +465,7 @@ impl Tables {
         base: u64,
         sharers: u64,
         range: Range<u64>,
-        f: &mut impl FnMut(Pte, u64),
+        f: &mut impl FnMut(u64, Pte, u64),
     ) {
         for (at, entry) in entries_in(table, level, base, range.start, range.end) {
             let pte = entry.load();
@@ -472,7 +473,7 @@ impl Tables {
                 continue;
             }
             if level == LEAF {
-                f(pte, sharers);
+                f(at, pte, sharers);
             } else {
                 let holders = u64::from(page_of(pte.phys()).refcount());
                 let sharers = sharers.saturating_mul(holders.max(1));

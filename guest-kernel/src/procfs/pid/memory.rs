@@ -256,12 +256,17 @@ impl FileOps for MemFile {
     }
 
     fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
-        match whence {
-            // Addresses beyond the positive range are fine here.
-            Whence::Set => Ok(offset as u64),
-            Whence::Cur => Ok(file.pos().wrapping_add_signed(offset)),
-            _ => Err(Errno::EINVAL),
-        }
+        seek(file, offset, whence)
+    }
+}
+
+/// A new position in a file whose positions are addresses, or counts of what is at addresses.
+pub(super) fn seek(file: &File, offset: i64, whence: Whence) -> Result<u64> {
+    match whence {
+        // Beyond the positive range is fine here.
+        Whence::Set => Ok(offset as u64),
+        Whence::Cur => Ok(file.pos().wrapping_add_signed(offset)),
+        _ => Err(Errno::EINVAL),
     }
 }
 

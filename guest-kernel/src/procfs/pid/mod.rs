@@ -9,6 +9,7 @@ mod idmaps;
 mod memory;
 mod mounts;
 mod net;
+mod pagemap;
 mod smaps;
 mod stat;
 mod status;
@@ -28,7 +29,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::{Mm, try_box};
-use crate::ns::{Cred, Pid, PidNs};
+use crate::ns::{Cap, Cred, Pid, PidNs};
 use crate::process::access::{AccessMode, may_access};
 use crate::put;
 use crate::task::{self, Task, list};
@@ -85,6 +86,8 @@ enum Kind {
     Threads,
     /// The memory itself.
     Memory,
+    /// Its pages.
+    PageMap,
 }
 
 /// A name in a process's directory.
@@ -148,6 +151,7 @@ static THREAD_ENTRIES: &[Entry] = &[
     entry("ns", 0o511, Kind::Dir(NAMESPACES)),
     entry("oom_score", 0o444, Kind::Text(files::oom_score)),
     entry("oom_score_adj", 0o644, Kind::Setting(files::oom_score_adj, files::set_oom_score_adj)),
+    entry("pagemap", 0o400, Kind::PageMap),
     entry("personality", 0o400, Kind::Text(files::personality)),
     entry("projid_map", 0o644, Kind::Setting(idmaps::projid_map, idmaps::set_projid_map)),
     entry("root", 0o777, Kind::Place(files::root)),
@@ -348,6 +352,11 @@ impl InodeOps for Node {
             Kind::Threads => try_box(ThreadsDir { pid })?,
             Kind::Memory => {
                 try_box(memory::MemFile { mm: memory::pinned(&self.subject(inode)?)? })?
+            }
+            Kind::PageMap => {
+                let mm = memory::pinned(&self.subject(inode)?)?;
+                let shows_frames = task::current().cred().capable(Cap::SysAdmin);
+                try_box(pagemap::PageMap { mm, shows_frames })?
             }
             Kind::Text(show) => self.text_file(inode, show, None)?,
             Kind::OfMemory(show, left) => {

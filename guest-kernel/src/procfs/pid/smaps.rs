@@ -38,7 +38,7 @@ impl Resident {
     /// Adds what a mapping has.
     fn add(&mut self, mm: &Mm, vma: &Vma) {
         let before = self.share;
-        mm.tables.lock().visit_shared(vma.start, vma.end, |pte, sharers| {
+        mm.tables.lock().visit_shared(vma.start, vma.end, |_, pte, sharers| {
             // The page of zeros is nobody's.
             if pte.is_special() {
                 return;
