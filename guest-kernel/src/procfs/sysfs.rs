@@ -2,7 +2,7 @@
 //! terminal the console is.
 
 use super::sysnet;
-use super::text::Text;
+use super::text::{Text, parse_bool};
 use super::tree::{self, Entry, Kind, dir, text};
 use crate::addr::PAGE_SIZE;
 use crate::arch;
@@ -100,11 +100,7 @@ fn online(cpu: usize, out: &mut Text) -> Result<()> {
 
 /// Takes a CPU down or brings it up (Linux, Documentation/core-api/cpu_hotplug.rst).
 fn set_online(cpu: usize, data: &[u8]) -> Result<()> {
-    match data.trim_ascii() {
-        b"0" => smp::cpu_down(cpu),
-        b"1" => smp::cpu_up(cpu),
-        _ => Err(Errno::EINVAL),
-    }
+    if parse_bool(data)? { smp::cpu_up(cpu) } else { smp::cpu_down(cpu) }
 }
 
 /// What there is to say about a disk (Linux, ABI/stable/sysfs-block).

@@ -252,6 +252,15 @@ pub fn parse_number(data: &[u8]) -> Result<i64> {
     text.parse().map_err(|_| Errno::EINVAL)
 }
 
+/// Yes or no as a program wrote it, of which only the beginning counts (`kstrtobool`).
+pub fn parse_bool(data: &[u8]) -> Result<bool> {
+    match data {
+        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Ok(true),
+        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Ok(false),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// A number as C writes it: in hexadecimal behind `0x`, in octal behind `0`.
 pub fn parse_unsigned(data: &[u8]) -> Result<u32> {
     let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
@@ -281,5 +290,13 @@ mod tests {
     fn numbers_may_have_space_around_them() {
         assert_eq!(parse_number(b" -17\n"), Ok(-17));
         assert_eq!(parse_number(b"1x"), Err(Errno::EINVAL));
+        for (text, value) in
+            [("1x", true), ("0\n\0", false), ("yes", true), ("On", true), ("off", false)]
+        {
+            assert_eq!(parse_bool(text.as_bytes()), Ok(value), "{text}");
+        }
+        for text in ["", " 1", "2", "o", "enable"] {
+            assert_eq!(parse_bool(text.as_bytes()), Err(Errno::EINVAL), "{text}");
+        }
     }
 }
