@@ -27,7 +27,9 @@ use crate::array::Array;
 use crate::errno::{Errno, Result};
 use crate::kref::Ref;
 use crate::mm::user::UserPtr;
-use crate::mm::{AllocFlags, FrameRef, PageKind, alloc_for_caller, try_arc, try_box};
+use crate::mm::{
+    AllocFlags, FrameRef, PageKind, alloc_for_caller, try_alloc_for_caller, try_arc, try_box,
+};
 use crate::ns::Cred;
 use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
 use crate::signal::{self, SIGPIPE};
@@ -39,7 +41,13 @@ use crate::{wait_channel, wait_event_interruptible, wait_event_interruptible_exc
 struct PipePage(FrameRef);
 
 impl PipePage {
+    /// Never sleeps: a ring may be locked. `ENOMEM` also if the caller's group is full.
     fn try_new() -> Result<Self> {
+        Ok(Self(try_alloc_for_caller(PageKind::Kernel, AllocFlags::USER)?))
+    }
+
+    /// The same without any lock: somebody of a full group may be killed for it, and who waits for a lock cannot die.
+    fn new_at_any_price() -> Result<Self> {
         Ok(Self(alloc_for_caller(PageKind::Kernel, AllocFlags::USER)?))
     }
 
@@ -365,9 +373,11 @@ impl Pipe {
             return Ok(0);
         }
         let mut done = 0;
+        let mut page = None;
         let result = loop {
             let (had_readers, was_empty, result) = {
                 let mut ring = self.ring.lock();
+                ring.spare = ring.spare.take().or(page.take());
                 let was_empty = ring.is_empty();
                 let had_readers = self.has_readers();
                 let result = match had_readers {
@@ -382,6 +392,13 @@ impl Pipe {
             }
             if !had_readers {
                 signal::hooks::send_current(SIGPIPE);
+            }
+            if result == Err(Errno::ENOMEM) {
+                match PipePage::new_at_any_price() {
+                    Ok(new) => page = Some(new),
+                    Err(error) => break Err(error),
+                }
+                continue;
             }
             if result.is_err() || buf.is_empty() {
                 break result;
@@ -450,12 +467,18 @@ impl Pipe {
         let _ = wait_event_interruptible!(self.write_wait, !self.has_readers());
     }
 
-    /// Counts one more who has these ends open.
-    fn open(&self, reads: bool, writes: bool, cred: &Cred) -> Result<()> {
+    /// Counts one more who has these ends open. `ENXIO` if there is no reader and one `needs_reader`.
+    fn open(&self, reads: bool, writes: bool, needs_reader: bool, cred: &Cred) -> Result<()> {
         {
             // Who closes the last end looks under this lock, too, whether it was the last.
             let mut ring = self.ring.lock();
             ring.begin(cred)?;
+            if needs_reader && !self.has_readers() {
+                if !self.has_writers() {
+                    ring.end();
+                }
+                return Err(Errno::ENXIO);
+            }
             self.publish(&ring);
             let ends = [
                 (reads, &self.reader_opens, &self.readers),
@@ -504,9 +527,14 @@ pub struct PipeFile {
 }
 
 impl PipeFile {
-    fn open(pipe: &Arc<Pipe>, reads: bool, writes: bool, cred: &Cred) -> Result<Self> {
+    fn open(
+        pipe: &Arc<Pipe>,
+        (reads, writes): (bool, bool),
+        needs_reader: bool,
+        cred: &Cred,
+    ) -> Result<Self> {
         let writer_opens = pipe.writer_opens.load(Ordering::Acquire);
-        pipe.open(reads, writes, cred)?;
+        pipe.open(reads, writes, needs_reader, cred)?;
         Ok(Self { pipe: pipe.clone(), reads, writes, writer_opens })
     }
 
@@ -590,8 +618,8 @@ impl FileOps for PipeFile {
 /// which lets it see that a writer has been there.
 fn ends(cred: &Cred) -> Result<(PipeFile, PipeFile)> {
     let pipe = Pipe::try_new()?;
-    let reader = PipeFile::open(&pipe, true, false, cred)?;
-    let writer = PipeFile::open(&pipe, false, true, cred)?;
+    let reader = PipeFile::open(&pipe, (true, false), false, cred)?;
+    let writer = PipeFile::open(&pipe, (false, true), false, cred)?;
     Ok((reader, writer))
 }
 
@@ -627,14 +655,12 @@ pub fn open_fifo(
     // A pipe that is opened again through /proc/PID/fd waits for nobody: it had both ends once.
     let is_fifo = !path.mnt.is_pseudo();
     let nonblock = flags.contains(OpenFlags::NONBLOCK);
-    if writes && !reads && nonblock && !pipe.has_readers() {
-        return Err(Errno::ENXIO);
-    }
     let (readers, writers) =
         (pipe.reader_opens.load(Ordering::Acquire), pipe.writer_opens.load(Ordering::Acquire));
+    let needs_reader = is_fifo && writes && !reads && nonblock;
     // Of a limit Linux tells here as if memory were missing.
     let full = |error| if error == Errno::ENFILE { Errno::ENOMEM } else { error };
-    let mut file = PipeFile::open(pipe, reads, writes, cred).map_err(full)?;
+    let mut file = PipeFile::open(pipe, (reads, writes), needs_reader, cred).map_err(full)?;
     if reads && !writes {
         if nonblock || pipe.has_writers() || !is_fifo {
             // The reader of a FIFO without writers sees no hangup before one came and went; one
@@ -648,7 +674,7 @@ pub fn open_fifo(
                 pipe.writer_opens.load(Ordering::Acquire) != writers
             )?;
         }
-    } else if writes && !reads && is_fifo && !pipe.has_readers() {
+    } else if writes && !reads && is_fifo && !nonblock && !pipe.has_readers() {
         wait_event_interruptible_exclusive!(
             pipe.write_wait,
             pipe.reader_opens.load(Ordering::Acquire) != readers

@@ -164,7 +164,7 @@ fn a_pipe_that_nobody_has_open_forgets_its_bytes_and_its_size() {
     testing::setup();
     let (pipe, user) = (Pipe::try_new().unwrap(), user(1002));
     assert_eq!(pipe.capacity(), 0);
-    let both = || PipeFile::open(&pipe, true, true, &user).unwrap();
+    let both = || PipeFile::open(&pipe, (true, true), false, &user).unwrap();
     let first = both();
     assert_eq!(first.pipe.set_capacity(1 << 13, &user), Ok(1 << 13));
     write(&first, b"lost").unwrap();

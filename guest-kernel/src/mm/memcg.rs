@@ -393,8 +393,8 @@ pub fn is_protected(page: &Page, protection: Protection) -> bool {
     low.is_some() && protection == Protection::Low
 }
 
-/// A page of a file, or of what the kernel keeps for a program, for the caller. May sleep, and kill somebody of the caller's group, if the group is
-/// full. `ENOMEM` if there is none, or the caller is to die.
+/// A page of a file, or of what the kernel keeps for a program, for the caller. May sleep, and kill somebody of the
+/// caller's group, if the group is full. `ENOMEM` if there is none, or the caller is to die.
 pub fn alloc_for_caller(kind: PageKind, flags: AllocFlags) -> Result<FrameRef> {
     let group = current_group();
     loop {

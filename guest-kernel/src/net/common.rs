@@ -16,11 +16,9 @@ use crate::bpf::Program;
 use crate::errno::{Errno, Result};
 use crate::fs::PollFlags;
 use crate::kref::Ref;
-use crate::process::hold;
 use crate::sched::clock::Deadline;
-use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue};
+use crate::sched::{TaskState, Wait, WaitChannel, WaitQueue, current};
 use crate::sync::SpinLock;
-use crate::task;
 
 /// States, as `/proc/net` numbers them for every family.
 pub mod state {
@@ -463,14 +461,10 @@ impl Patience {
     }
 
     /// The error of a wait that a signal ended: a call with a timeout is not restarted, which would wait
-    /// all over again (signal(7)). That is better than to show the program a hold.
+    /// all over again (signal(7)); but after a hold it is, of which the program should not know.
     fn interrupted(&self) -> Errno {
         let has_timeout = self.deadline.ns != u64::MAX;
-        if has_timeout && !hold::is_cause(task::current()) {
-            Errno::EINTR
-        } else {
-            Errno::ERESTARTSYS
-        }
+        if has_timeout && !current().starts_over() { Errno::EINTR } else { Errno::ERESTARTSYS }
     }
 
     /// Sleeps until `condition`; `EAGAIN` if there is no time (left).

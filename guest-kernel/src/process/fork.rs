@@ -513,7 +513,7 @@ fn copy_signal_mask(flags: CloneFlags, parent: &Task, child: &Task) {
 pub static TASK_OPS: sched::EntityOps = sched::EntityOps {
     put: task::put_entity,
     fatal_signal_pending: |entity| exit::fatal_pending(Task::of(entity)),
-    only_held: |entity| hold::is_all(Task::of(entity)),
+    put_hold_aside: |entity| hold::put_aside(Task::of(entity)),
     tick: super::timers::tick,
 };
 

@@ -3,7 +3,7 @@
 //! A held thread waits on its way to EL0 ([`wait_if_held`]), with the result of the system call that it came from in
 //! its registers; a call that sleeps is interrupted, as a signal would, and so returns what it did so far, or how
 //! it restarts. The calls that signal(7) never restarts would tell the program. Who sleeps in one
-//! ([`TaskState::UNRESTARTED`]) stays asleep, and who is on the way to such a sleep goes to it ([`is_all`]): that is
+//! ([`TaskState::UNRESTARTED`]) stays asleep, and who is on the way to such a sleep goes to it ([`put_aside`]): that is
 //! as good, since they do nothing before they sleep. A call on a socket with a timeout, which may have done
 //! something, starts over with all of its timeout. Nobody in the guest sees that a process is held but by its standing
 //! still.
@@ -151,19 +151,10 @@ fn stays_asleep(task: &Task) -> bool {
     task.se.state() == TaskState::UNRESTARTED
 }
 
-/// Whether a hold is all that the caller, which runs in a call, was to look at. It need not: it looks on its way to EL0.
-pub fn is_all(task: &Task) -> bool {
-    task.hold.load(Ordering::Acquire) && !signal::recalc_unless_held(task)
-}
-
-/// Whether a hold is all that interrupted the caller's call, which then starts over.
-pub fn is_cause(task: &Task) -> bool {
-    let all = is_all(task);
-    if all {
-        // Where signals are looked at is where calls start over.
-        task.se.thread.info.set(ThreadFlags::SIGPENDING);
-    }
-    all
+/// Clears the caller's note that a signal waits, if none does and nothing else is due but a hold, on now or over
+/// again, which the caller sees on its way to EL0. Whether it did.
+pub fn put_aside(task: &Task) -> bool {
+    !signal::recalc_unless_held(task)
 }
 
 /// Stands where it can be taken out: here, in a stop, or asleep in a call that it would start over.
@@ -172,7 +163,7 @@ fn is_at_rest(task: &Task) -> bool {
     // While it dumps core, its registers still say in which call the signal met it.
     !task.signal.core_dump.is_under_way()
         && !task.se.is_on_cpu()
-        && (task.se.state().intersects(stopped) || stays_asleep(task))
+        && (task.se.state().intersects(stopped) || stays_asleep(task) && !task.se.is_queued())
 }
 
 /// Waits while the caller is held; true if it was. On its way to EL0.

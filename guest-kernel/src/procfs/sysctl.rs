@@ -192,7 +192,11 @@ macro_rules! pipe_user_limit {
         setting(
             $name,
             |_, out| put!(out, "{}\n", pipe_limits::$limit.load(Ordering::Relaxed)),
-            |data| store_number(data, 0..=i64::from(i32::MAX), &pipe_limits::$limit),
+            |data| {
+                let slots = parse_number(data)?.try_into().map_err(|_| Errno::EINVAL)?;
+                pipe_limits::$limit.store(slots, Ordering::Relaxed);
+                Ok(())
+            },
         )
     };
 }

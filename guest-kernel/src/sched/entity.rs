@@ -33,15 +33,19 @@ pub struct EntityOps {
     pub put: fn(&Entity),
     /// True if a fatal signal is pending: it ends a killable sleep.
     pub fatal_signal_pending: fn(&Entity) -> bool,
-    /// True if what the current entity took for a signal is only that its process is held: it may sleep on.
-    pub only_held: fn(&Entity) -> bool,
+    /// Forgets what the current entity takes for a signal, if it is only that its process is or was held; true if so.
+    pub put_hold_aside: fn(&Entity) -> bool,
     /// The accounting tick of the running entity (interrupts off): CPU-time limits and timers.
     pub tick: fn(&Entity),
 }
 
 /// Operations of an entity that is part of nothing: boot and tests.
-pub static BARE_OPS: EntityOps =
-    EntityOps { put: |_| {}, fatal_signal_pending: |_| false, only_held: |_| false, tick: |_| {} };
+pub static BARE_OPS: EntityOps = EntityOps {
+    put: |_| {},
+    fatal_signal_pending: |_| false,
+    put_hold_aside: |_| false,
+    tick: |_| {},
+};
 
 /// Where an entity sleeps, for `ps`: a name that lives in the image.
 #[repr(C)]
@@ -348,7 +352,17 @@ impl Entity {
     #[inline]
     pub fn sleep_ends(&self, state: TaskState) -> bool {
         self.signal_pending_state(state)
-            && !(state.contains(TaskState::FREEZABLE) && (self.ops.only_held)(self))
+            && !(state.contains(TaskState::FREEZABLE) && (self.ops.put_hold_aside)(self))
+    }
+
+    /// True if the current entity's call, which a signal seemed to interrupt, may start over, as it was only a hold.
+    pub fn starts_over(&self) -> bool {
+        let over = (self.ops.put_hold_aside)(self);
+        if over {
+            // Where signals are looked at is where calls start over.
+            self.thread.info.set(ThreadFlags::SIGPENDING);
+        }
+        over
     }
 
     /// Where it sleeps.

@@ -74,6 +74,8 @@ mod nr {
     pub(super) const RESTART_SYSCALL: i64 = 128;
     pub(super) const RT_SIGSUSPEND: i64 = 133;
     pub(super) const RT_SIGTIMEDWAIT: i64 = 137;
+    pub(super) const SEMTIMEDOP: i64 = 192;
+    pub(super) const SEMOP: i64 = 193;
     pub(super) const EPOLL_PWAIT2: i64 = 441;
 }
 
@@ -95,6 +97,8 @@ fn how_it_restarts(syscall: i64, block: u64) -> u64 {
         nr::EPOLL_PWAIT2,
         nr::RT_SIGSUSPEND,
         nr::RT_SIGTIMEDWAIT,
+        nr::SEMTIMEDOP,
+        nr::SEMOP,
     ];
     match is(&never_after_a_handler) {
         true => corenote::ERESTARTNOHAND,

@@ -3,7 +3,7 @@
 //! A slot counts for whoever made the pipe, whether there is a page in it or not. Who has CAP_SYS_RESOURCE or
 //! CAP_SYS_ADMIN is counted, too, and may exceed the limits of a user.
 
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::addr::PAGE_SIZE;
 use crate::errno::{Errno, Result};
@@ -21,9 +21,9 @@ const LARGEST: usize = 1 << 31;
 /// Bytes that F_SETPIPE_SZ gives at most to who lacks CAP_SYS_RESOURCE; /proc/sys/fs/pipe-max-size.
 pub static MAX_SIZE: AtomicUsize = AtomicUsize::new(1 << 20);
 /// Slots of a user above which new pipes are small and none grows, 0 for no limit; /proc/sys/fs/pipe-user-pages-soft.
-pub static USER_SOFT: AtomicI32 = AtomicI32::new(16384);
+pub static USER_SOFT: AtomicUsize = AtomicUsize::new(16384);
 /// Slots of a user above which there are no new pipes, 0 for no limit; /proc/sys/fs/pipe-user-pages-hard.
-pub static USER_HARD: AtomicI32 = AtomicI32::new(0);
+pub static USER_HARD: AtomicUsize = AtomicUsize::new(0);
 
 /// The slots of each user who has some.
 static USERS: SpinLock<OrdMap<u32, usize>> = SpinLock::new(OrdMap::new());
@@ -114,7 +114,7 @@ fn is_exempt(cred: &Cred) -> bool {
     cred.capable(Cap::SysResource) || cred.capable(Cap::SysAdmin)
 }
 
-fn exceeds(limit: &AtomicI32, total: usize) -> bool {
+fn exceeds(limit: &AtomicUsize, total: usize) -> bool {
     let limit = limit.load(Relaxed);
-    limit != 0 && total > limit as usize
+    limit != 0 && total > limit
 }

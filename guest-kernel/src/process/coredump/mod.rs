@@ -243,7 +243,9 @@ impl Dump<'_> {
     }
 
     fn pipe(&self, argv: Vec<Vec<u8>>, waits: bool) -> bool {
-        let Ok((reader, writer)) = pipe::create(OpenFlags::empty(), self.task.cred()) else {
+        // The kernel's own, whatever pipes the user has.
+        let Ok((reader, writer)) = pipe::create(OpenFlags::empty(), &Cred::root()) else {
+            kwarn!("Core dump to a program failed: no pipe");
             return false;
         };
         if let Err(e) = helper::run(argv, reader) {

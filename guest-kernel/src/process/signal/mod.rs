@@ -13,7 +13,7 @@ mod notify;
 pub use act::{Delivery, dequeue_unblocked, get_signal, participate, signal_delivered};
 pub use notify::{notify_job_control, notify_parent, notify_tracer};
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use crate::arch::ThreadFlags;
 use crate::errno::{Errno, Result};
@@ -292,19 +292,20 @@ pub fn recalc_unless_held(task: &Task) -> bool {
 
 fn recalc(task: &Task, held: bool) -> bool {
     let signals = task.sig.lock();
+    // Who makes something due stores that first, and then sets the note: it is there after this in any case.
+    task.se.thread.info.clear(ThreadFlags::SIGPENDING);
+    fence(Ordering::SeqCst);
     let shared = SigSet(task.signal.shared_pending.load(Ordering::Acquire));
     let any = signals.pending.set().or(shared).without(signals.blocked);
-    let waits = task.stop_pending.load(Ordering::Acquire)
+    let due = !any.is_empty()
+        || task.stop_pending.load(Ordering::Acquire)
         || held
         || task.ptrace.jobctl().intersects(JobControl::TRAP)
         || task.cgroup.is_to_freeze();
-    let pending = !any.is_empty() || waits;
-    if pending {
+    if due {
         task.se.thread.info.set(ThreadFlags::SIGPENDING);
-    } else {
-        task.se.thread.info.clear(ThreadFlags::SIGPENDING);
     }
-    pending
+    due
 }
 
 /// Changes the caller's mask; signals that become blocked and wait for the whole process are passed to

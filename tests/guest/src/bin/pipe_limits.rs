@@ -185,6 +185,36 @@ fn what_is_in_pipes_counts_for_a_group() {
     }));
 }
 
+/// Who fills pipes in a full group is killed for it, though a reader waits.
+fn a_full_group_kills_who_fills_pipes() {
+    let group = Group::new("full-pipes", "memory");
+    group.set("memory.max", "4M");
+    let status = wait(child(|| {
+        group.set("cgroup.procs", "0");
+        let both = pipe();
+        // SAFETY: see above.
+        unsafe {
+            ok(libc::fcntl(both[0], libc::F_SETFL, 0));
+            if ok(libc::fork()) == 0 {
+                let mut bytes = [0_u8; 100];
+                while libc::read(both[0], bytes.as_mut_ptr().cast(), bytes.len()) > 0 {}
+                libc::_exit(0);
+            }
+        }
+        let bytes = vec![1_u8; 1 << 16];
+        // SAFETY: the buffer is valid.
+        let write = |fd| unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        loop {
+            write(both[1]);
+            if let Ok(more) = try_pipe() {
+                write(more[1]);
+            }
+        }
+    }));
+    check!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL, "{status:#x}");
+    check!(group.value("memory.events", "oom_kill") > 0);
+}
+
 fn main() {
     let settings = [MAX_SIZE, SOFT, HARD].map(|name| (name, setting(name)));
     check_eq!(settings.each_ref().map(|(_, value)| value.as_str()), ["1048576", "16384", "0"]);
@@ -194,6 +224,7 @@ fn main() {
         a_fifo_counts_while_it_is_open,
         a_pipe_grows_so_far,
         what_is_in_pipes_counts_for_a_group,
+        a_full_group_kills_who_fills_pipes,
     ] {
         part();
         restore();

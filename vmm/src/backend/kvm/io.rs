@@ -43,9 +43,7 @@ impl Loop {
     /// A loop without a thread yet.
     pub(super) fn new() -> io::Result<Self> {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let (confined, finishing) = (OnceLock::new(), AtomicBool::new(false));
-        let (confined, finishing) = (Arc::new(confined), Arc::new(finishing));
-        Ok(Self { confined, wake: Arc::new(wake), finishing })
+        Ok(Self { confined: Arc::default(), wake: Arc::new(wake), finishing: Arc::default() })
     }
 
     /// Serves `devices` from here on, in a thread that confines itself first; at its end the loop stays until all of

@@ -126,7 +126,7 @@ impl Files {
 pub(super) struct Loading(Mutex<Option<Receiver<Result<(), Error>>>>);
 
 impl Loading {
-    /// Nothing is copied yet: that does who calls what is returned, once.
+    /// Copies nothing yet: the function that is returned does, and says so here.
     pub(super) fn new(
         files: Option<Files>,
         memory: &Arc<GuestMemory>,
