@@ -52,6 +52,7 @@ fn resize(pipe: [i32; 2], bytes: i32) -> i32 {
 fn close(pipe: [i32; 2]) {
     // SAFETY: see above.
     for end in pipe {
+        // SAFETY: see above.
         ok(unsafe { libc::close(end) });
     }
 }
