@@ -23,7 +23,7 @@ mod tests {
 
     #[test]
     fn all_bytes_are_filled() {
-        // More than one call gives when it is interrupted.
+        // More than a call gives that a signal may not cut short.
         let mut bytes = vec![0; 1 << 16];
         fill(&mut bytes).unwrap();
         assert!(bytes.chunks(16).all(|chunk| chunk.iter().any(|byte| *byte != 0)));

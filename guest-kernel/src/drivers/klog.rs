@@ -1,16 +1,15 @@
 //! The kernel log: a ring of text that can be read from outside, and the console's copy of it.
 //!
 //! Each record is one line, `[    0.012345] text`. In the ring its priority in Linux's form (`<6>`) stands in
-//! front of it: a level, and eight times who spoke ([`Facility`]). What is at least as urgent as the console's level is written to the console too;
-//! errors always are. `kinfo!`, `kwarn!` and `kerr!` are the way in, from any context: who waits for the log is
-//! therefore woken a little later, by a softirq.
+//! front of it: a level, and eight times who spoke ([`Facility`]). What is more urgent than the console's level is
+//! written to the console too; the kernel's errors always are. `kinfo!`, `kwarn!` and `kerr!` are the kernel's way in,
+//! from any context: who waits for the log is therefore woken a little later, by a softirq.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 use belljar_abi::root::LogRing;
 
-use crate::ns::{Cap, Cred};
 use crate::sched::WaitQueue;
 use crate::sched::softirq::{self, Softirq};
 use crate::sync::IrqLock;
@@ -54,7 +53,7 @@ const SILENT_LEVEL: u8 = 1;
 /// What the console's level was before it was silenced; 0 if it is not.
 static SAVED_LEVEL: AtomicU8 = AtomicU8::new(0);
 
-/// Keeps lines of different CPUs apart, in the ring and on the console. How many there ever were.
+/// How many records there ever were. Its lock keeps lines of different CPUs apart, in the ring and on the console.
 static WRITER: IrqLock<u64> = IrqLock::new(0);
 
 /// The place behind what was cleared (syslog(2), SYSLOG_ACTION_CLEAR).
@@ -100,7 +99,8 @@ pub fn log_for(facility: Facility, level: u8, message: fmt::Arguments<'_>) {
         let mut count = WRITER.lock();
         RING.append(text);
         *count += 1;
-        if level < CONSOLE_LEVEL.load(Ordering::Relaxed) || level <= Level::Error as u8 {
+        let is_error = facility == Facility::KERNEL && level <= Level::Error as u8;
+        if is_error || level < CONSOLE_LEVEL.load(Ordering::Relaxed) {
             super::console::put(&text[priority..]);
         }
     }
@@ -117,17 +117,14 @@ pub fn number_at(place: u64) -> Option<u64> {
         (*count, head())
     };
     let later = (place..end).filter(|&at| byte(at) == b'\n').count() as u64;
+    // If nothing has come over these bytes by now, they were what was counted.
+    fence(Ordering::Acquire);
     (span(place).start == place).then(|| count - later)
 }
 
 /// The softirq: wakes who waits for the log.
 pub fn wake_readers() {
     READERS.wake_all();
-}
-
-/// Whether who has `cred` may read the log: kernel.dmesg_restrict, as Debian sets it, leaves nothing of it to everybody.
-pub fn may_read(cred: &Cred) -> bool {
-    cred.capable(Cap::Syslog) || cred.capable(Cap::SysAdmin)
 }
 
 /// The place behind all that was ever logged.

@@ -196,6 +196,11 @@ impl Cred {
         self.user_ns = ns.clone();
     }
 
+    /// True if the kernel's log may be read: with kernel.dmesg_restrict, as Debian sets it, nothing of it is everybody's.
+    pub fn may_read_log(&self) -> bool {
+        self.capable(Cap::Syslog) || self.capable(Cap::SysAdmin)
+    }
+
     /// True if `cap` is effective over the whole machine: in the initial user namespace.
     pub fn capable(&self, cap: Cap) -> bool {
         self.user_ns.level == 0 && self.cap_effective.has(cap)

@@ -153,7 +153,8 @@ pub fn sleep_on_cpu_clock(clock: CpuClock, ns: u64, absolute: bool) -> Result<()
         }
         let threads = u64::from(owner.signal.nr_threads.load(Ordering::Relaxed)).max(1);
         let least = ((end - now) / threads).max(1_000_000);
-        sched::sleep_until(Deadline::after(least)).map_err(|_| Errno::EINTR)?;
+        let interrupted = if absolute { Errno::ERESTARTNOHAND } else { Errno::EINTR };
+        sched::sleep_until(Deadline::after(least)).map_err(|_| interrupted)?;
     }
 }
 

@@ -6,7 +6,7 @@
 //! ([`TaskState::UNRESTARTED`]) stays asleep, and who is on the way to such a sleep goes to it ([`put_aside`]): that is
 //! as good, since they do nothing before they sleep. A call on a socket with a timeout, which may have done
 //! something, starts over with all of its timeout. Nobody in the guest sees that a process is held but by its standing
-//! still.
+//! still, with one exception: a relative clock_nanosleep(2) on a CPU clock, which has no restart block, ends with EINTR.
 
 use alloc::string::String;
 use core::sync::atomic::Ordering;

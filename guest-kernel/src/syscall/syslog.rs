@@ -28,7 +28,7 @@ static READ_UP_TO: Mutex<u64> = Mutex::new(0);
 /// syslog(2).
 pub fn sys_syslog(a: &mut Args) -> SysResult {
     let (action, addr, len) = (a.i32(0), a.u64(1), a.i32(2));
-    if !klog::may_read(task::current().cred()) {
+    if !task::current().cred().may_read_log() {
         return Err(Errno::EPERM);
     }
     match action {

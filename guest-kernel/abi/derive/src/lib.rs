@@ -94,7 +94,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     Ok(quote! {
         const _: () = {
             use ::belljar_abi::layout as __layout;
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "no field may need it")]
             use __layout::ProbeFallback as _;
             static __FIELDS: &[__layout::FieldDesc] = &[#(#fields),*];
             static __VALUES: &[__layout::ValueDesc] = &[#(#values),*];

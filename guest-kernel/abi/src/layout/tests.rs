@@ -31,7 +31,7 @@ impl<T: DescribeField> DescribeField for Lock<T> {
     const DELTA: usize = offset_of!(Self, value) + T::DELTA;
 }
 
-struct Unknown(#[allow(dead_code)] [u16; 3]);
+struct Unknown(#[allow(dead_code, reason = "only described")] [u16; 3]);
 
 #[derive(crate::Described)]
 #[allow(dead_code, reason = "only described")]

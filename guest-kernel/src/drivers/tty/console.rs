@@ -25,8 +25,7 @@ use crate::fs::{
 };
 use crate::kref::Ref;
 use crate::mm::try_box;
-use crate::ns::Cred;
-use crate::ns::Pid;
+use crate::ns::{Cred, Pid};
 use crate::sched::clock::Deadline;
 use crate::sync::Once;
 

@@ -36,7 +36,7 @@ impl CharDevice for Kmsg {
         flags: OpenFlags,
         cred: &Cred,
     ) -> Result<Box<dyn FileOps>> {
-        if flags.reads() && !klog::may_read(cred) {
+        if flags.reads() && !cred.may_read_log() {
             return Err(Errno::EPERM);
         }
         Ok(try_box(OpenKmsg { at: SpinLock::new(At::or_later(0)) })?)

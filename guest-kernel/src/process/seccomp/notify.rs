@@ -290,7 +290,7 @@ fn add_fd(listener: &Listener, from: u64, size: usize) -> Result<usize> {
     let wait = Wait::new(TaskState::INTERRUPTIBLE, wait_channel!("seccomp_addfd"));
     let waited = fd.done.wait_in(wait);
     if waited.is_err() && listener.cancel_fd(asked.id, &fd) {
-        return Err(Errno::EINTR);
+        return Err(Errno::ERESTARTSYS);
     }
     match fd.result() {
         Some(result) => result.map(|number| number as usize),

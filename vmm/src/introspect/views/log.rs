@@ -83,3 +83,16 @@ fn read(space: &Space<'_>, root: &Root) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_priority_is_a_level_and_who_spoke() {
+        assert_eq!(split_level("<6>[    0.1] up"), ("info", "[    0.1] up"));
+        assert_eq!(split_level("<28>[    0.1] unit"), ("warning", "[    0.1] unit"));
+        assert_eq!(split_level("<x> no number"), ("info", "<x> no number"));
+        assert_eq!(split_level("<"), ("info", "<"));
+    }
+}
